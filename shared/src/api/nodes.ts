@@ -1,0 +1,70 @@
+import * as z from "zod";
+import { idSchema } from "../ids.ts";
+import { gpuSchema, hostFactsSchema, telemetrySampleSchema } from "../node-protocol.ts";
+import { NODE_STATES, SLOT_STATES } from "../states.ts";
+import { timestampSchema } from "./common.ts";
+import { resourceNameSchema } from "./identity.ts";
+
+export const bootstrapTokenCreateSchema = z
+  .strictObject({
+    /** Life in seconds; at most a day. */
+    ttlSeconds: z.int().min(60).max(86_400).default(900),
+    /** When set, only a host that calls itself so may use the token. */
+    hostName: z.string().min(1).max(253).nullable().default(null),
+  })
+  .meta({ id: "BootstrapTokenCreate" });
+export const bootstrapTokenSchema = z
+  .object({
+    id: z.string(),
+    state: z.enum(["unused", "used", "expired", "revoked"]),
+    hostName: z.string().nullable(),
+    nodeId: idSchema("node").nullable(),
+    createdAt: timestampSchema,
+    expiresAt: timestampSchema,
+  })
+  .meta({ id: "BootstrapToken" });
+export type BootstrapToken = z.infer<typeof bootstrapTokenSchema>;
+/** `token` is shown this once. */
+export const bootstrapTokenCreatedSchema = bootstrapTokenSchema
+  .extend({ token: z.string(), enrolUrl: z.string(), command: z.string() })
+  .meta({ id: "BootstrapTokenCreated" });
+export type BootstrapTokenCreated = z.infer<typeof bootstrapTokenCreatedSchema>;
+
+export const slotSchema = z
+  .object({ gpu: gpuSchema, state: z.enum(SLOT_STATES), allocationId: idSchema("allocation").nullable(), reason: z.string().nullable() })
+  .meta({ id: "Slot" });
+
+export const nodeSchema = z
+  .object({
+    id: idSchema("node"),
+    name: z.string(),
+    state: z.enum(NODE_STATES),
+    /** Whether a poll was seen within the last 45 s, by the database's clock. */
+    online: z.boolean(),
+    lastSeenAt: timestampSchema.nullable(),
+    facts: hostFactsSchema.nullable(),
+    gpusSimulated: z.boolean(),
+    drivers: z.array(z.object({ name: z.string(), usable: z.boolean(), accelerator: z.string(), note: z.string() })),
+    slots: z.array(slotSchema),
+    free: z.object({ gpus: z.int(), vcpus: z.int(), memoryMib: z.int() }),
+    agentVersion: z.string().nullable(),
+    certificateExpiresAt: timestampSchema.nullable(),
+    createdAt: timestampSchema,
+  })
+  .meta({ id: "Node" });
+export type Node = z.infer<typeof nodeSchema>;
+
+export const telemetrySeriesSchema = z.object({ nodeId: idSchema("node"), samples: z.array(telemetrySampleSchema) }).meta({ id: "TelemetrySeries" });
+export type TelemetrySeries = z.infer<typeof telemetrySeriesSchema>;
+
+export const imageSchema = z
+  .object({
+    id: idSchema("image"),
+    name: resourceNameSchema,
+    sha256: z.string(),
+    sizeBytes: z.int(),
+    format: z.enum(["qcow2", "raw"]),
+    createdAt: timestampSchema,
+  })
+  .meta({ id: "Image" });
+export type Image = z.infer<typeof imageSchema>;

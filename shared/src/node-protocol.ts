@@ -1,0 +1,162 @@
+import * as z from "zod";
+import { idSchema } from "./ids.ts";
+import { fenceSchema, phaseEventSchema } from "./tasks.ts";
+
+/**
+ * The whole contract between agent and control plane. It only grows: add an optional field or a kind, raise the
+ * version, write a history line. Requests are read strictly, answers tolerantly (an older agent may meet new fields).
+ */
+export const PROTOCOL_VERSION = 1;
+export const PROTOCOL_HISTORY = [{ version: 1, date: "2026-11-21", change: "First version." }] as const;
+/** The oldest agent that this control plane serves. */
+export const PROTOCOL_VERSION_MIN = 1;
+
+export const NODE_PATHS = {
+  enrol: "/enrol/v1/nodes",
+  renew: "/node/v1/certificate/renew",
+  poll: "/node/v1/poll",
+  inventory: "/node/v1/inventory",
+  telemetry: "/node/v1/telemetry",
+  progress: (taskId: string) => `/node/v1/tasks/${taskId}/progress`,
+  result: (taskId: string) => `/node/v1/tasks/${taskId}/result`,
+  image: (sha256: string) => `/node/v1/images/${sha256}`,
+  terminal: (terminalId: string) => `/node/v1/terminals/${terminalId}/socket`,
+} as const;
+
+/** The longest a poll is held, in ms; the agent gives up a little later. */
+export const POLL_WAIT_MS_MAX = 25_000;
+/** How long a task is held without a renewal, in ms; the agent renews at a third of it. */
+export const LEASE_TTL_MS = 30_000;
+/** How far the clocks of host and control plane may differ at enrolment, in ms. */
+export const CLOCK_SKEW_MS_MAX = 5 * 60_000;
+
+export const gpuSchema = z.strictObject({
+  uuid: z.string().max(96),
+  index: z.int().min(0),
+  model: z.string().max(128),
+  /** Short label used in requests, such as `h100` or `rtx-4090`. */
+  kind: z.string().max(64),
+  memoryMib: z.int().min(0),
+  pciAddress: z.string().max(32),
+  migCapable: z.boolean(),
+  healthy: z.boolean(),
+  /** Why it is not healthy; null when it is. */
+  fault: z.string().max(500).nullable(),
+});
+export type Gpu = z.infer<typeof gpuSchema>;
+
+export const hostFactsSchema = z.strictObject({
+  hostName: z.string().max(253),
+  os: z.string().max(128),
+  kernel: z.string().max(128),
+  architecture: z.string().max(32),
+  cpuModel: z.string().max(128),
+  cpus: z.int().min(1),
+  memoryMib: z.int().min(1),
+  diskFreeGib: z.int().min(0),
+  bootId: z.string().max(64),
+});
+export type HostFacts = z.infer<typeof hostFactsSchema>;
+
+export const inventorySchema = z.strictObject({
+  facts: hostFactsSchema,
+  gpus: z.array(gpuSchema).max(64),
+  /** True when the GPUs are made up (--simulate-gpus): shown in every answer and screen. */
+  gpusSimulated: z.boolean(),
+  /** What the host can run: driver name to a sentence, `usable` false with the reason where it cannot. */
+  drivers: z.array(z.strictObject({ name: z.enum(["qemu", "mock"]), usable: z.boolean(), accelerator: z.enum(["kvm", "tcg", "none"]), note: z.string().max(500) })).max(8),
+  agentVersion: z.string().max(64),
+});
+export type Inventory = z.infer<typeof inventorySchema>;
+
+/** The claims of the enrolment proof, a JWS signed by the new key whose public JWK stands in the header (typ `hostler-enrol+jws`). */
+export const enrolClaimsSchema = z.strictObject({
+  iat: z.int(),
+  protocolVersion: z.int(),
+  tokenId: z.string().max(64),
+  tokenSecret: z.string().max(64),
+  hostName: z.string().min(1).max(253),
+  agentVersion: z.string().max(64),
+});
+export type EnrolClaims = z.infer<typeof enrolClaimsSchema>;
+/** The claims of a renewal proof, signed by the NEW key (typ `hostler-renew+jws`); the old one proves itself by mTLS. */
+export const renewClaimsSchema = z.strictObject({ iat: z.int(), nodeId: idSchema("node"), replacesSerial: z.string().max(64) });
+export type RenewClaims = z.infer<typeof renewClaimsSchema>;
+export const proofRequestSchema = z.strictObject({ proof: z.string().max(8192) });
+
+const jwksSchema = z.looseObject({ keys: z.array(z.looseObject({ kid: z.string(), kty: z.string(), crv: z.string(), x: z.string() })) });
+
+export const identitySchema = z.looseObject({
+  nodeId: idSchema("node"),
+  trustDomain: z.string(),
+  /** Leaf first, then the node CA. PEM. */
+  certificateChain: z.string(),
+  /** The root certificates that servers are checked against. PEM. */
+  trustBundle: z.string(),
+  /** Public keys that tasks are signed with. */
+  taskKeys: jwksSchema,
+  /** Host and port of the node listener as the enrolling host reaches it. */
+  nodeListener: z.string(),
+  /** When to renew, RFC 3339: half of the life, jittered by the server. */
+  renewAt: z.string(),
+  expiresAt: z.string(),
+});
+export type IdentityAnswer = z.infer<typeof identitySchema>;
+
+export const pollRequestSchema = z.strictObject({
+  protocolVersion: z.int(),
+  /** Changes at every start of the agent. */
+  agentInstance: z.string().max(64),
+  /** The highest node revision whose tasks the agent has; the answer waits for a higher one. */
+  ackedRevision: z.int().min(0),
+  waitMs: z.int().min(0).max(POLL_WAIT_MS_MAX),
+  /** How many more tasks the agent takes now. */
+  credit: z.int().min(0).max(64),
+  /** What it works on: renews these leases. */
+  running: z.array(z.strictObject({ taskId: idSchema("task"), fence: fenceSchema, phase: z.string().max(32).nullable() })).max(256),
+});
+export type PollRequest = z.infer<typeof pollRequestSchema>;
+
+export const pollAnswerSchema = z.looseObject({
+  revision: z.int(),
+  serverTime: z.string(),
+  leaseTtlMs: z.int(),
+  tasks: z.array(z.looseObject({ jws: z.string() })),
+  /** Of `running`: those whose lease is not the caller's any more, and those to cancel. */
+  stale: z.array(z.string()),
+  cancel: z.array(z.string()),
+});
+export type PollAnswer = z.infer<typeof pollAnswerSchema>;
+
+export const progressRequestSchema = z.strictObject({ fence: fenceSchema, events: z.array(phaseEventSchema).max(200) });
+export const progressAnswerSchema = z.looseObject({ leaseTtlMs: z.int(), cancel: z.boolean() });
+export const resultRequestSchema = z.strictObject({ result: z.string().max(256 * 1024) });
+
+export const gpuSampleSchema = z.strictObject({
+  uuid: z.string().max(96),
+  utilizationPercent: z.number().nullable(),
+  memoryUsedMib: z.number().nullable(),
+  memoryTotalMib: z.number().nullable(),
+  temperatureCelsius: z.number().nullable(),
+  powerWatts: z.number().nullable(),
+  smClockMhz: z.number().nullable(),
+  eccUncorrected: z.number().nullable(),
+});
+export type GpuSample = z.infer<typeof gpuSampleSchema>;
+export const hostSampleSchema = z.strictObject({
+  cpuPercent: z.number(),
+  memoryUsedMib: z.number(),
+  memoryTotalMib: z.number(),
+  diskFreeGib: z.number(),
+  load1: z.number(),
+});
+export type HostSample = z.infer<typeof hostSampleSchema>;
+export const telemetrySampleSchema = z.strictObject({
+  /** RFC 3339; with the node it is the key: sending a sample twice stores it once. */
+  at: z.iso.datetime(),
+  simulated: z.boolean(),
+  host: hostSampleSchema,
+  gpus: z.array(gpuSampleSchema).max(64),
+});
+export type TelemetrySample = z.infer<typeof telemetrySampleSchema>;
+export const telemetryRequestSchema = z.strictObject({ samples: z.array(telemetrySampleSchema).min(1).max(360) });

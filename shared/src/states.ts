@@ -1,0 +1,86 @@
+/**
+ * Every state machine of the product as a table: from each state, the states it may move to. Stores check a change
+ * against these tables and screens show what is allowed; nobody writes a transition by hand.
+ */
+export const ALLOCATION_TRANSITIONS = {
+  /** Accepted, slots owned, task written. */
+  requested: ["provisioning", "releasing", "failed"],
+  /** A node holds the task. */
+  provisioning: ["active", "releasing", "failed"],
+  /** The slice runs. */
+  active: ["releasing"],
+  /** Cancelled or given back: the host is taking it down. */
+  releasing: ["released", "release_failed"],
+  /** The host could not prove that it is clean: its slots stay quarantined until an operator acts. */
+  release_failed: ["releasing"],
+  /** Final. Owns nothing. */
+  released: [],
+  /** Final. Provisioning failed and was undone. Owns nothing. */
+  failed: [],
+} as const satisfies Record<string, readonly string[]>;
+export type AllocationState = keyof typeof ALLOCATION_TRANSITIONS;
+export const ALLOCATION_STATES = Object.keys(ALLOCATION_TRANSITIONS) as readonly AllocationState[];
+
+export const OPERATION_TRANSITIONS = {
+  pending: ["running", "succeeded", "failed", "cancelled"],
+  running: ["retrying", "succeeded", "failed", "cancelled"],
+  /** Its task lost the lease or failed in a way that may pass; it is handed out again. */
+  retrying: ["running", "succeeded", "failed", "cancelled"],
+  succeeded: [],
+  failed: [],
+  cancelled: [],
+} as const satisfies Record<string, readonly string[]>;
+export type OperationState = keyof typeof OPERATION_TRANSITIONS;
+export const OPERATION_STATES = Object.keys(OPERATION_TRANSITIONS) as readonly OperationState[];
+
+export const TASK_TRANSITIONS = {
+  /** Waits for its node to pull it. */
+  ready: ["leased", "cancelled"],
+  /** Held by the node until `lease_until` under a fence. */
+  leased: ["leased", "ready", "succeeded", "failed", "cancelled"],
+  succeeded: [],
+  failed: [],
+  cancelled: [],
+} as const satisfies Record<string, readonly string[]>;
+export type TaskState = keyof typeof TASK_TRANSITIONS;
+export const TASK_STATES = Object.keys(TASK_TRANSITIONS) as readonly TaskState[];
+
+export const NODE_TRANSITIONS = {
+  /** Enrolled, inventory not seen yet: nothing is placed on it. */
+  enrolled: ["ready", "revoked"],
+  ready: ["cordoned", "revoked"],
+  /** Keeps what it has, gets nothing new. */
+  cordoned: ["ready", "revoked"],
+  /** Final: its certificates are refused. */
+  revoked: [],
+} as const satisfies Record<string, readonly string[]>;
+export type NodeState = keyof typeof NODE_TRANSITIONS;
+export const NODE_STATES = Object.keys(NODE_TRANSITIONS) as readonly NodeState[];
+
+export const SLOT_STATES = ["available", "owned", "quarantined"] as const;
+export type SlotState = (typeof SLOT_STATES)[number];
+
+/** What a failure means for who may try again, and where. */
+export const FAILURE_CLASSES = {
+  transient: "May pass: retried in the same phase, then by another attempt.",
+  permanent: "This request cannot work on this host: undone and reported.",
+  device: "A GPU is at fault: undone, the slot is quarantined.",
+  host: "The host is at fault: undone as far as possible, the node is cordoned.",
+} as const;
+export type FailureClass = keyof typeof FAILURE_CLASSES;
+export const FAILURE_CLASS_NAMES = Object.keys(FAILURE_CLASSES) as readonly FailureClass[];
+
+/** Whether the table allows the move. */
+export function canMove<State extends string>(table: Readonly<Record<State, readonly string[]>>, source: State, target: State): boolean {
+  return table[source].includes(target);
+}
+
+/** The states that have no way out. */
+export function isFinal<State extends string>(table: Readonly<Record<State, readonly string[]>>, state: State): boolean {
+  return table[state].length === 0;
+}
+
+/** The states from which the table allows a move to `target`; stores put them into their `where`. */
+export function sourcesOf<State extends string>(table: Readonly<Record<State, readonly string[]>>, target: State): State[] {
+  return (Object.keys(table) as State[]).filter((source) => table[source].includes(target));
+}

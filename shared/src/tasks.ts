@@ -1,0 +1,137 @@
+import * as z from "zod";
+import { idSchema } from "./ids.ts";
+import { FAILURE_CLASS_NAMES } from "./states.ts";
+
+/**
+ * What a control plane may ask of a node, and what the node answers. Both travel as JWS: see `pki`.
+ * A fence is a decimal string: it outgrows what a JavaScript number holds exactly.
+ */
+export const fenceSchema = z.string().regex(/^\d{1,19}$/);
+
+const sha256Schema = z.string().regex(/^[0-9a-f]{64}$/);
+/** A label key or value, a user name, a host name: what may reach a host object. Nothing here can be read as an option or a path. */
+export const labelKeySchema = z.string().regex(/^[a-z0-9](?:[a-z0-9./-]{0,61}[a-z0-9])?$/);
+export const labelsSchema = z.record(labelKeySchema, z.string().max(63).regex(/^[A-Za-z0-9 ._:/@+-]*$/)).refine((labels) => Object.keys(labels).length <= 32, "At most 32 labels.");
+export const hostNameSchema = z.string().regex(/^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/, "Expected lower-case letters, digits and dashes, at most 63.");
+export const sshPublicKeySchema = z
+  .string()
+  .max(4096)
+  .regex(/^(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)|sk-[a-z0-9@.-]+) [A-Za-z0-9+/=]+(?: [^\r\n]*)?$/, "Expected one OpenSSH public key.");
+
+export const imageReferenceSchema = z.strictObject({
+  name: z.string(),
+  sha256: sha256Schema,
+  /** Bytes of the file, so that a download has an end before it has a hash. */
+  sizeBytes: z.int().positive(),
+  format: z.enum(["qcow2", "raw"]),
+});
+export type ImageReference = z.infer<typeof imageReferenceSchema>;
+
+export const sliceSpecSchema = z.strictObject({
+  allocationId: idSchema("allocation"),
+  /** Rises when the same allocation is built anew; part of every host object's name. */
+  generation: z.int().min(1),
+  driver: z.enum(["qemu", "mock"]),
+  hostName: hostNameSchema,
+  vcpus: z.int().min(1).max(512),
+  memoryMib: z.int().min(128).max(8 * 1024 * 1024),
+  diskGib: z.int().min(1).max(65536),
+  image: imageReferenceSchema,
+  gpuUuids: z.array(z.string().max(96)).max(64),
+  sshPublicKeys: z.array(sshPublicKeySchema).max(32),
+  /** Given to the guest as it is (cloud-init or a script); never interpreted on the host. */
+  userData: z.string().max(64 * 1024).nullable(),
+  labels: labelsSchema,
+});
+export type SliceSpec = z.infer<typeof sliceSpecSchema>;
+
+export const sliceReferenceSchema = z.strictObject({
+  allocationId: idSchema("allocation"),
+  generation: z.int().min(1),
+  driver: z.enum(["qemu", "mock"]),
+});
+
+export const terminalSpecSchema = z.strictObject({
+  terminalId: idSchema("terminal"),
+  slice: sliceReferenceSchema,
+  /** Rises with each owner; the agent ignores lower ones. */
+  epoch: z.int().min(1),
+  /** Single use, redeemed by the agent when it dials the owner. */
+  ticket: z.string().max(128),
+  cols: z.int().min(2).max(1000),
+  rows: z.int().min(1).max(500),
+});
+export type TerminalSpec = z.infer<typeof terminalSpecSchema>;
+
+/** Params by task kind. A new kind is added here and in PROTOCOL_HISTORY; agents refuse kinds they do not know. */
+export const TASK_PARAMS = {
+  "slice.vm_provision": sliceSpecSchema,
+  "slice.vm_release": sliceReferenceSchema,
+  "terminal.open": terminalSpecSchema,
+} as const;
+export type TaskKind = keyof typeof TASK_PARAMS;
+export const TASK_KINDS = Object.keys(TASK_PARAMS) as readonly TaskKind[];
+export type TaskParams<Kind extends TaskKind> = z.infer<(typeof TASK_PARAMS)[Kind]>;
+
+/** The claims of a task JWS (typ `hostler-task+jws`, EdDSA). Times in seconds since 1970. */
+export const taskClaimsSchema = z.strictObject({
+  iss: z.literal("hostler"),
+  /** Node id. */
+  aud: idSchema("node"),
+  jti: idSchema("task"),
+  kind: z.enum(TASK_KINDS),
+  iat: z.int(),
+  nbf: z.int(),
+  exp: z.int(),
+  /** RFC 7638 thumbprint of the node key that may act on it. */
+  cnf: z.strictObject({ jkt: z.string() }),
+  fence: fenceSchema,
+  /** Rises with every grant to this node; the agent refuses what is not above its high-water mark. */
+  seq: z.int().min(1),
+  attempt: z.int().min(1),
+  /** SHA-256 of the UTF-8 bytes of `params`, hex. */
+  pdig: sha256Schema,
+  /** The params as JSON text, hashed and parsed as sent, so that no canonical form is needed. */
+  params: z.string().max(256 * 1024),
+});
+export type TaskClaims = z.infer<typeof taskClaimsSchema>;
+
+export const phaseEventSchema = z.strictObject({
+  /** Rises by one within a task attempt; the control plane ignores what it has. */
+  seq: z.int().min(1),
+  phase: z.string().max(32),
+  direction: z.enum(["apply", "undo"]),
+  status: z.enum(["started", "progress", "done", "not_needed", "retrying", "failed"]),
+  attempt: z.int().min(1),
+  /** Agent's wall clock, RFC 3339. */
+  at: z.iso.datetime(),
+  durationMs: z.int().min(0).nullable(),
+  message: z.string().max(2000).nullable(),
+});
+export type PhaseEvent = z.infer<typeof phaseEventSchema>;
+
+export const taskFailureSchema = z.strictObject({
+  code: z.string(),
+  class: z.enum(FAILURE_CLASS_NAMES),
+  phase: z.string().nullable(),
+  message: z.string().max(4000),
+  /** What undo could not remove; empty when the host is clean. */
+  leftovers: z.array(z.string()).max(100),
+});
+export type TaskFailure = z.infer<typeof taskFailureSchema>;
+
+/** The claims of a result JWS (typ `hostler-result+jws`, ES256 by the node's key). */
+export const resultClaimsSchema = z.strictObject({
+  iss: idSchema("node"),
+  jti: idSchema("task"),
+  /** SHA-256 of the task JWS text, hex: the result answers this grant and no other. */
+  tdig: sha256Schema,
+  fence: fenceSchema,
+  iat: z.int(),
+  outcome: z.enum(["succeeded", "failed", "cancelled"]),
+  /** Facts that the control plane keeps: addresses, accelerator (`kvm`, `tcg`), receipt rows. */
+  facts: z.record(z.string(), z.unknown()),
+  failure: taskFailureSchema.nullable(),
+});
+export type ResultClaims = z.infer<typeof resultClaimsSchema>;
+export type TaskOutcome = ResultClaims["outcome"];
