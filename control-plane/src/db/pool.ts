@@ -1,0 +1,59 @@
+import { AppError } from "@hostler/shared/errors.ts";
+import postgres from "postgres";
+import type { Sql } from "./sql.ts";
+
+export interface PoolOptions {
+  readonly url: string;
+  readonly applicationName: string;
+  readonly connectionsMax?: number;
+}
+
+/**
+ * The pool of connections. Statements end after 30 s and idle transactions after 10 s, so that a forgotten one cannot hold
+ * back vacuum for the whole fleet. Numbers of 64 bits come as strings.
+ */
+export function openPool(options: PoolOptions): Sql {
+  return postgres(options.url, {
+    max: options.connectionsMax ?? 20,
+    connect_timeout: 5,
+    idle_timeout: 300,
+    max_lifetime: 3600,
+    onnotice: () => undefined,
+    connection: {
+      application_name: options.applicationName,
+      statement_timeout: 30_000,
+      idle_in_transaction_session_timeout: 10_000,
+    },
+  });
+}
+
+const CONNECTION_CODES: ReadonlySet<string> = new Set([
+  "ECONNREFUSED",
+  "ECONNRESET",
+  "EPIPE",
+  "ENOENT",
+  "ETIMEDOUT",
+  "CONNECTION_CLOSED",
+  "CONNECTION_ENDED",
+  "CONNECTION_DESTROYED",
+  "CONNECT_TIMEOUT",
+]);
+
+/** SQLSTATE classes: 08 connection, 57P server shutting down or starting, 53 out of resources. */
+const CONNECTION_STATES = /^(?:08|57P|53)/;
+
+/** Whether the error says that PostgreSQL cannot be reached now; the statement may be tried again later. */
+export function isDatabaseAway(error: unknown): boolean {
+  if (!(error instanceof Error) || !("code" in error) || typeof error.code !== "string") return false;
+  return CONNECTION_CODES.has(error.code) || CONNECTION_STATES.test(error.code);
+}
+
+/** Translates a lost database into `service_unavailable`; everything else stays what it is. The edges call it once. */
+export function translateDatabaseError(error: unknown): unknown {
+  return isDatabaseAway(error) ? new AppError("service_unavailable", { detail: "The database cannot be reached.", cause: error }) : error;
+}
+
+/** Whether a unique constraint of that name refused the row. */
+export function isUniqueViolation(error: unknown, constraint: string): boolean {
+  return error instanceof postgres.PostgresError && error.code === "23505" && error.constraint_name === constraint;
+}

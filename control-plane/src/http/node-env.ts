@@ -1,0 +1,21 @@
+import type { HttpBindings } from "@hono/node-server";
+import type { Logger } from "pino";
+
+/** The node whose certificate was judged good for this very request. Its id comes from nowhere else. */
+export interface AuthenticatedNode {
+  readonly id: string;
+  readonly name: string;
+  readonly certificateSerial: string;
+  /** RFC 7638 thumbprint of the certificate's key. */
+  readonly keyThumbprint: string;
+}
+
+/** What every handler of the node listener finds in its context. */
+export interface NodeEnv {
+  Bindings: HttpBindings;
+  Variables: {
+    requestId: string;
+    log: Logger;
+    node: AuthenticatedNode;
+  };
+}

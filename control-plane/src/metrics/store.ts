@@ -1,0 +1,16 @@
+import type { Queryable } from "../db/sql.ts";
+
+/** How many rows are in each state, of everything that has states. */
+export async function countStates(db: Queryable): Promise<{ readonly what: string; readonly state: string; readonly count: number }[]> {
+  return await db<{ what: string; state: string; count: number }[]>`
+    select 'nodes' as what, state, count(*)::int from nodes group by state
+    union all
+    select 'allocations', state, count(*)::int from allocations group by state
+    union all
+    select 'tasks', state, count(*)::int from tasks where state in ('ready', 'leased') group by state
+    union all
+    select 'gpu_slots', state, count(*)::int from gpu_slots group by state
+    union all
+    select 'terminals', 'open', count(*)::int from terminals where redeemed_at is not null and closed_at is null
+  `;
+}

@@ -1,0 +1,53 @@
+import { isAborted } from "@hostler/shared/clock.ts";
+import { isDatabaseAway } from "../db/pool.ts";
+import type { Deps } from "../deps.ts";
+import { flushLiveness, type Seen } from "./store.ts";
+
+const FLUSH_MS = 5000;
+
+/** Heartbeats: noted in memory by every poll, written in one statement every five seconds. */
+export interface Liveness {
+  /** A node that was not heard since this replica started is written at once, so that it is placed on without delay. */
+  noteSeen(seen: Seen): Promise<void>;
+  close(): Promise<void>;
+}
+
+export function startLiveness(deps: Pick<Deps, "sql" | "clock" | "log">): Liveness {
+  const pending = new Map<string, Seen>();
+  const known = new Map<string, string>();
+  const stopping = new AbortController();
+  const flush = async (): Promise<void> => {
+    if (pending.size === 0) return;
+    const batch = [...pending.values()];
+    pending.clear();
+    try {
+      await flushLiveness(deps.sql, batch);
+    } catch (error) {
+      for (const seen of batch) if (!pending.has(seen.nodeId)) pending.set(seen.nodeId, seen);
+      if (!isDatabaseAway(error)) throw error;
+      deps.log.debug({ err: error }, "heartbeats kept until the database is back");
+    }
+  };
+  const loop = async (): Promise<void> => {
+    while (!stopping.signal.aborted) {
+      await deps.clock.sleep(FLUSH_MS, stopping.signal);
+      await flush();
+    }
+  };
+  const running = loop().catch((error: unknown) => {
+    if (!isAborted(error, stopping.signal)) deps.log.error({ err: error }, "heartbeat loop ended");
+  });
+  return {
+    noteSeen: async (seen) => {
+      pending.set(seen.nodeId, seen);
+      if (known.get(seen.nodeId) === seen.agentInstance) return;
+      await flush();
+      known.set(seen.nodeId, seen.agentInstance);
+    },
+    close: async () => {
+      stopping.abort();
+      await running;
+      await flush();
+    },
+  };
+}

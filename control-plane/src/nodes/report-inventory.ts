@@ -1,0 +1,26 @@
+import type { Inventory } from "@hostler/shared/node-protocol.ts";
+import { recordChange } from "../audit/record-change.ts";
+import { inTransaction } from "../db/transaction.ts";
+import type { Deps } from "../deps.ts";
+import { lockNodeState, moveNode, updateInventory, upsertSlots } from "./store.ts";
+
+/** Virtual CPUs sold for each real one: most slices idle most of the time, and a GPU job waits for its GPU. */
+const VCPUS_PER_CPU = 4;
+/** Memory is never oversold; a tenth stays with the host. */
+const MEMORY_SHARE = 0.9;
+
+/** Takes what a host says it has. The first report makes an enrolled node ready. */
+export async function reportInventory(deps: Pick<Deps, "sql" | "clock">, report: { readonly nodeId: string; readonly inventory: Inventory; readonly requestId: string }): Promise<void> {
+  const { nodeId, inventory } = report;
+  const capacity = { vcpus: inventory.facts.cpus * VCPUS_PER_CPU, memoryMib: Math.floor(inventory.facts.memoryMib * MEMORY_SHARE) };
+  await inTransaction(deps.sql, async (tx) => {
+    const state = await lockNodeState(tx, nodeId);
+    await updateInventory(tx, nodeId, inventory, capacity);
+    await upsertSlots(tx, nodeId, inventory.gpus);
+    if (state !== "enrolled") return;
+    const moved = await moveNode(tx, nodeId, "ready");
+    if (moved === undefined) return;
+    const body = { gpus: inventory.gpus.length, gpusSimulated: inventory.gpusSimulated };
+    await recordChange(tx, deps.clock, { actor: `node:${nodeId}`, topic: "node.ready", targetId: nodeId, targetVersion: moved.version, projectId: null, requestId: report.requestId, body });
+  });
+}

@@ -1,0 +1,149 @@
+import { createRoute, type OpenAPIHono } from "@hono/zod-openapi";
+import { API_PREFIX, pageOf, pageQuerySchema } from "@hostler/shared/api/common.ts";
+import { bootstrapTokenCreatedSchema, bootstrapTokenCreateSchema, bootstrapTokenSchema, nodeSchema } from "@hostler/shared/api/nodes.ts";
+import { AppError } from "@hostler/shared/errors.ts";
+import { idSchema } from "@hostler/shared/ids.ts";
+import { formatBootstrapToken, hashSecret, makeBootstrapToken } from "@hostler/pki";
+import * as z from "zod";
+import { insertAuditRow } from "../audit/store.ts";
+import { idempotencyHeader, jsonAnswer, jsonBody, newApi, PROBLEMS, secured, securedOnce } from "../http/api-route.ts";
+import type { PublicEnv } from "../http/env.ts";
+import { decodeCursor, pageOfRows } from "../http/pagination.ts";
+import { changeNodeState, type NodeAction } from "./change-node-state.ts";
+import type { EnrolDeps } from "./enrol-node.ts";
+import type { LiveSockets } from "./live-sockets.ts";
+import { readNodes } from "./store.ts";
+import { insertToken, listTokens, revokeToken } from "./token-store.ts";
+
+export interface NodeRoutesDeps extends EnrolDeps {
+  readonly liveSockets: LiveSockets;
+  /** Host and port of the enrol listener for somebody who reached us as `requestHost`. */
+  enrolListenerFor(requestHost: string): string;
+}
+
+const { ops } = API_PREFIX;
+const tags = ["fleet"];
+const nodeParams = z.object({ nodeId: idSchema("node") });
+
+/** Hosts and the tokens that let them in. */
+export function nodeRoutes(deps: NodeRoutesDeps): OpenAPIHono<PublicEnv> {
+  const api = newApi();
+  addTokens(api, deps);
+  addNodes(api, deps);
+  addActions(api, deps);
+  return api;
+}
+
+function addTokens(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
+  const create = createRoute({
+    ...securedOnce("fleet.token.manage", { hasSecret: true }),
+    method: "post",
+    path: `${ops}/bootstrap-tokens`,
+    operationId: "createBootstrapToken",
+    summary: "Make a bootstrap token",
+    description: "The token is in this answer and never shown again; a repetition with the same Idempotency-Key is refused.",
+    tags,
+    request: { headers: idempotencyHeader, body: jsonBody(bootstrapTokenCreateSchema) },
+    responses: { 201: jsonAnswer(bootstrapTokenCreatedSchema, "Made."), ...PROBLEMS },
+  });
+  api.openapi(create, async (c) => {
+    const body = c.req.valid("json");
+    const token = makeBootstrapToken(deps.pki.authority.pin);
+    const made = await insertToken(deps.sql, { id: token.id, secretHash: hashSecret(token.secret), createdBy: c.var.principal.id, ...body });
+    const row = { action: "bootstrap_token.created", targetId: token.id, targetVersion: null, outcome: "succeeded" } as const;
+    await insertAuditRow(deps.sql, { ...row, actor: c.var.principal.id, requestId: c.var.requestId, detail: body });
+    const server = deps.enrolListenerFor(c.req.header("host") ?? "");
+    const text = formatBootstrapToken(token);
+    return c.json({ ...made, token: text, enrolUrl: `https://${server}`, command: `hostler-agent enroll --server ${server} --token ${text}` }, 201);
+  });
+  const list = createRoute({
+    ...secured("fleet.token.manage"),
+    method: "get",
+    path: `${ops}/bootstrap-tokens`,
+    operationId: "listBootstrapTokens",
+    summary: "List bootstrap tokens",
+    tags,
+    request: { query: pageQuerySchema },
+    responses: { 200: jsonAnswer(pageOf(bootstrapTokenSchema, "BootstrapToken"), "A page."), ...PROBLEMS },
+  });
+  api.openapi(list, async (c) => {
+    const { limit, cursor } = c.req.valid("query");
+    const rows = await listTokens(deps.sql, { after: decodeCursor(cursor), limit: limit + 1 });
+    return c.json(pageOfRows(rows, limit, (row) => row.id), 200);
+  });
+  const revoke = createRoute({
+    ...secured("fleet.token.manage"),
+    method: "delete",
+    path: `${ops}/bootstrap-tokens/{tokenId}`,
+    operationId: "revokeBootstrapToken",
+    summary: "Revoke an unused bootstrap token",
+    tags,
+    request: { params: z.object({ tokenId: z.string().regex(/^[0-9a-z]{10}$/) }) },
+    responses: { 204: { description: "Revoked." }, ...PROBLEMS },
+  });
+  api.openapi(revoke, async (c) => {
+    const { tokenId } = c.req.valid("param");
+    if (!(await revokeToken(deps.sql, tokenId))) throw new AppError("not_found", { detail: "There is no unused token with this id." });
+    const row = { action: "bootstrap_token.revoked", targetId: tokenId, targetVersion: null, outcome: "succeeded", detail: {} } as const;
+    await insertAuditRow(deps.sql, { ...row, actor: c.var.principal.id, requestId: c.var.requestId });
+    return c.body(null, 204);
+  });
+}
+
+function addNodes(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
+  const list = createRoute({
+    ...secured("fleet.node.read"),
+    method: "get",
+    path: `${ops}/nodes`,
+    operationId: "listNodes",
+    summary: "List hosts with their GPU slots",
+    tags,
+    request: { query: pageQuerySchema },
+    responses: { 200: jsonAnswer(pageOf(nodeSchema, "Node"), "A page."), ...PROBLEMS },
+  });
+  api.openapi(list, async (c) => {
+    const { limit, cursor } = c.req.valid("query");
+    const rows = await readNodes(deps.sql, { id: null, after: decodeCursor(cursor), limit: limit + 1 });
+    return c.json(pageOfRows(rows, limit, (row) => row.id), 200);
+  });
+  const get = createRoute({
+    ...secured("fleet.node.read"),
+    method: "get",
+    path: `${ops}/nodes/{nodeId}`,
+    operationId: "getNode",
+    summary: "Show a host",
+    tags,
+    request: { params: nodeParams },
+    responses: { 200: jsonAnswer(nodeSchema, "The host."), ...PROBLEMS },
+  });
+  api.openapi(get, async (c) => {
+    const [node] = await readNodes(deps.sql, { id: c.req.valid("param").nodeId, after: null, limit: 1 });
+    if (node === undefined) throw new AppError("not_found");
+    return c.json(node, 200);
+  });
+}
+
+const ACTION_SUMMARIES: Readonly<Record<NodeAction, string>> = {
+  cordon: "Place nothing new on a host",
+  uncordon: "Place slices on a host again",
+  revoke: "Refuse a host from now on; final",
+};
+
+function addActions(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
+  for (const action of Object.keys(ACTION_SUMMARIES) as NodeAction[]) {
+    const route = createRoute({
+      ...secured("fleet.node.manage"),
+      method: "post",
+      path: `${ops}/nodes/{nodeId}/${action}`,
+      operationId: `${action}Node`,
+      summary: ACTION_SUMMARIES[action],
+      tags,
+      request: { params: nodeParams },
+      responses: { 200: jsonAnswer(nodeSchema, "The host now."), ...PROBLEMS },
+    });
+    api.openapi(route, async (c) => {
+      const change = { nodeId: c.req.valid("param").nodeId, action, actor: c.var.principal.id, requestId: c.var.requestId };
+      return c.json(await changeNodeState(deps, change), 200);
+    });
+  }
+}

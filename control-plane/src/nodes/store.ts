@@ -1,0 +1,214 @@
+import type { Node } from "@hostler/shared/api/nodes.ts";
+import type { Gpu, HostFacts, Inventory } from "@hostler/shared/node-protocol.ts";
+import { NODE_TRANSITIONS, sourcesOf, type NodeState, type SlotState } from "@hostler/shared/states.ts";
+import type { Queryable, Tx } from "../db/sql.ts";
+import type { IssuedCertificate } from "../pki/certificate-authority.ts";
+
+/** A node that was not heard for this long counts as offline; three missed polls. */
+const ONLINE_SECONDS = 45;
+
+export async function insertNode(tx: Tx, node: { readonly id: string; readonly name: string; readonly protocolVersion: number; readonly agentVersion: string }): Promise<void> {
+  await tx`
+    insert into nodes (id, name, state, protocol_version, agent_version)
+    values (${node.id}, ${node.name}, 'enrolled', ${node.protocolVersion}, ${node.agentVersion})
+  `;
+}
+
+export async function insertCertificate(
+  tx: Tx,
+  row: { readonly nodeId: string; readonly keyThumbprint: string; readonly certificate: IssuedCertificate },
+): Promise<void> {
+  const { certificate } = row;
+  await tx`
+    insert into node_certificates (serial, node_id, generation, key_thumbprint, chain_pem, not_before, not_after, state)
+    select ${certificate.serial}, ${row.nodeId}, coalesce(max(generation), 0) + 1, ${row.keyThumbprint}, ${certificate.chainPem},
+      ${certificate.notBefore}, ${certificate.notAfter}, 'active'
+    from node_certificates
+    where node_id = ${row.nodeId}
+  `;
+}
+
+export interface CertificateRow {
+  readonly nodeId: string;
+  readonly nodeName: string;
+  readonly nodeState: NodeState;
+  readonly state: "active" | "superseded" | "revoked";
+  readonly keyThumbprint: string;
+  readonly generation: number;
+  readonly chainPem: string;
+  readonly notAfter: Date;
+}
+
+export async function findCertificate(db: Queryable, serial: string): Promise<CertificateRow | undefined> {
+  const [row] = await db<CertificateRow[]>`
+    select n.id as "nodeId", n.name as "nodeName", n.state as "nodeState", c.state, c.key_thumbprint as "keyThumbprint", c.generation,
+      c.chain_pem as "chainPem", c.not_after as "notAfter"
+    from node_certificates c
+    join nodes n on n.id = c.node_id
+    where c.serial = ${serial}
+  `;
+  return row;
+}
+
+/** The certificate that was made for this key; a key gets one certificate. */
+export async function findCertificateByKey(db: Queryable, keyThumbprint: string): Promise<(CertificateRow & { readonly serial: string }) | undefined> {
+  const [row] = await db<(CertificateRow & { serial: string })[]>`
+    select c.serial, n.id as "nodeId", n.name as "nodeName", n.state as "nodeState", c.state, c.key_thumbprint as "keyThumbprint", c.generation,
+      c.chain_pem as "chainPem", c.not_after as "notAfter"
+    from node_certificates c
+    join nodes n on n.id = c.node_id
+    where c.key_thumbprint = ${keyThumbprint}
+  `;
+  return row;
+}
+
+/** Once a newer certificate of the node was seen in use, the older ones are worth nothing. */
+export async function supersedeOlder(db: Queryable, nodeId: string, generation: number): Promise<void> {
+  await db`
+    update node_certificates
+    set state = 'superseded'
+    where node_id = ${nodeId} and generation < ${generation} and state = 'active'
+  `;
+}
+
+/** The chains of every certificate of the node that is not revoked: the keys that may have signed a result of it. */
+export async function readChains(db: Queryable, nodeId: string): Promise<string[]> {
+  const rows = await db<{ chainPem: string }[]>`
+    select chain_pem as "chainPem"
+    from node_certificates
+    where node_id = ${nodeId} and state <> 'revoked'
+    order by generation desc
+    limit 4
+  `;
+  return rows.map((row) => row.chainPem);
+}
+
+export async function revokeCertificates(tx: Tx, nodeId: string): Promise<void> {
+  await tx`update node_certificates set state = 'revoked' where node_id = ${nodeId}`;
+}
+
+/** Moves the node where the table of transitions allows it. Undefined when it does not, or there is no such node. */
+export async function moveNode(tx: Tx, nodeId: string, target: NodeState): Promise<{ readonly version: number; readonly name: string } | undefined> {
+  const [row] = await tx<{ version: number; name: string }[]>`
+    update nodes
+    set state = ${target}, version = version + 1
+    where id = ${nodeId} and state in ${tx(sourcesOf(NODE_TRANSITIONS, target))}
+    returning version, name
+  `;
+  return row;
+}
+
+export async function lockNodeState(tx: Tx, nodeId: string): Promise<NodeState | undefined> {
+  const [row] = await tx<{ state: NodeState }[]>`select state from nodes where id = ${nodeId} for update`;
+  return row?.state;
+}
+
+export async function updateInventory(tx: Tx, nodeId: string, inventory: Inventory, capacity: { readonly vcpus: number; readonly memoryMib: number }): Promise<void> {
+  await tx`
+    update nodes
+    set facts = ${tx.json(inventory.facts)}, drivers = ${tx.json(inventory.drivers as never)}, gpus_simulated = ${inventory.gpusSimulated},
+      agent_version = ${inventory.agentVersion}, vcpus_total = ${capacity.vcpus}, memory_mib_total = ${capacity.memoryMib}
+    where id = ${nodeId}
+  `;
+}
+
+/**
+ * One row a GPU. A healthy GPU that nobody owns becomes available unless an operator or a failed release quarantined it; a
+ * faulty one that nobody owns is quarantined; an owned one stays owned and carries the reason.
+ */
+export async function upsertSlots(tx: Tx, nodeId: string, gpus: readonly Gpu[]): Promise<void> {
+  for (const gpu of gpus) {
+    const reason = gpu.healthy ? null : `gpu: ${gpu.fault ?? "not healthy"}`;
+    await tx`
+      insert into gpu_slots (node_id, gpu_uuid, gpu_kind, gpu, state, reason)
+      values (${nodeId}, ${gpu.uuid}, ${gpu.kind}, ${tx.json(gpu)}, ${reason === null ? "available" : "quarantined"}, ${reason})
+      on conflict (node_id, gpu_uuid) do update
+      set gpu = excluded.gpu, gpu_kind = excluded.gpu_kind,
+        state = case
+          when gpu_slots.state = 'owned' then 'owned'
+          when excluded.state = 'quarantined' then 'quarantined'
+          when gpu_slots.reason like 'gpu: %' then 'available'
+          else gpu_slots.state
+        end,
+        reason = case
+          when excluded.reason is not null then excluded.reason
+          when gpu_slots.reason like 'gpu: %' then null
+          else gpu_slots.reason
+        end
+    `;
+  }
+  await tx`
+    update gpu_slots
+    set state = case when state = 'owned' then 'owned' else 'quarantined' end, reason = 'gpu: the host does not report it any more'
+    where node_id = ${nodeId} and not (gpu_uuid = any(${gpus.map((gpu) => gpu.uuid)}))
+  `;
+}
+
+export interface Seen {
+  readonly nodeId: string;
+  readonly agentInstance: string;
+  readonly ackedRevision: number;
+}
+
+/** One statement for all nodes that were heard since the last flush. */
+export async function flushLiveness(db: Queryable, seen: readonly Seen[]): Promise<void> {
+  await db`
+    insert into node_liveness (node_id, last_seen_at, agent_instance, acked_rev)
+    select node_id, now(), agent_instance, acked_rev
+    from unnest(${seen.map((row) => row.nodeId)}::text[], ${seen.map((row) => row.agentInstance)}::text[], ${seen.map((row) => row.ackedRevision)}::bigint[])
+      as heard (node_id, agent_instance, acked_rev)
+    on conflict (node_id) do update
+    set last_seen_at = excluded.last_seen_at, agent_instance = excluded.agent_instance, acked_rev = excluded.acked_rev
+  `;
+}
+
+interface NodeRow {
+  readonly id: string;
+  readonly name: string;
+  readonly state: NodeState;
+  readonly facts: HostFacts | null;
+  readonly drivers: Node["drivers"];
+  readonly gpusSimulated: boolean;
+  readonly agentVersion: string | null;
+  readonly freeVcpus: number;
+  readonly freeMemoryMib: number;
+  readonly online: boolean;
+  readonly lastSeenAt: Date | null;
+  readonly certificateExpiresAt: Date | null;
+  readonly createdAt: Date;
+  readonly slots: readonly { readonly gpu: Gpu; readonly state: SlotState; readonly allocationId: string | null; readonly reason: string | null }[];
+}
+
+export async function readNodes(db: Queryable, filter: { readonly id: string | null; readonly after: string | null; readonly limit: number }): Promise<Node[]> {
+  const rows = await db<NodeRow[]>`
+    select n.id, n.name, n.state, n.facts, n.drivers, n.gpus_simulated as "gpusSimulated", n.agent_version as "agentVersion",
+      greatest(n.vcpus_total - n.vcpus_used, 0) as "freeVcpus", greatest(n.memory_mib_total - n.memory_mib_used, 0) as "freeMemoryMib",
+      coalesce(l.last_seen_at > now() - make_interval(secs => ${ONLINE_SECONDS}), false) as online, l.last_seen_at as "lastSeenAt",
+      (select max(not_after) from node_certificates c where c.node_id = n.id and c.state = 'active') as "certificateExpiresAt",
+      n.created_at as "createdAt",
+      coalesce((
+        select jsonb_agg(jsonb_build_object('gpu', s.gpu, 'state', s.state, 'allocationId', s.allocation_id, 'reason', s.reason) order by (s.gpu ->> 'index')::int)
+        from gpu_slots s
+        where s.node_id = n.id
+      ), '[]') as slots
+    from nodes n
+    left join node_liveness l on l.node_id = n.id
+    where (${filter.id}::text is null or n.id = ${filter.id}) and (${filter.after}::text is null or n.id > ${filter.after})
+    order by n.id
+    limit ${filter.limit}
+  `;
+  return rows.map(viewOf);
+}
+
+function viewOf(row: NodeRow): Node {
+  const { freeVcpus, freeMemoryMib, ...rest } = row;
+  return {
+    ...rest,
+    drivers: [...row.drivers],
+    slots: row.slots.map((slot) => ({ ...slot })),
+    free: { gpus: row.slots.filter((slot) => slot.state === "available").length, vcpus: freeVcpus, memoryMib: freeMemoryMib },
+    lastSeenAt: row.lastSeenAt?.toISOString() ?? null,
+    certificateExpiresAt: row.certificateExpiresAt?.toISOString() ?? null,
+    createdAt: row.createdAt.toISOString(),
+  };
+}

@@ -1,0 +1,43 @@
+import { AppError } from "@hostler/shared/errors.ts";
+import { idSchema } from "@hostler/shared/ids.ts";
+import { NODE_PATHS, pollRequestSchema, progressRequestSchema, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, resultRequestSchema } from "@hostler/shared/node-protocol.ts";
+import { Hono, type Context } from "hono";
+import type { NodeEnv } from "../http/node-env.ts";
+import { readJson } from "../http/read-json.ts";
+import { completeTask } from "./complete-task.ts";
+import { pollTasks, type PollDeps } from "./poll-tasks.ts";
+import { progressTask } from "./progress-task.ts";
+
+/** How a node gets work, tells of it and ends it. */
+export function taskNodeRoutes(deps: PollDeps & { readonly closing: AbortSignal }): Hono<NodeEnv> {
+  const app = new Hono<NodeEnv>();
+  app.post(NODE_PATHS.poll, async (c) => {
+    const body = await readJson(c, pollRequestSchema);
+    if (body.protocolVersion < PROTOCOL_VERSION_MIN || body.protocolVersion > PROTOCOL_VERSION) {
+      throw new AppError("protocol_unsupported", { detail: `The agent speaks version ${body.protocolVersion}; this control plane speaks ${PROTOCOL_VERSION_MIN} to ${PROTOCOL_VERSION}.` });
+    }
+    const signal = AbortSignal.any([deps.closing, c.req.raw.signal]);
+    try {
+      return c.json(await pollTasks(deps, { node: c.var.node, body, signal }));
+    } catch (error) {
+      if (signal.aborted) throw new AppError("service_unavailable", { detail: "The control plane is stopping; poll again.", cause: error });
+      throw error;
+    }
+  });
+  app.post(NODE_PATHS.progress(":taskId"), async (c) => {
+    const body = await readJson(c, progressRequestSchema);
+    return c.json(await progressTask(deps, { nodeId: c.var.node.id, taskId: taskIdOf(c), requestId: c.var.requestId, ...body }));
+  });
+  app.post(NODE_PATHS.result(":taskId"), async (c) => {
+    const { result } = await readJson(c, resultRequestSchema);
+    await completeTask(deps, { nodeId: c.var.node.id, taskId: taskIdOf(c), resultJws: result, requestId: c.var.requestId });
+    return c.json({});
+  });
+  return app;
+}
+
+function taskIdOf(c: Context): string {
+  const parsed = idSchema("task").safeParse(c.req.param("taskId"));
+  if (!parsed.success) throw new AppError("not_found");
+  return parsed.data;
+}

@@ -1,0 +1,76 @@
+import { LEASE_TTL_MS, type PollAnswer, type PollRequest } from "@hostler/shared/node-protocol.ts";
+import { sha256Hex } from "@hostler/pki";
+import { nodeTopic } from "../db/wake-bus.ts";
+import { inTransaction } from "../db/transaction.ts";
+import type { Deps } from "../deps.ts";
+import type { AuthenticatedNode } from "../http/node-env.ts";
+import type { Liveness } from "../nodes/liveness.ts";
+import type { TaskSigner } from "../pki/task-signer.ts";
+import { claimsOf } from "./grant-task.ts";
+import { claimTasks, readNodeProgress, releaseForgottenLeases, renewLeases, saveGrant } from "./store.ts";
+
+/** How long one wait lasts before the tables are read again: a lost hint costs this much and no more. */
+const RECHECK_MS = 2000;
+
+export interface PollDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log"> {
+  readonly taskSigner: TaskSigner;
+  readonly liveness: Liveness;
+}
+
+/**
+ * Answers one poll: heartbeat, lease renewal and new tasks in one. It answers at once when there is something to tell (a task,
+ * a lost lease, a cancellation), else it waits for a wake-up up to the time that the agent asked for. What it answers comes from
+ * the tables, never from the hint.
+ */
+export async function pollTasks(deps: PollDeps, request: { readonly node: AuthenticatedNode; readonly body: PollRequest; readonly signal: AbortSignal }): Promise<PollAnswer> {
+  const { node, body, signal } = request;
+  await adoptRestartedAgent(deps, node, body);
+  const deadlineMs = deps.clock.monotonicMs() + body.waitMs;
+  for (;;) {
+    const held = await renewHeld(deps, node.id, body);
+    const revision = await currentRevision(deps, node.id);
+    const tasks = revision.ready > 0 && body.credit > 0 ? await claimAndSign(deps, node, body.credit) : [];
+    const leftMs = deadlineMs - deps.clock.monotonicMs();
+    if (tasks.length > 0 || held.stale.length > 0 || held.cancel.length > 0 || leftMs <= 0) {
+      return { revision: revision.number, serverTime: deps.clock.now().toISOString(), leaseTtlMs: LEASE_TTL_MS, tasks, ...held };
+    }
+    await deps.wake.wait(nodeTopic(node.id), Math.min(leftMs, RECHECK_MS), signal);
+  }
+}
+
+async function adoptRestartedAgent(deps: PollDeps, node: AuthenticatedNode, body: PollRequest): Promise<void> {
+  const before = await readNodeProgress(deps.sql, node.id);
+  await deps.liveness.noteSeen({ nodeId: node.id, agentInstance: body.agentInstance, ackedRevision: body.ackedRevision });
+  if (before?.agentInstance === null || before?.agentInstance === body.agentInstance) return;
+  const freed = await inTransaction(deps.sql, async (tx) => await releaseForgottenLeases(tx, node.id, body.running.map((task) => task.taskId)));
+  if (freed > 0) deps.log.info({ nodeId: node.id, tasks: freed }, "agent restarted; its tasks are handed out again");
+}
+
+async function renewHeld(deps: PollDeps, nodeId: string, body: PollRequest): Promise<{ stale: string[]; cancel: string[] }> {
+  if (body.running.length === 0) return { stale: [], cancel: [] };
+  const renewed = await renewLeases(deps.sql, { nodeId, held: body.running, leaseMs: LEASE_TTL_MS });
+  const ours = new Set(renewed.map((lease) => lease.taskId));
+  return {
+    stale: body.running.map((task) => task.taskId).filter((taskId) => !ours.has(taskId)),
+    cancel: renewed.filter((lease) => lease.cancelRequested).map((lease) => lease.taskId),
+  };
+}
+
+async function currentRevision(deps: PollDeps, nodeId: string): Promise<{ readonly number: number; readonly ready: number }> {
+  const progress = await readNodeProgress(deps.sql, nodeId);
+  return { number: Number(progress?.desiredRevision ?? 0), ready: progress?.ready ?? 0 };
+}
+
+/** Claim and signature are one commit: a task is never leased without a grant that its result can be bound to. */
+async function claimAndSign(deps: PollDeps, node: AuthenticatedNode, credit: number): Promise<{ jws: string }[]> {
+  return await inTransaction(deps.sql, async (tx) => {
+    const claimed = await claimTasks(tx, { nodeId: node.id, limit: credit, leaseMs: LEASE_TTL_MS });
+    const grants: { jws: string }[] = [];
+    for (const task of claimed.toSorted((a, b) => Number(a.seq) - Number(b.seq))) {
+      const jws = await deps.taskSigner.sign(claimsOf(task, node, deps.clock.now()));
+      await saveGrant(tx, { taskId: task.id, fence: task.fence, digest: sha256Hex(jws) });
+      grants.push({ jws });
+    }
+    return grants;
+  });
+}
