@@ -1,0 +1,58 @@
+import { join } from "node:path";
+import { shortName } from "@hostler/shared/ids.ts";
+import type { SliceReference } from "../../ports/slice-driver.ts";
+
+/** Where a slice's things lie. Every name derives from the allocation and its generation, so it is found again after any crash. */
+export interface SlicePaths {
+  readonly name: string;
+  readonly folder: string;
+  readonly owner: string;
+  readonly disk: string;
+  readonly seed: string;
+  readonly readyToken: string;
+  readonly platformKey: string;
+  readonly network: string;
+  readonly machine: string;
+  readonly serialLog: string;
+  readonly qemuLog: string;
+  readonly sockets: string;
+  readonly qmp: string;
+  /** Socket of the virtio-serial port for the Nth terminal. */
+  terminal(index: number): string;
+}
+
+/** As many terminals as a machine has ports for them. */
+export const TERMINAL_PORTS = 8;
+/** The kernel's limit on the path of a Unix socket, without the final zero. */
+const SOCKET_PATH_BYTES_MAX = 107;
+
+export interface QemuPlaces {
+  /** For disks, seeds and logs. */
+  readonly stateDir: string;
+  /** For sockets: short, because the kernel allows them 107 bytes. */
+  readonly runDir: string;
+}
+
+export function slicePaths(places: QemuPlaces, slice: SliceReference): SlicePaths {
+  const name = shortName(slice.allocationId, slice.generation);
+  const folder = join(places.stateDir, "slices", name);
+  const sockets = join(places.runDir, name);
+  const longest = join(sockets, "ssh0.sock");
+  if (Buffer.byteLength(longest) > SOCKET_PATH_BYTES_MAX) throw new Error(`the run folder ${places.runDir} is too long for sockets; choose a shorter one`);
+  return {
+    name,
+    folder,
+    owner: join(folder, "owner.json"),
+    disk: join(folder, "root.qcow2"),
+    seed: join(folder, "seed.iso"),
+    readyToken: join(folder, "ready-token"),
+    platformKey: join(folder, "platform-key"),
+    network: join(folder, "network.json"),
+    machine: join(folder, "machine.json"),
+    serialLog: join(folder, "serial.log"),
+    qemuLog: join(folder, "qemu.log"),
+    sockets,
+    qmp: join(sockets, "qmp.sock"),
+    terminal: (index) => join(sockets, `ssh${index}.sock`),
+  };
+}

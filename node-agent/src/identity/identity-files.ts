@@ -1,0 +1,52 @@
+import type { KeyObject } from "node:crypto";
+import { AppError } from "@hostler/shared/errors.ts";
+import { identitySchema } from "@hostler/shared/node-protocol.ts";
+import { exportPrivateKey, importPrivateKey, makeP256Key } from "@hostler/pki";
+import * as z from "zod";
+import type { StateFiles } from "../ports/state-files.ts";
+
+/** Key, certificate and whom to trust lie in one file: they can never be of two different identities. */
+const storedSchema = z.object({ privateKey: z.string(), identity: identitySchema, server: z.string() });
+const ENROLLED = "identity.json";
+/** The key of an enrolment or renewal whose answer is not here yet. A retry uses it again, so a lost answer costs nothing. */
+const PENDING = { enrol: "enrol-key.pem", renew: "renew-key.pem" } as const;
+
+export interface StoredIdentity {
+  readonly privateKey: KeyObject;
+  readonly privateKeyPem: string;
+  readonly identity: z.infer<typeof identitySchema>;
+  /** Host and port that the host enrolled at. */
+  readonly server: string;
+}
+
+/** Null when this host is not enrolled. */
+export async function readIdentity(files: StateFiles): Promise<StoredIdentity | null> {
+  const text = await files.read(ENROLLED);
+  if (text === null) return null;
+  try {
+    const { privateKey, identity, server } = storedSchema.parse(JSON.parse(text));
+    return { privateKey: importPrivateKey(privateKey, null), privateKeyPem: privateKey, identity, server };
+  } catch (error) {
+    throw new AppError("conflict", { detail: `The file ${ENROLLED} in the agent's state folder is damaged. Restore it, or remove it and enrol again with a new token.`, cause: error });
+  }
+}
+
+/** Replaces the identity whole, on disk before it resolves. */
+export async function writeIdentity(files: StateFiles, stored: { readonly privateKey: KeyObject; readonly identity: StoredIdentity["identity"]; readonly server: string }): Promise<StoredIdentity> {
+  const privateKeyPem = exportPrivateKey(stored.privateKey, null);
+  await files.replace(ENROLLED, `${JSON.stringify({ privateKey: privateKeyPem, identity: stored.identity, server: stored.server })}\n`);
+  return { ...stored, privateKeyPem };
+}
+
+/** The key that waits for its certificate, made when there is none. It is on disk before it is used. */
+export async function pendingKey(files: StateFiles, purpose: keyof typeof PENDING): Promise<KeyObject> {
+  const existing = await files.read(PENDING[purpose]);
+  if (existing !== null) return importPrivateKey(existing, null);
+  const key = makeP256Key();
+  await files.replace(PENDING[purpose], exportPrivateKey(key, null));
+  return key;
+}
+
+export async function forgetPendingKey(files: StateFiles, purpose: keyof typeof PENDING): Promise<void> {
+  await files.remove(PENDING[purpose]);
+}

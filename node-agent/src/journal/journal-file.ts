@@ -1,0 +1,109 @@
+import { sliceSpecSchema, type SliceSpec } from "@hostler/shared/tasks.ts";
+import type { Clock } from "@hostler/shared/clock.ts";
+import type { SliceReference } from "../ports/slice-driver.ts";
+import type { StateFiles } from "../ports/state-files.ts";
+import { addRecord, parseJournal, type JournalRecord, type JournalState } from "./model.ts";
+
+/** A record without its time: the journal knows the clock. */
+export type NewRecord = JournalRecord extends infer Each ? (Each extends JournalRecord ? Omit<Each, "at"> : never) : never;
+
+/** The journal of one slice. One run at a time holds it; nobody else writes. */
+export interface Journal {
+  readonly state: JournalState;
+  /** Resolves when the record would survive a power cut; only then may the effect that it announces happen. */
+  append(record: NewRecord): Promise<void>;
+  /** What the tenant asked for; null after it was erased, or when this host never had it. */
+  readSpec(): Promise<SliceSpec | null>;
+  /** The spec holds keys and user data: it goes before the journal does. */
+  eraseSpec(): Promise<void>;
+  remove(): Promise<void>;
+}
+
+export interface JournalStore {
+  /** Null when the host knows nothing of the slice. A torn tail is cut off first. */
+  open(slice: SliceReference): Promise<Journal | null>;
+  create(opened: Omit<Extract<NewRecord, { kind: "opened" }>, "kind">, spec: SliceSpec | null): Promise<Journal>;
+  list(): Promise<readonly SliceReference[]>;
+  /** Erases specs whose journal was never opened: the host died between the two writes. Call it before any task runs. */
+  sweep(): Promise<void>;
+}
+
+const FOLDER = "journal";
+const JOURNAL_SUFFIX = ".jsonl";
+const SPEC_SUFFIX = ".spec.json";
+
+export function makeJournalStore(deps: { readonly files: StateFiles; readonly clock: Clock }): JournalStore {
+  const { files } = deps;
+  return {
+    open: async (slice) => {
+      const path = journalPath(slice);
+      const text = await files.read(path);
+      if (text === null) return null;
+      const { records, wholeText, isTorn } = parseJournal(text);
+      if (isTorn) await files.replace(path, wholeText);
+      const [first, ...rest] = records;
+      // The very first record was torn: nothing has happened yet.
+      if (first === undefined) return null;
+      return makeJournal(deps, slice, rest.reduce<JournalState>(addRecord, addRecord(null, first)));
+    },
+    create: async (opened, spec) => {
+      if (spec !== null) await files.replace(specPath(opened), JSON.stringify(spec));
+      const record: JournalRecord = { kind: "opened", at: deps.clock.now().toISOString(), ...opened };
+      await files.append(journalPath(opened), `${JSON.stringify(record)}\n`);
+      return makeJournal(deps, opened, addRecord(null, record));
+    },
+    list: async () => (await files.list(FOLDER)).filter((name) => name.endsWith(JOURNAL_SUFFIX)).flatMap(referenceOf),
+    sweep: async () => {
+      const names = await files.list(FOLDER);
+      const orphans = names.filter((name) => name.endsWith(SPEC_SUFFIX) && !names.includes(name.replace(SPEC_SUFFIX, JOURNAL_SUFFIX)));
+      for (const name of orphans) await files.remove(`${FOLDER}/${name}`);
+    },
+  };
+}
+
+function makeJournal(deps: { readonly files: StateFiles; readonly clock: Clock }, slice: SliceReference, opened: JournalState): Journal {
+  let state = opened;
+  // After a failed append (a full disk) the file may end in a cut line: the next one must not be glued to it.
+  let isTailUnknown = false;
+  return {
+    get state() {
+      return state;
+    },
+    append: async (record) => {
+      const whole = { ...record, at: deps.clock.now().toISOString() } as JournalRecord; // Only the time was missing.
+      const line = `${JSON.stringify(whole)}\n`;
+      if (isTailUnknown) {
+        const { wholeText } = parseJournal((await deps.files.read(journalPath(slice))) ?? "");
+        await deps.files.replace(journalPath(slice), wholeText + line);
+        isTailUnknown = false;
+      } else {
+        isTailUnknown = true;
+        await deps.files.append(journalPath(slice), line);
+        isTailUnknown = false;
+      }
+      state = addRecord(state, whole);
+    },
+    readSpec: async () => {
+      const text = await deps.files.read(specPath(slice));
+      return text === null ? null : sliceSpecSchema.parse(JSON.parse(text));
+    },
+    eraseSpec: async () => await deps.files.remove(specPath(slice)),
+    remove: async () => {
+      await deps.files.remove(specPath(slice));
+      await deps.files.remove(journalPath(slice));
+    },
+  };
+}
+
+function journalPath(slice: SliceReference): string {
+  return `${FOLDER}/${slice.allocationId}-${slice.generation}${JOURNAL_SUFFIX}`;
+}
+
+function specPath(slice: SliceReference): string {
+  return `${FOLDER}/${slice.allocationId}-${slice.generation}${SPEC_SUFFIX}`;
+}
+
+function referenceOf(name: string): SliceReference[] {
+  const match = /^(alc_[0-9a-f-]+)-(\d+)\.jsonl$/.exec(name);
+  return match?.[1] === undefined ? [] : [{ allocationId: match[1], generation: Number(match[2]) }];
+}

@@ -1,0 +1,81 @@
+import { backoffMs } from "@hostler/shared/backoff.ts";
+import type { Clock } from "@hostler/shared/clock.ts";
+import { describeError } from "@hostler/shared/errors.ts";
+import { POLL_WAIT_MS_MAX, type PollAnswer, PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
+import type { Log } from "../log.ts";
+import type { ControlPlane } from "../ports/control-plane.ts";
+import type { Runner } from "../runner/runner.ts";
+import type { Loop } from "./supervise.ts";
+
+/**
+ * Asks for work and is the heartbeat. Level-triggered: a poll says which revision the agent has, and the answer comes
+ * when there is a higher one or the wait is over, so an answer that got lost costs one round, never a task.
+ *
+ *   polling ─answer─► tasks to the runner, renewals, cancellations ─► polling
+ *      └─ no answer ─► away: waits 0.2 to 10 s, longer each time ─► polling. Slices and running tasks go on.
+ */
+export function pollLoop(deps: {
+  readonly controlPlane: Pick<ControlPlane, "poll">;
+  readonly runner: Runner;
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly log: Log;
+  /** Changes at every start of the agent. */
+  readonly agentInstance: string;
+}): Loop {
+  const { controlPlane, runner, clock, log } = deps;
+  let ackedRevision = 0;
+  const pollOnce = async (signal: AbortSignal): Promise<PollAnswer> => {
+    const sentAtMs = clock.monotonicMs();
+    const { running, credit } = runner;
+    const request = { protocolVersion: PROTOCOL_VERSION, agentInstance: deps.agentInstance, ackedRevision, waitMs: POLL_WAIT_MS_MAX, credit, running };
+    const answer = await controlPlane.poll(request, signal);
+    const stale = new Set(answer.stale);
+    runner.renew({ sentAtMs, ttlMs: answer.leaseTtlMs, taskIds: running.map(({ taskId }) => taskId).filter((taskId) => !stale.has(taskId)) });
+    for (const taskId of answer.stale) runner.lose(taskId);
+    for (const taskId of answer.cancel) runner.cancel(taskId);
+    for (const { jws } of answer.tasks) await runner.take({ jws, sentAtMs, leaseTtlMs: answer.leaseTtlMs });
+    // An answer that used up the credit may have left tasks of its revision behind: ask for that revision again.
+    if (answer.tasks.length < credit) ackedRevision = answer.revision;
+    return answer;
+  };
+  return {
+    name: "poll",
+    run: async (setStatus, signal) => {
+      setStatus("connecting");
+      for (let failures = 0; ; ) {
+        signal.throwIfAborted();
+        const startedAtMs = clock.monotonicMs();
+        try {
+          const answer = await pollOnce(signal);
+          if (failures > 0) log.info({ failures }, "control plane is back");
+          failures = 0;
+          setStatus(`connected, ${runner.running.length} tasks in hand`);
+          const isEmpty = answer.tasks.length === 0 && clock.monotonicMs() - startedAtMs < QUICK_MS;
+          if (isEmpty) await clock.sleep(PAUSE_MS, signal);
+          if (runner.credit === 0) await waitForCredit(deps, signal);
+        } catch (error) {
+          signal.throwIfAborted();
+          failures += 1;
+          if (failures === 1) log.warn({ error: describeError(error) }, "control plane is away, slices run on");
+          setStatus(`control plane away: ${describeError(error)}`);
+          await clock.sleep(backoffMs(AWAY, failures, deps.random), signal);
+        }
+      }
+    },
+  };
+}
+
+const AWAY = { firstMs: 2000, maxMs: 10_000 };
+/** An empty answer that comes at once (a revision without tasks for us) is not asked for again at once. */
+const QUICK_MS = 50;
+const PAUSE_MS = 200;
+/** With no room for tasks, the heartbeat goes on at this pace. */
+const FULL_MS = 5000;
+
+async function waitForCredit({ runner, clock }: { readonly runner: Runner; readonly clock: Clock }, signal: AbortSignal): Promise<void> {
+  const ended = new AbortController();
+  const timer = clock.sleep(FULL_MS, AbortSignal.any([signal, ended.signal])).catch(() => "woken or aborted");
+  await Promise.race([timer, runner.creditChanged()]);
+  ended.abort(new Error("ended"));
+}

@@ -1,0 +1,105 @@
+#!/usr/bin/env node
+import { hostname } from "node:os";
+import { parseArgs } from "node:util";
+import { systemClock } from "@hostler/shared/clock.ts";
+import { AppError, describeError, ERRORS } from "@hostler/shared/errors.ts";
+import { readRunConfig, RUN_OPTIONS, stateDirOf } from "./config.ts";
+import { readLockHolder } from "./host/state-lock.ts";
+import { enrol } from "./identity/enrol.ts";
+import { readIdentity } from "./identity/identity-files.ts";
+import { makeDiskFiles } from "./journal/disk-files.ts";
+import { makeHostLedger } from "./journal/host-ledger.ts";
+import { makeJournalStore } from "./journal/journal-file.ts";
+import { startAgent } from "./start-agent.ts";
+import { AGENT_VERSION } from "./version.ts";
+
+const HELP = `hostler-agent: makes this host part of a Hostler cloud
+
+  enroll --server HOST:PORT --token TOKEN   Join, once. The command comes from: hostler nodes token create
+  run [flags]                               Work until SIGTERM; slices go on running without it.
+  status                                    Who this host is, and whether an agent runs.
+  inspect                                   The slices on this host and how far each is.
+
+Flags of run:
+${Object.entries(RUN_OPTIONS)
+  .map(([name, option]) => `  --${name.padEnd(15)} ${option.help}`)
+  .join("\n")}
+
+State is in HOSTLER_AGENT_STATE_DIR (${stateDirOf()}), sockets in HOSTLER_AGENT_RUN_DIR.`;
+
+const COMMANDS: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { enroll, run, status, inspect };
+
+const [name = "help", ...args] = process.argv.slice(2);
+const command = COMMANDS[name];
+try {
+  if (command !== undefined) await command(args);
+  else answerOther(name);
+} catch (error) {
+  process.exitCode = 1;
+  const remedy = error instanceof AppError ? `${ERRORS[error.code].remedy} (${error.code})` : "";
+  process.stderr.write(`hostler-agent: ${describeError(error)}\n${remedy}\n`);
+}
+
+function answerOther(word: string): void {
+  if (word === "--version") process.stdout.write(`${AGENT_VERSION}\n`);
+  else if (word === "help" || word === "--help" || word === "-h") process.stdout.write(`${HELP}\n`);
+  else {
+    process.stderr.write(`hostler-agent: there is no command '${word}'\n\n${HELP}\n`);
+    process.exitCode = 2;
+  }
+}
+
+async function enroll(words: readonly string[]): Promise<void> {
+  const { values } = parseArgs({ args: [...words], options: { server: { type: "string" }, token: { type: "string" } } });
+  if (values.server === undefined || values.token === undefined) throw new AppError("malformed_request", { detail: "enroll needs --server HOST:PORT and --token TOKEN." });
+  const files = makeDiskFiles(stateDirOf());
+  const { identity } = await enrol({ files, clock: systemClock }, { server: values.server, token: values.token, hostName: hostname(), agentVersion: AGENT_VERSION });
+  process.stdout.write(`Enrolled as ${identity.nodeId}. Start the agent with: hostler-agent run\n`);
+}
+
+async function run(words: readonly string[]): Promise<void> {
+  const agent = await startAgent(readRunConfig(words));
+  let isStopping = false;
+  const stop = (): void => {
+    // A second signal means now.
+    if (isStopping) process.exit(130);
+    isStopping = true;
+    agent.stop().then(
+      () => process.exit(0),
+      (error: unknown) => {
+        process.stderr.write(`hostler-agent: ${describeError(error)}\n`);
+        process.exit(1);
+      },
+    );
+  };
+  process.on("SIGTERM", stop);
+  process.on("SIGINT", stop);
+}
+
+async function status(): Promise<void> {
+  const stateDir = stateDirOf();
+  const stored = await readIdentity(makeDiskFiles(stateDir));
+  const holder = await readLockHolder(stateDir);
+  const lines = [
+    stored === null ? `Not enrolled (nothing in ${stateDir}).` : `Node ${stored.identity.nodeId}, certificate until ${stored.identity.expiresAt}, polls ${stored.identity.nodeListener}.`,
+    holder === null ? "No agent runs." : `An agent runs (pid ${holder.pid}).`,
+  ];
+  process.stdout.write(`${lines.join("\n")}\n`);
+  if (stored === null || holder === null) process.exitCode = 3;
+}
+
+async function inspect(): Promise<void> {
+  const files = makeDiskFiles(stateDirOf());
+  const ledger = await makeHostLedger(files).read();
+  const journals = makeJournalStore({ files, clock: systemClock });
+  const slices = await journals.list();
+  for (const slice of slices) {
+    const journal = await journals.open(slice);
+    if (journal === null) continue;
+    const { state } = journal;
+    const stage = state.closed !== null ? "closed" : Object.keys(state.release).length > 0 ? "releasing" : state.failure !== null ? `failed in ${state.failure.phase}` : state.sealed ? "active" : "building";
+    const row = Object.values(ledger).find((held) => held.allocationId === slice.allocationId);
+    process.stdout.write(`${slice.allocationId}  generation ${slice.generation}  ${state.driver}  ${stage}  fence ${state.fence}  GPUs ${row?.gpuUuids.length ?? 0}\n`);
+  }
+  if (slices.length === 0) process.stdout.write("No slices on this host.\n");
+}

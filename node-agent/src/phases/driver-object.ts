@@ -1,0 +1,31 @@
+import { AppError } from "@hostler/shared/errors.ts";
+import type { HostObject, SliceDriver } from "../ports/slice-driver.ts";
+import { DONE, NEEDED, type Phase, type ProvisionContext, RETRY_FEW } from "./phase.ts";
+
+/** The phase that makes one object of the driver: disk, seed, network, machine. Made means present with its facts in the journal. */
+export function driverObjectPhase(options: {
+  readonly name: "disk" | "seed" | "network" | "start";
+  readonly timeoutMs: number;
+  readonly objectOf: (driver: SliceDriver) => HostObject;
+}): Phase<ProvisionContext> {
+  const { name, timeoutMs, objectOf } = options;
+  return {
+    name,
+    timeoutMs,
+    retry: RETRY_FEW,
+    probe: async ({ driver, slice, facts, signal }) => {
+      if (facts[name] === undefined) return NEEDED;
+      return (await objectOf(driver).inspect(slice, signal)) === "present" ? DONE : NEEDED;
+    },
+    apply: async (context) => await objectOf(context.driver).create(context.spec, context),
+    verify: async ({ driver, slice, signal }) => {
+      const found = await objectOf(driver).inspect(slice, signal);
+      if (found !== "present") throw new AppError("command_failed", { detail: `The ${name} was made, but reading it back found it ${found}.` });
+    },
+    undo: async ({ driver, slice, signal }) => {
+      await objectOf(driver).remove(slice, signal);
+      const found = await objectOf(driver).inspect(slice, signal);
+      if (found !== "absent") throw new AppError("command_failed", { detail: `The ${name} was removed, but reading it back found it ${found}.` });
+    },
+  };
+}

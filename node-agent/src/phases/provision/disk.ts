@@ -1,0 +1,3 @@
+import { driverObjectPhase } from "../driver-object.ts";
+
+export const disk = driverObjectPhase({ name: "disk", timeoutMs: 120_000, objectOf: (driver) => driver.disk });

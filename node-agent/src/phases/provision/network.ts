@@ -1,0 +1,3 @@
+import { driverObjectPhase } from "../driver-object.ts";
+
+export const network = driverObjectPhase({ name: "network", timeoutMs: 30_000, objectOf: (driver) => driver.network });

@@ -1,0 +1,3 @@
+import { driverObjectPhase } from "../driver-object.ts";
+
+export const seed = driverObjectPhase({ name: "seed", timeoutMs: 30_000, objectOf: (driver) => driver.seed });

@@ -1,0 +1,20 @@
+import { NEEDED, notNeeded, nothing, type Phase, type ReleaseContext, RETRY_FEW } from "../phase.ts";
+
+/** How the GPUs came back. A sick GPU does not fail the release: its receipt says so and its slot is quarantined. */
+export const healthAfter: Phase<ReleaseContext> = {
+  name: "health",
+  timeoutMs: 90_000,
+  retry: RETRY_FEW,
+  probe: async ({ gpuUuids }) => (gpuUuids.length === 0 ? notNeeded("The slice had no GPUs.") : NEEDED),
+  apply: async ({ gpus, gpuUuids, signal }) => {
+    const present = new Map((await gpus.list(signal)).map((gpu) => [gpu.uuid, gpu]));
+    return { faults: Object.fromEntries(gpuUuids.map((uuid) => [uuid, faultOf(present.get(uuid))])) };
+  },
+  verify: nothing,
+  undo: nothing,
+};
+
+function faultOf(gpu: { readonly healthy: boolean; readonly fault: string | null } | undefined): string | null {
+  if (gpu === undefined) return "The GPU is gone.";
+  return gpu.healthy ? null : (gpu.fault ?? "unhealthy");
+}

@@ -1,0 +1,70 @@
+import type { SliceSpec } from "@hostler/shared/tasks.ts";
+
+/** What a driver found out or made; kept in the journal, so JSON and small. */
+export type Facts = Readonly<Record<string, unknown>>;
+
+/** Which slice: enough to find every object of it on the host, also after the task that made it is gone. */
+export interface SliceReference {
+  readonly allocationId: string;
+  readonly generation: number;
+}
+
+/**
+ * One kind of thing that a slice has on the host. Its names derive from the slice, each carries its owner, and `remove`
+ * touches nothing that another slice owns. All three may run any number of times, also after a crash half-way.
+ */
+export interface HostObject {
+  inspect(slice: SliceReference, signal: AbortSignal): Promise<"absent" | "partial" | "present">;
+  /** Makes the object whole, from nothing or from a half-made one. Resolves with what `remove` or the tenant may need. */
+  create(spec: SliceSpec, context: CreateContext): Promise<Facts>;
+  /** Resolves when nothing of the object is left; nothing there is success. */
+  remove(slice: SliceReference, signal: AbortSignal): Promise<void>;
+}
+
+export interface CreateContext {
+  readonly signal: AbortSignal;
+  /** The grant that acts: written into the object, and a lower one than the object carries is refused with `lease_stale`. */
+  readonly fence: string;
+  /** The phases' facts so far, by phase. */
+  readonly facts: Readonly<Record<string, Facts>>;
+  /** Tells the watcher something while the phase runs, such as a share of a download. */
+  report(message: string): void;
+}
+
+export interface Machine extends HostObject {
+  /** Resolves when the guest proved that it is up; rejects with `machine_exited` or `guest_not_ready` and the end of the serial log. */
+  waitReady(spec: SliceSpec, context: CreateContext): Promise<Facts>;
+  /** Asks the guest to shut down; resolves true when the machine ended within the time. */
+  powerDown(slice: SliceReference, options: { readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<boolean>;
+  /** The program that gives a terminal in the slice when run in a PTY on the host; its exit code is the shell's. */
+  terminalCommand(slice: SliceReference): Promise<TerminalCommand>;
+}
+
+export interface TerminalCommand {
+  readonly argv: readonly [string, ...string[]];
+  /** The whole environment: nothing of the agent's own leaks into it. */
+  readonly env: Readonly<Record<string, string>>;
+}
+
+/** What the host can run with this driver; cached for the life of the boot. */
+export interface DriverCapability {
+  readonly usable: boolean;
+  readonly accelerator: "kvm" | "tcg" | "none";
+  /** One sentence for the operator: the version, or what is missing and how to get it. */
+  readonly note: string;
+}
+
+/** A way to run slices. Product code: the mock is one too, with every failure reachable from a label. */
+export interface SliceDriver {
+  readonly name: "qemu" | "mock";
+  capability(signal: AbortSignal): Promise<DriverCapability>;
+  /** Rejects with what is wrong when this spec cannot run here now (memory, disk, a missing program). Changes nothing. */
+  preflight(spec: SliceSpec, signal: AbortSignal): Promise<Facts>;
+  readonly image: Pick<HostObject, "create"> & { isCached(spec: SliceSpec, signal: AbortSignal): Promise<boolean> };
+  readonly disk: HostObject;
+  readonly seed: HostObject;
+  readonly network: HostObject;
+  readonly machine: Machine;
+  /** Every slice that has any object of this driver on the host, for reconciliation and for "nothing is left". */
+  listSlices(signal: AbortSignal): Promise<readonly SliceReference[]>;
+}

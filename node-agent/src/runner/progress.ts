@@ -1,0 +1,112 @@
+import { backoffMs } from "@hostler/shared/backoff.ts";
+import type { Clock } from "@hostler/shared/clock.ts";
+import { describeError, isAppError } from "@hostler/shared/errors.ts";
+import type { PhaseEvent } from "@hostler/shared/tasks.ts";
+import type { Log } from "../log.ts";
+import type { ControlPlane } from "../ports/control-plane.ts";
+import type { Lease } from "./lease.ts";
+import type { NewEvent } from "./run-phases.ts";
+
+/**
+ * Tells the control plane how a task goes and keeps its lease. Events queue up and leave in batches; while one batch
+ * is on its way or the control plane is away, phases go on and the queue grows, up to a bound. An answer renews the
+ * lease and may say that the task is cancelled; with nothing to tell, an empty batch leaves every third of the lease.
+ */
+export interface Progress {
+  emit(event: NewEvent): void;
+  /** The phase of the last event; null before the first. */
+  readonly phase: string | null;
+  /** Resolves when all that was emitted has left and the lease was renewed at least once, or after `timeoutMs`. */
+  flush(timeoutMs: number): Promise<void>;
+}
+
+interface ProgressDeps {
+  readonly controlPlane: Pick<ControlPlane, "sendProgress">;
+  readonly clock: Clock;
+  readonly random: () => number;
+  readonly log: Log;
+}
+
+interface ProgressOptions {
+  readonly taskId: string;
+  readonly fence: string;
+  readonly lease: Lease;
+  /** Ends the sending. */
+  readonly signal: AbortSignal;
+  readonly onCancel: () => void;
+  readonly onLost: (reason: unknown) => void;
+}
+
+const BATCH_MAX = 200;
+/** Kept while the control plane is away; beyond it `progress` messages go first, they only tell how far a phase got. */
+const QUEUE_MAX = 1000;
+const RETRY = { firstMs: 200, maxMs: 5000 };
+
+export function startProgress(deps: ProgressDeps, options: ProgressOptions): Progress {
+  const queue: PhaseEvent[] = [];
+  let seq = 0;
+  let phase: string | null = null;
+  let wake = Promise.withResolvers<void>();
+  let drained = Promise.withResolvers<void>();
+
+  const emit = (event: NewEvent): void => {
+    phase = event.phase;
+    seq += 1;
+    if (queue.length === 0) drained = Promise.withResolvers<void>();
+    queue.push({ ...event, seq, at: deps.clock.now().toISOString() });
+    if (queue.length > QUEUE_MAX) queue.splice(Math.max(0, queue.findIndex((old) => old.status === "progress")), 1);
+    wake.resolve();
+  };
+
+  const sendForEver = async (): Promise<void> => {
+    for (let failures = 0; !options.signal.aborted; ) {
+      wake = Promise.withResolvers<void>();
+      const batch = queue.slice(0, BATCH_MAX);
+      const sent = await sendBatch(deps, options, batch);
+      failures = sent ? 0 : failures + 1;
+      if (sent) queue.splice(0, queue.findLastIndex((event) => event.seq <= (batch.at(-1)?.seq ?? 0)) + 1);
+      if (sent && queue.length === 0) drained.resolve();
+      if (sent && queue.length > 0) continue;
+      const idleMs = options.lease.ttlMs / 3;
+      const waitMs = sent ? idleMs : Math.min(idleMs, backoffMs(RETRY, failures, deps.random));
+      await waitFor(deps.clock, waitMs, sent ? wake.promise : null, options.signal);
+    }
+  };
+  void sendForEver().catch((error: unknown) => options.onLost(error));
+
+  return {
+    emit,
+    get phase() {
+      return phase;
+    },
+    flush: async (timeoutMs) => await waitFor(deps.clock, timeoutMs, drained.promise, options.signal),
+  };
+}
+
+/** Resolves false when it is worth another try. */
+async function sendBatch(deps: ProgressDeps, options: ProgressOptions, events: readonly PhaseEvent[]): Promise<boolean> {
+  const { taskId, fence, lease, signal } = options;
+  const sentAtMs = deps.clock.monotonicMs();
+  try {
+    const answer = await deps.controlPlane.sendProgress({ taskId, fence, events, signal });
+    lease.extend(sentAtMs, answer.leaseTtlMs);
+    if (answer.cancel) options.onCancel();
+    return true;
+  } catch (error) {
+    if (signal.aborted) return true;
+    if (isAppError(error, "lease_stale")) {
+      options.onLost(error);
+      return true;
+    }
+    deps.log.debug({ taskId, error: describeError(error) }, "progress not delivered, will retry");
+    return false;
+  }
+}
+
+/** Resolves after the time, when `wake` resolves, or when the signal aborts: never rejects. */
+async function waitFor(clock: Clock, ms: number, wake: Promise<void> | null, signal: AbortSignal): Promise<void> {
+  const ended = new AbortController();
+  const timer = clock.sleep(ms, AbortSignal.any([signal, ended.signal])).catch(() => "woken or aborted");
+  await (wake === null ? timer : Promise.race([timer, wake]));
+  ended.abort(new Error("ended"));
+}

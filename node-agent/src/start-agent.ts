@@ -1,0 +1,139 @@
+import { randomUUID } from "node:crypto";
+import { mkdir } from "node:fs/promises";
+import { systemClock } from "@hostler/shared/clock.ts";
+import { AppError } from "@hostler/shared/errors.ts";
+import type { Inventory } from "@hostler/shared/node-protocol.ts";
+import type { AgentConfig } from "./config.ts";
+import { makeControlPlaneClient, type ControlPlaneClient } from "./control/control-plane-client.ts";
+import { makeMockDriver } from "./drivers/mock/mock-driver.ts";
+import { chooseNetworkMode } from "./drivers/qemu/network.ts";
+import { makeQemuDriver } from "./drivers/qemu/qemu-driver.ts";
+import { chooseGpuHost } from "./gpus/choose-gpu-host.ts";
+import { makeHostReader, type HostReader } from "./host/facts.ts";
+import { makeHostCommands } from "./host/host-commands.ts";
+import { chooseSupervisor } from "./host/process-supervisor.ts";
+import { lockStateDir } from "./host/state-lock.ts";
+import { readIdentity, type StoredIdentity } from "./identity/identity-files.ts";
+import { makeNodeIdentity } from "./identity/node-identity.ts";
+import { renewIdentity } from "./identity/renew.ts";
+import { makeDiskFiles } from "./journal/disk-files.ts";
+import { makeHostLedger } from "./journal/host-ledger.ts";
+import { makeJournalStore } from "./journal/journal-file.ts";
+import { makeLog, type Log } from "./log.ts";
+import { inventoryLoop } from "./loops/inventory.ts";
+import { pollLoop } from "./loops/poll.ts";
+import { renewalLoop } from "./loops/renewal.ts";
+import { superviseLoop, type LoopStatus } from "./loops/supervise.ts";
+import { telemetryLoop } from "./loops/telemetry.ts";
+import type { GpuHost } from "./ports/gpu-host.ts";
+import type { SliceDriver } from "./ports/slice-driver.ts";
+import type { StateFiles } from "./ports/state-files.ts";
+import { makeHighWaterMark } from "./runner/high-water-mark.ts";
+import { makeOutbox } from "./runner/outbox.ts";
+import { makeRunner } from "./runner/runner.ts";
+import type { TaskHandlers } from "./tasks/handlers.ts";
+import { openTerminalTask } from "./tasks/open-terminal-task.ts";
+import { provisionSlice } from "./tasks/provision-slice.ts";
+import { releaseSlice } from "./tasks/release-slice.ts";
+import { readSample } from "./telemetry/read-sample.ts";
+import { nodePtyHost } from "./terminals/node-pty-host.ts";
+import { makeTerminals } from "./terminals/open-terminal.ts";
+import { AGENT_VERSION } from "./version.ts";
+
+export interface RunningAgent {
+  readonly nodeId: string;
+  readonly statuses: () => readonly LoopStatus[];
+  /** Stops the loops and leaves the slices running. */
+  stop(): Promise<void>;
+}
+
+const STOP_TIMEOUT_MS = 4000;
+
+/** The composition root: the one place that builds adapters. Rejects when this host is not enrolled or another agent runs on its state. */
+export async function startAgent(config: AgentConfig): Promise<RunningAgent> {
+  const log = makeLog(config.logLevel);
+  const lock = await lockStateDir(config.stateDir);
+  try {
+    return await start(config, log, async () => await lock.release());
+  } catch (error) {
+    await lock.release();
+    throw error;
+  }
+}
+
+async function start(config: AgentConfig, log: Log, release: () => Promise<void>): Promise<RunningAgent> {
+  const clock = systemClock;
+  const files = makeDiskFiles(config.stateDir);
+  const stored = await readIdentity(files);
+  if (stored === null) {
+    throw new AppError("certificate_missing", { detail: `This host is not enrolled (nothing in ${config.stateDir}). Run: hostler-agent enroll --server HOST:PORT --token TOKEN` });
+  }
+  let identity: StoredIdentity = stored;
+  await mkdir(config.runDir, { recursive: true, mode: 0o700 });
+  const stopping = new AbortController();
+  const controlPlane = makeControlPlaneClient(identity);
+  const nodeIdentity = makeNodeIdentity({ clock, current: () => identity });
+  const host = makeHostReader(config.stateDir);
+  const commands = makeHostCommands({ clock });
+  const gpus = await chooseGpuHost({ commands, files, clock, log }, { simulate: config.simulateGpus, nodeId: nodeIdentity.nodeId, signal: stopping.signal });
+  const drivers = await makeDrivers(config, { files, commands, controlPlane, log, host, signal: stopping.signal });
+  const random = Math.random;
+  const terminals = makeTerminals({ drivers, pty: nodePtyHost, controlPlane, clock, log, signal: stopping.signal });
+  const sliceDeps = { journals: makeJournalStore({ files, clock }), ledger: makeHostLedger(files), drivers, gpus, clock, random, log, availableMemoryMib: host.availableMemoryMib };
+  const handlers: TaskHandlers = {
+    "slice.vm_provision": async (task, spec) => await provisionSlice(sliceDeps, task, spec),
+    "slice.vm_release": async (task, params) => await releaseSlice(sliceDeps, task, params),
+    "terminal.open": async (task, spec) => await openTerminalTask(terminals, task, spec),
+  };
+  const { journals } = sliceDeps;
+  const runner = makeRunner({ identity: nodeIdentity, controlPlane, journals, handlers, highWaterMark: makeHighWaterMark(files), outbox: makeOutbox(files), clock, random, log });
+  await runner.start();
+
+  const renew = async (signal: AbortSignal): Promise<void> => {
+    identity = await renewIdentity({ files, clock, send: controlPlane.renewCertificate }, identity, signal);
+    controlPlane.useIdentity(identity);
+  };
+  const dueAt = (): { renewAt: Date; expiresAt: Date } => ({ renewAt: new Date(identity.identity.renewAt), expiresAt: new Date(identity.identity.expiresAt) });
+  const loops = [
+    inventoryLoop({ controlPlane, readInventory: async (signal) => await readInventory({ host, gpus, drivers, signal }), clock, log }),
+    pollLoop({ controlPlane, runner, clock, random, log, agentInstance: randomUUID() }),
+    telemetryLoop({ controlPlane, readSample: async (signal) => await readSample({ host, gpus, clock, log }, signal), clock, log }),
+    renewalLoop({ renewAt: () => dueAt().renewAt, expiresAt: () => dueAt().expiresAt, renew, clock, random, log }),
+  ].map((loop) => superviseLoop({ clock, log, random }, loop, stopping.signal));
+  log.info({ nodeId: nodeIdentity.nodeId, controlPlane: identity.identity.nodeListener, version: AGENT_VERSION }, "agent runs");
+  return {
+    nodeId: nodeIdentity.nodeId,
+    statuses: () => loops.map((loop) => loop.status),
+    stop: async () => {
+      stopping.abort(new Error("the agent is stopping"));
+      await runner.stop(STOP_TIMEOUT_MS);
+      await controlPlane.close();
+      await Promise.all(loops.map(async (loop) => await loop.ended));
+      await release();
+    },
+  };
+}
+
+async function makeDrivers(
+  config: AgentConfig,
+  deps: { readonly files: StateFiles; readonly commands: ReturnType<typeof makeHostCommands>; readonly controlPlane: ControlPlaneClient; readonly log: Log; readonly host: HostReader; readonly signal: AbortSignal },
+): Promise<ReadonlyMap<string, SliceDriver>> {
+  const { files, commands, log } = deps;
+  const drivers = new Map<string, SliceDriver>();
+  if (config.drivers.includes("mock")) drivers.set("mock", makeMockDriver({ files, clock: systemClock }));
+  if (config.drivers.includes("qemu")) {
+    const network = await chooseNetworkMode(commands, config.network, deps.signal);
+    const supervisor = await chooseSupervisor({ commands, clock: systemClock, stateDir: config.stateDir });
+    const diskFreeGib = async (): Promise<number> => (await deps.host.facts()).diskFreeGib;
+    const places = { stateDir: config.stateDir, runDir: config.runDir };
+    drivers.set("qemu", makeQemuDriver({ places, files, commands, supervisor, images: deps.controlPlane, clock: systemClock, log, network, forcedAccelerator: config.accelerator, diskFreeGib }));
+  }
+  return drivers;
+}
+
+async function readInventory(deps: { readonly host: HostReader; readonly gpus: GpuHost; readonly drivers: ReadonlyMap<string, SliceDriver>; readonly signal: AbortSignal }): Promise<Inventory> {
+  const facts = await deps.host.facts();
+  const gpus = [...(await deps.gpus.list(deps.signal))];
+  const drivers = await Promise.all([...deps.drivers.values()].map(async (driver) => ({ name: driver.name, ...(await driver.capability(deps.signal)) })));
+  return { facts, gpus, gpusSimulated: deps.gpus.simulated, drivers, agentVersion: AGENT_VERSION };
+}
