@@ -1,0 +1,100 @@
+import { bootstrapTokenCreatedSchema, bootstrapTokenSchema, nodeSchema, type Node } from "@hostler/shared/api/nodes.ts";
+import { AppError } from "@hostler/shared/errors.ts";
+import { positional, textOf, type Command } from "../command.ts";
+import { parseDurationSeconds, table } from "../output.ts";
+
+const TOKENS = "/api/ops/v1/bootstrap-tokens";
+const NODES = "/api/ops/v1/nodes";
+
+export const nodeCommands: readonly Command[] = [
+  {
+    words: "nodes token create",
+    summary: "Make a bootstrap token and print the command that enrols a host.",
+    positionals: [],
+    options: {
+      ttl: { type: "string", help: "Life, such as 15m or 2h. 15m unless given; at most 1d." },
+      "host-name": { type: "string", help: "Only a host of this name may use it." },
+    },
+    run: async (invocation) => {
+      const ttl = textOf(invocation, "ttl") ?? "15m";
+      const ttlSeconds = parseDurationSeconds(ttl);
+      if (ttlSeconds === null) throw new AppError("malformed_request", { detail: `--ttl ${ttl} is not a duration. Write 90s, 15m, 2h or 1d.` });
+      const client = await invocation.client();
+      const created = await client.post(TOKENS, { ttlSeconds, hostName: textOf(invocation, "host-name") ?? null }, bootstrapTokenCreatedSchema);
+      invocation.print.note(`The token works once, until ${created.expiresAt}. On the host, run:`);
+      invocation.print.result(created, (value) => value.command);
+      return 0;
+    },
+  },
+  {
+    words: "nodes token list",
+    summary: "List bootstrap tokens and what became of them.",
+    positionals: [],
+    options: {},
+    run: async (invocation) => {
+      const client = await invocation.client();
+      const tokens = await client.list(TOKENS, bootstrapTokenSchema);
+      invocation.print.result(tokens, (items) =>
+        table(["id", "state", "host", "node", "expires"], items.map((token) => [token.id, token.state, token.hostName ?? "any", token.nodeId ?? "-", token.expiresAt])),
+      );
+      return 0;
+    },
+  },
+  {
+    words: "nodes token revoke",
+    summary: "Make a bootstrap token useless.",
+    positionals: ["id"],
+    options: {},
+    run: async (invocation) => {
+      const client = await invocation.client();
+      await client.remove(`${TOKENS}/${encodeURIComponent(positional(invocation, 0))}`);
+      invocation.print.result({ revoked: positional(invocation, 0) }, (value) => `Revoked ${value.revoked}.`);
+      return 0;
+    },
+  },
+  {
+    words: "nodes list",
+    summary: "List the hosts with their GPUs and free capacity.",
+    positionals: [],
+    options: {},
+    run: async (invocation) => {
+      const client = await invocation.client();
+      const nodes = await client.list(NODES, nodeSchema);
+      invocation.print.result(nodes, (items) =>
+        table(["name", "state", "gpus free", "vcpus free", "memory free", "last seen", "id"], items.map(nodeRow)),
+      );
+      return 0;
+    },
+  },
+  ...(["cordon", "uncordon", "revoke"] as const).map((verb): Command => ({
+    words: `nodes ${verb}`,
+    summary: {
+      cordon: "Place nothing new on a host; what runs goes on.",
+      uncordon: "Place slices on a host again.",
+      revoke: "Refuse a host from now on and cut its connections. Final.",
+    }[verb],
+    positionals: ["node"],
+    options: {},
+    run: async (invocation) => {
+      const client = await invocation.client();
+      const node = await client.post(`${NODES}/${encodeURIComponent(positional(invocation, 0))}/${verb}`, {}, nodeSchema);
+      invocation.print.result(node, (value) => `${value.name} is ${value.state}.`);
+      return 0;
+    },
+  })),
+];
+
+function nodeRow(node: Node): string[] {
+  const kinds = new Map<string, number>();
+  for (const slot of node.slots) kinds.set(slot.gpu.kind, (kinds.get(slot.gpu.kind) ?? 0) + 1);
+  const gpus = [...kinds].map(([kind, count]) => `${count}×${kind}`).join(" ");
+  return [
+    node.name,
+    node.online ? node.state : `${node.state}, offline`,
+    `${node.free.gpus}${gpus === "" ? "" : ` of ${gpus}`}${node.gpusSimulated ? " (simulated)" : ""}`,
+    String(node.free.vcpus),
+    `${node.free.memoryMib} MiB`,
+    node.lastSeenAt ?? "never",
+    node.id,
+  ];
+}
