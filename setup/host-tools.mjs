@@ -1,0 +1,68 @@
+import { spawnSync } from "node:child_process";
+import { accessSync, constants, existsSync, readFileSync } from "node:fs";
+import { delimiter, join } from "node:path";
+
+/**
+ * Programs of the host that the project uses, one row each: the Debian package, a program that proves it is there, what is off
+ * without it, and which commands want it.
+ */
+export const HOST_TOOLS = [
+  { package: "qemu-system-x86", program: "qemu-system-x86_64", off: "virtual machines", for: ["demo", "test", "chaos", "bench"] },
+  { package: "qemu-utils", program: "qemu-img", off: "virtual machines, building the guest image", for: ["demo", "test", "chaos", "bench"] },
+  { package: "genisoimage", program: "genisoimage", off: "virtual machines", for: ["demo", "test", "chaos", "bench"] },
+  { package: "openssh-client", program: "ssh", off: "terminals", for: ["demo", "test", "chaos", "bench"] },
+  { package: "socat", program: "socat", off: "terminals", for: ["demo", "test", "chaos", "bench"] },
+  { package: "iproute2", program: "ip", off: "tap networks", for: ["demo", "test", "chaos", "bench"] },
+  { package: "nftables", program: "nft", off: "tap networks", for: ["demo", "test", "chaos", "bench"] },
+  { package: "e2fsprogs", program: "mke2fs", off: "building the guest image", for: ["demo", "test", "chaos", "bench"] },
+  { package: "openssl", program: "openssl", off: "the tests of certificates", for: ["test"] },
+  { package: "chromium", program: "chromium", off: "the tests of the console", for: ["test"] },
+];
+
+const SYSTEM_FOLDERS = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
+/** The rows that a command wants and this host lacks. */
+export function missingTools(command, isInstalled = hasProgram) {
+  return HOST_TOOLS.filter((tool) => tool.for.includes(command) && !isInstalled(tool.program));
+}
+
+/** What somebody who is not root is told: what is missing, the command that installs it, what is off until then. */
+export function missingMessage(missing) {
+  const packages = missing.map((tool) => tool.package).join(" ");
+  const off = [...new Set(missing.map((tool) => tool.off))].join("; ");
+  return `missing on this host: ${packages}\n  install with: sudo apt-get install --no-install-recommends ${packages}\n  off until then: ${off}`;
+}
+
+/** Installs what is missing as root on Debian or Ubuntu, says what is missing elsewhere. Never stops the command. */
+export function ensureHostTools(command, say) {
+  const missing = missingTools(command);
+  if (missing.length === 0) return;
+  if (process.env.HOSTLER_SKIP_HOST_TOOLS === "1" || process.getuid?.() !== 0 || !isDebian()) return say(missingMessage(missing));
+  const packages = missing.map((tool) => tool.package);
+  say(`installing from Debian: ${packages.join(" ")}`);
+  const environment = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
+  const install = () => spawnSync("apt-get", ["install", "-y", "-q", "--no-install-recommends", ...packages], { env: environment, stdio: ["ignore", "pipe", "pipe"], encoding: "utf8" });
+  let result = install();
+  if (result.status !== 0) {
+    // A machine that never fetched package lists, or whose lists are old, finds nothing.
+    spawnSync("apt-get", ["update", "-q"], { env: environment, stdio: "ignore" });
+    result = install();
+  }
+  if (result.status !== 0) say(`apt-get failed: ${result.stderr.trim().split("\n").slice(-3).join(" ")}\n${missingMessage(missing)}`);
+}
+
+function hasProgram(name) {
+  return [...(process.env.PATH ?? "").split(delimiter), ...SYSTEM_FOLDERS].some((folder) => {
+    try {
+      accessSync(join(folder, name), constants.X_OK);
+      return folder !== "";
+    } catch {
+      return false;
+    }
+  });
+}
+
+function isDebian() {
+  const path = "/etc/os-release";
+  return existsSync(path) && /^ID(?:_LIKE)?=.*\b(?:debian|ubuntu)\b/m.test(readFileSync(path, "utf8"));
+}
