@@ -7,5 +7,8 @@ export const CHECKS = [
   { name: "lint", argv: [`${bin}/oxlint`, "--type-aware", "--deny-warnings"] },
   { name: "format", argv: [`${bin}/oxfmt`, "--check", "."] },
   { name: "unused code", argv: [`${bin}/knip`] },
-  { name: "repository rules", argv: ["node", "node_modules/vitest/vitest.mjs", "run", "--config", "vitest.tidy.config.ts"] },
+  {
+    name: "repository rules",
+    argv: ["node", "node_modules/vitest/vitest.mjs", "run", "--config", "vitest.tidy.config.ts"],
+  },
 ];

@@ -7,8 +7,18 @@ import { delimiter, join } from "node:path";
  * without it, and which commands want it.
  */
 export const HOST_TOOLS = [
-  { package: "qemu-system-x86", program: "qemu-system-x86_64", off: "virtual machines", for: ["demo", "test", "chaos", "bench"] },
-  { package: "qemu-utils", program: "qemu-img", off: "virtual machines, building the guest image", for: ["demo", "test", "chaos", "bench"] },
+  {
+    package: "qemu-system-x86",
+    program: "qemu-system-x86_64",
+    off: "virtual machines",
+    for: ["demo", "test", "chaos", "bench"],
+  },
+  {
+    package: "qemu-utils",
+    program: "qemu-img",
+    off: "virtual machines, building the guest image",
+    for: ["demo", "test", "chaos", "bench"],
+  },
   { package: "genisoimage", program: "genisoimage", off: "virtual machines", for: ["demo", "test", "chaos", "bench"] },
   { package: "openssh-client", program: "ssh", off: "terminals", for: ["demo", "test", "chaos", "bench"] },
   { package: "socat", program: "socat", off: "terminals", for: ["demo", "test", "chaos", "bench"] },
@@ -37,18 +47,25 @@ export function missingMessage(missing) {
 export function ensureHostTools(command, say) {
   const missing = missingTools(command);
   if (missing.length === 0) return;
-  if (process.env.HOSTLER_SKIP_HOST_TOOLS === "1" || process.getuid?.() !== 0 || !isDebian()) return say(missingMessage(missing));
+  if (process.env.HOSTLER_SKIP_HOST_TOOLS === "1" || process.getuid?.() !== 0 || !isDebian())
+    return say(missingMessage(missing));
   const packages = missing.map((tool) => tool.package);
   say(`installing from Debian: ${packages.join(" ")}`);
   const environment = { ...process.env, DEBIAN_FRONTEND: "noninteractive" };
-  const install = () => spawnSync("apt-get", ["install", "-y", "-q", "--no-install-recommends", ...packages], { env: environment, stdio: ["ignore", "pipe", "pipe"], encoding: "utf8" });
+  const install = () =>
+    spawnSync("apt-get", ["install", "-y", "-q", "--no-install-recommends", ...packages], {
+      env: environment,
+      stdio: ["ignore", "pipe", "pipe"],
+      encoding: "utf8",
+    });
   let result = install();
   if (result.status !== 0) {
     // A machine that never fetched package lists, or whose lists are old, finds nothing.
     spawnSync("apt-get", ["update", "-q"], { env: environment, stdio: "ignore" });
     result = install();
   }
-  if (result.status !== 0) say(`apt-get failed: ${result.stderr.trim().split("\n").slice(-3).join(" ")}\n${missingMessage(missing)}`);
+  if (result.status !== 0)
+    say(`apt-get failed: ${result.stderr.trim().split("\n").slice(-3).join(" ")}\n${missingMessage(missing)}`);
 }
 
 function hasProgram(name) {

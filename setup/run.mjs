@@ -45,7 +45,11 @@ function say(line) {
 }
 
 function buildConsole() {
-  const result = spawnSync("node", ["control-plane/console/build.ts"], { cwd: root, env: cleanEnvironment(bin), stdio: ["ignore", "ignore", "inherit"] });
+  const result = spawnSync("node", ["control-plane/console/build.ts"], {
+    cwd: root,
+    env: cleanEnvironment(bin),
+    stdio: ["ignore", "ignore", "inherit"],
+  });
   if (result.status !== 0) throw new Error("the console could not be built");
 }
 
@@ -73,9 +77,15 @@ async function runChecks() {
   let failed = 0;
   for (const check of CHECKS) {
     const startedMs = performance.now();
-    const result = spawnSync(check.argv[0], check.argv.slice(1), { cwd: root, env: cleanEnvironment(bin), encoding: "utf8" });
+    const result = spawnSync(check.argv[0], check.argv.slice(1), {
+      cwd: root,
+      env: cleanEnvironment(bin),
+      encoding: "utf8",
+    });
     const isGood = result.status === 0;
-    process.stdout.write(`${isGood ? "ok    " : "FAILED"} ${check.name.padEnd(16)} ${((performance.now() - startedMs) / 1000).toFixed(1)} s\n`);
+    process.stdout.write(
+      `${isGood ? "ok    " : "FAILED"} ${check.name.padEnd(16)} ${((performance.now() - startedMs) / 1000).toFixed(1)} s\n`,
+    );
     if (!isGood) process.stdout.write(`${result.stdout}${result.stderr}\n`);
     failed += isGood ? 0 : 1;
   }

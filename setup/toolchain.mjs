@@ -18,10 +18,18 @@ export function ensureToolchain(root, say) {
   say(`fetching Node ${NODE_VERSION} and pnpm ${PNPM_VERSION} (once, about 20 s)`);
   mkdirSync(folder, { recursive: true });
   const flags = ["--prefix", folder, "--no-save", "--no-audit", "--no-fund", "--loglevel=error"];
-  const result = spawnSync("npm", ["install", ...flags, `node@${NODE_VERSION}`, `pnpm@${PNPM_VERSION}`], { stdio: ["ignore", "inherit", "inherit"], env: cleanEnvironment(), cwd: folder });
-  if (result.status !== 0) throw new Error("Node and pnpm could not be fetched from the npm registry. Check the network and npm's registry setting, then run the same command again.");
+  const result = spawnSync("npm", ["install", ...flags, `node@${NODE_VERSION}`, `pnpm@${PNPM_VERSION}`], {
+    stdio: ["ignore", "inherit", "inherit"],
+    env: cleanEnvironment(),
+    cwd: folder,
+  });
+  if (result.status !== 0)
+    throw new Error(
+      "Node and pnpm could not be fetched from the npm registry. Check the network and npm's registry setting, then run the same command again.",
+    );
   const version = spawnSync(join(bin, "node"), ["--version"], { encoding: "utf8" }).stdout.trim();
-  if (!isAtLeast(version, NODE_MAJOR_MIN)) throw new Error(`The fetched Node says it is ${version}; expected ${NODE_VERSION}.`);
+  if (!isAtLeast(version, NODE_MAJOR_MIN))
+    throw new Error(`The fetched Node says it is ${version}; expected ${NODE_VERSION}.`);
   writeFileSync(stampFile, stamp);
   return bin;
 }
@@ -34,7 +42,12 @@ export function isAtLeast(version, major) {
 
 /** The environment without what an outer `npm run` puts there for itself: it would steer the inner npm and pnpm. */
 export function cleanEnvironment(bin = null) {
-  const entries = Object.entries(process.env).filter(([name]) => !/^npm_(?:config_(?:prefix|local_prefix|global_prefix|noproxy|node_gyp)|lifecycle|package|command|execpath|node_execpath)/.test(name));
+  const entries = Object.entries(process.env).filter(
+    ([name]) =>
+      !/^npm_(?:config_(?:prefix|local_prefix|global_prefix|noproxy|node_gyp)|lifecycle|package|command|execpath|node_execpath)/.test(
+        name,
+      ),
+  );
   const environment = Object.fromEntries(entries);
   if (bin !== null) environment.PATH = `${bin}${delimiter}${environment.PATH ?? ""}`;
   return environment;

@@ -29,7 +29,9 @@ async function newestIn(...folders: readonly string[]): Promise<number> {
   const times = await Promise.all(
     folders.map(async (folder) => {
       const entries = await readdir(folder, { recursive: true, withFileTypes: true }).catch(() => []);
-      const stats = await Promise.all(entries.filter((entry) => entry.isFile()).map(async (entry) => await stat(join(entry.parentPath, entry.name))));
+      const stats = await Promise.all(
+        entries.filter((entry) => entry.isFile()).map(async (entry) => await stat(join(entry.parentPath, entry.name))),
+      );
       return Math.max(0, ...stats.map((found) => found.mtimeMs));
     }),
   );

@@ -17,13 +17,19 @@ const addressSchema = z
 /** Every variable that the control plane reads; the README's table is checked against this. */
 const environmentSchema = z.object({
   HOSTLER_STATE_DIR: z.string().min(1).default(defaultStateDir()),
-  DATABASE_URL: z.string().regex(/^postgres(?:ql)?:\/\//, "expected postgres://user:password@host/database").optional(),
+  DATABASE_URL: z
+    .string()
+    .regex(/^postgres(?:ql)?:\/\//, "expected postgres://user:password@host/database")
+    .optional(),
   HOSTLER_PUBLIC_URL: z.url("expected a URL, such as https://cloud.example.org").optional(),
   HOSTLER_PUBLIC_LISTEN: addressSchema.default({ host: "127.0.0.1", port: 8080 }),
   HOSTLER_ENROL_LISTEN: addressSchema.default({ host: "0.0.0.0", port: 7443 }),
   HOSTLER_NODE_LISTEN: addressSchema.default({ host: "0.0.0.0", port: 7444 }),
   HOSTLER_ADVERTISED_HOST: z.string().min(1).optional(),
-  HOSTLER_TRUST_DOMAIN: z.string().regex(/^[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?$/, "expected a lower-case DNS name").default("hostler.internal"),
+  HOSTLER_TRUST_DOMAIN: z
+    .string()
+    .regex(/^[a-z0-9](?:[a-z0-9.-]*[a-z0-9])?$/, "expected a lower-case DNS name")
+    .default("hostler.internal"),
   HOSTLER_CA_PASSPHRASE: z.string().min(8, "expected at least 8 characters").optional(),
   HOSTLER_CA_PASSPHRASE_FILE: z.string().optional(),
   HOSTLER_LOG_LEVEL: z.enum(["debug", "info", "warn", "error"]).default("info"),
@@ -75,7 +81,10 @@ function readPassphraseFile(path: string | undefined): string | null {
   try {
     return readFileSync(path, "utf8").trimEnd();
   } catch (error) {
-    throw new AppError("malformed_request", { detail: `HOSTLER_CA_PASSPHRASE_FILE: ${path} cannot be read.`, cause: error });
+    throw new AppError("malformed_request", {
+      detail: `HOSTLER_CA_PASSPHRASE_FILE: ${path} cannot be read.`,
+      cause: error,
+    });
   }
 }
 

@@ -2,7 +2,19 @@ import { describeError } from "@hostler/shared/errors.ts";
 import pino, { type Logger } from "pino";
 
 /** Never in a log, wherever it stands in a logged object up to three levels down. */
-const SECRETS = ["authorization", "cookie", "apiKey", "secret", "token", "ticket", "passphrase", "password", "proof", "userData", "params"];
+const SECRETS = [
+  "authorization",
+  "cookie",
+  "apiKey",
+  "secret",
+  "token",
+  "ticket",
+  "passphrase",
+  "password",
+  "proof",
+  "userData",
+  "params",
+];
 
 /** JSON lines on stderr. An error is printed as the chain of its causes. */
 export function openLog(level: string): Logger {
@@ -12,7 +24,12 @@ export function openLog(level: string): Logger {
       base: null,
       timestamp: pino.stdTimeFunctions.isoTime,
       redact: { paths: SECRETS.flatMap((name) => [name, `*.${name}`, `*.*.${name}`]), censor: "[redacted]" },
-      serializers: { err: (error: unknown) => ({ chain: describeError(error), stack: error instanceof Error ? error.stack : undefined }) },
+      serializers: {
+        err: (error: unknown) => ({
+          chain: describeError(error),
+          stack: error instanceof Error ? error.stack : undefined,
+        }),
+      },
     },
     pino.destination({ fd: 2, sync: true }),
   );

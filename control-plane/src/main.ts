@@ -23,7 +23,11 @@ async function run(readyFile: string | undefined): Promise<void> {
   try {
     const config = readConfig();
     const log = openLog(config.logLevel);
-    running = await startControlPlane({ config, log, onProgress: (line) => process.stderr.write(`hostler: ${line}\n`) });
+    running = await startControlPlane({
+      config,
+      log,
+      onProgress: (line) => process.stderr.write(`hostler: ${line}\n`),
+    });
   } catch (error) {
     if (!(error instanceof AppError)) throw error;
     process.stderr.write(`hostler: ${error.message}\n${ERRORS[error.code].remedy}\n`);
@@ -32,9 +36,13 @@ async function run(readyFile: string | undefined): Promise<void> {
   }
   stopOnSignal(running);
   if (readyFile !== undefined) await writeReadyFile(readyFile, running);
-  process.stderr.write(`hostler: console and API ${running.publicUrl}\nhostler: hosts enrol at ${running.enrolUrl} and poll at ${running.nodeUrl}\n`);
+  process.stderr.write(
+    `hostler: console and API ${running.publicUrl}\nhostler: hosts enrol at ${running.enrolUrl} and poll at ${running.nodeUrl}\n`,
+  );
   if (running.firstOperatorKey !== null) {
-    process.stderr.write(`\n  The first operator's key, shown this once:\n\n    ${running.firstOperatorKey}\n\n  Sign in with: hostler login --url ${running.publicUrl} --key <key>\n\n`);
+    process.stderr.write(
+      `\n  The first operator's key, shown this once:\n\n    ${running.firstOperatorKey}\n\n  Sign in with: hostler login --url ${running.publicUrl} --key <key>\n\n`,
+    );
   }
 }
 

@@ -2,17 +2,20 @@ import { randomBytes } from "node:crypto";
 import { mkdir } from "node:fs/promises";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
+import type { Hono } from "hono";
 import type { Logger } from "pino";
 import { allocationRoutes } from "./allocations/routes.ts";
 import type { Config } from "./config.ts";
 import { startEmbeddedPostgres } from "./db/embedded-postgres.ts";
 import { migrate } from "./db/migrate.ts";
+import { maintainPartitions } from "./db/partitions.ts";
 import { openPool } from "./db/pool.ts";
 import { openWakeBus } from "./db/wake-bus.ts";
 import type { Deps } from "./deps.ts";
 import { consoleFiles } from "./http/console-files.ts";
+import { makeAddresses, type Addresses, type ListenerName } from "./http/addresses.ts";
 import { healthRoutes, type LoopStatuses } from "./http/health-routes.ts";
-import { openListener, type Listener } from "./http/listeners.ts";
+import { openListener } from "./http/listeners.ts";
 import { enrolApp, nodeApp } from "./http/node-apps.ts";
 import { publicApp } from "./http/public-app.ts";
 import { ensureFirstOperator } from "./identity/create-api-key.ts";
@@ -25,8 +28,8 @@ import { makeRequestCounts } from "./metrics/request-counts.ts";
 import { metricsRoutes } from "./metrics/routes.ts";
 import { authenticateNode } from "./nodes/authenticate-node.ts";
 import { enrolRoutes } from "./nodes/enrol-routes.ts";
-import { makeLiveSockets } from "./nodes/live-sockets.ts";
-import { startLiveness } from "./nodes/liveness.ts";
+import { makeLiveSockets, type LiveSockets } from "./nodes/live-sockets.ts";
+import { startLiveness, type Liveness } from "./nodes/liveness.ts";
 import { nodeNodeRoutes } from "./nodes/node-routes.ts";
 import { nodeRoutes } from "./nodes/routes.ts";
 import { operationRoutes } from "./operations/routes.ts";
@@ -34,7 +37,7 @@ import { openPki, type Pki } from "./pki/open-pki.ts";
 import { enrolTlsOptions, nodeTlsOptions } from "./pki/tls-options.ts";
 import { runTaskLoop } from "./tasks/loops.ts";
 import { taskNodeRoutes } from "./tasks/node-routes.ts";
-import { startLiveTerminals } from "./terminals/live-terminals.ts";
+import { startLiveTerminals, type LiveTerminals } from "./terminals/live-terminals.ts";
 import { terminalNodeRoutes } from "./terminals/node-routes.ts";
 import { terminalRoutes } from "./terminals/routes.ts";
 import { telemetryNodeRoutes } from "./telemetry/node-routes.ts";
@@ -75,37 +78,83 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
   const clock = options.clock ?? systemClock;
   await mkdir(config.stateDir, { recursive: true, mode: 0o755 });
   const deps = await openDatabase(options, clock, closers);
-  const pki = await openPki({ stateDir: config.stateDir, trustDomain: config.trustDomain, passphrase: config.caPassphrase, clock });
+  const pki = await openPki({
+    stateDir: config.stateDir,
+    trustDomain: config.trustDomain,
+    passphrase: config.caPassphrase,
+    clock,
+  });
   const firstOperatorKey = await ensureFirstOperator(deps);
+  await maintainPartitions(deps.sql, clock.now());
 
-  const closing = new AbortController();
-  const statuses: LoopStatuses = new Map();
-  const liveness = startLiveness(deps);
-  closers.push(liveness.close);
-  const liveTerminals = startLiveTerminals(deps);
-  const listeners: Partial<Record<"public" | "enrol" | "node", Listener>> = {};
-  const portOf = (name: "public" | "enrol" | "node"): number => listeners[name]?.port ?? 0;
-  const hostFor = (requestHost: string): string => config.advertisedHost ?? (requestHost.replace(/:\d+$/, "") || "127.0.0.1");
-  const publicUrl = (): string => config.publicUrl ?? `http://${config.publicListen.host}:${portOf("public")}`;
-  const liveSockets = makeLiveSockets();
-  const enrolment = { ...deps, pki, liveSockets, nodeListenerFor: (host: string) => `${hostFor(host)}:${portOf("node")}`, enrolListenerFor: (host: string) => `${hostFor(host)}:${portOf("enrol")}` };
+  const parts: Parts = {
+    config,
+    deps,
+    pki,
+    closers,
+    addresses: makeAddresses(config),
+    statuses: new Map(),
+    closing: new AbortController(),
+    liveness: startLiveness(deps),
+    liveTerminals: startLiveTerminals(deps),
+    liveSockets: makeLiveSockets(),
+  };
+  closers.push(parts.liveness.close, parts.liveTerminals.close);
+  await openListeners(parts, await composeApps(parts));
+  startLoops(parts);
+  const { addresses } = parts;
+  log.info(
+    { publicUrl: addresses.publicUrl(), enrol: addresses.of("enrol"), node: addresses.of("node") },
+    "control plane ready",
+  );
+  return {
+    publicUrl: addresses.publicUrl(),
+    enrolUrl: `https://${addresses.of("enrol")}`,
+    nodeUrl: `https://${addresses.of("node")}`,
+    firstOperatorKey,
+    close: async () => await closeAll(closers),
+  };
+}
+
+/** Everything that features, listeners and loops are made of. */
+interface Parts {
+  readonly config: Config;
+  readonly deps: Deps;
+  readonly pki: Pki;
+  readonly closers: (() => Promise<void>)[];
+  readonly addresses: Addresses;
+  readonly statuses: LoopStatuses;
+  readonly closing: AbortController;
+  readonly liveness: Liveness;
+  readonly liveTerminals: LiveTerminals;
+  readonly liveSockets: LiveSockets;
+}
+
+async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, Pick<Hono, "fetch">>>> {
+  const { config, deps, pki, addresses, liveness, liveTerminals, liveSockets } = parts;
+  const enrolment = {
+    ...deps,
+    pki,
+    liveSockets,
+    nodeListenerFor: (host: string) => addresses.of("node", host),
+    enrolListenerFor: (host: string) => addresses.of("enrol", host),
+  };
   const imageFiles = makeImageFiles(config.stateDir);
   const requestCounts = makeRequestCounts();
-
-  const app = publicApp({
+  const forPeople = publicApp({
     deps,
     publicUrl: config.publicUrl ?? "/",
     onAnswer: requestCounts.count,
     consoleFiles: await consoleFiles(),
     features: [
-      healthRoutes({ ...deps, statuses }),
+      healthRoutes({ ...deps, statuses: parts.statuses }),
       metricsRoutes({ ...deps, isPublic: config.metricsPublic, requestCounts }),
       identityRoutes(deps),
       nodeRoutes(enrolment),
       imageRoutes({ ...deps, imageFiles }),
       allocationRoutes(deps),
       operationRoutes(deps),
-      terminalRoutes({ ...deps, liveTerminals, publicOrigin: () => new URL(publicUrl()).origin }),
+      terminalRoutes({ ...deps, liveTerminals, publicOrigin: () => new URL(addresses.publicUrl()).origin }),
       telemetryRoutes(deps),
     ],
   });
@@ -114,32 +163,40 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
     authenticateNode: authenticateNode({ ...deps, authority: pki.authority, liveSockets }),
     features: [
       nodeNodeRoutes(enrolment),
-      taskNodeRoutes({ ...deps, taskSigner: pki.taskSigner, liveness, closing: closing.signal }),
+      taskNodeRoutes({ ...deps, taskSigner: pki.taskSigner, liveness, closing: parts.closing.signal }),
       imageNodeRoutes({ imageFiles }),
       telemetryNodeRoutes(deps),
       terminalNodeRoutes({ ...deps, liveTerminals }),
     ],
   });
-  const forStrangers = enrolApp({ deps, features: [enrolRoutes(enrolment)] });
+  // Each app knows its own environment; a listener only hands requests over.
+  return { public: forPeople, enrol: enrolApp({ deps, features: [enrolRoutes(enrolment)] }), node: forNodes } as never;
+}
 
-  const open = async (name: "public" | "enrol" | "node", wanted: Omit<Parameters<typeof openListener>[0], "name" | "clock">): Promise<void> => {
-    const listener = await openListener({ ...wanted, name, clock });
-    listeners[name] = listener;
+async function openListeners(parts: Parts, apps: Readonly<Record<ListenerName, Pick<Hono, "fetch">>>): Promise<void> {
+  const { config, pki, addresses, closers } = parts;
+  const plans = [
+    { name: "public", address: config.publicListen, variable: "HOSTLER_PUBLIC_LISTEN", tls: null, hasWebSockets: true },
+    {
+      name: "enrol",
+      address: config.enrolListen,
+      variable: "HOSTLER_ENROL_LISTEN",
+      tls: enrolTlsOptions(pki),
+      hasWebSockets: false,
+    },
+    {
+      name: "node",
+      address: config.nodeListen,
+      variable: "HOSTLER_NODE_LISTEN",
+      tls: nodeTlsOptions(pki),
+      hasWebSockets: true,
+    },
+  ] as const;
+  for (const plan of plans) {
+    const listener = await openListener({ ...plan, fetch: apps[plan.name].fetch, clock: parts.deps.clock });
+    addresses.listeners.set(plan.name, listener);
     closers.push(listener.close);
-  };
-  await open("public", { address: config.publicListen, variable: "HOSTLER_PUBLIC_LISTEN", fetch: app.fetch, tls: null, hasWebSockets: true });
-  await open("enrol", { address: config.enrolListen, variable: "HOSTLER_ENROL_LISTEN", fetch: forStrangers.fetch, tls: enrolTlsOptions(pki), hasWebSockets: false });
-  await open("node", { address: config.nodeListen, variable: "HOSTLER_NODE_LISTEN", fetch: forNodes.fetch, tls: nodeTlsOptions(pki), hasWebSockets: true });
-
-  startLoops(deps, { closing, statuses, closers, liveTerminals, listeners, pki });
-  log.info({ publicUrl: publicUrl(), enrolPort: portOf("enrol"), nodePort: portOf("node") }, "control plane ready");
-  return {
-    publicUrl: publicUrl(),
-    enrolUrl: `https://${hostFor(config.enrolListen.host === "0.0.0.0" ? "" : config.enrolListen.host)}:${portOf("enrol")}`,
-    nodeUrl: `https://${hostFor(config.nodeListen.host === "0.0.0.0" ? "" : config.nodeListen.host)}:${portOf("node")}`,
-    firstOperatorKey,
-    close: async () => await closeAll(closers),
-  };
+  }
 }
 
 async function openDatabase(options: StartOptions, clock: Clock, closers: (() => Promise<void>)[]): Promise<Deps> {
@@ -160,22 +217,16 @@ async function openDatabase(options: StartOptions, clock: Clock, closers: (() =>
   return { sql, clock, log, wake, replicaId };
 }
 
-function startLoops(
-  deps: Deps,
-  parts: {
-    readonly closing: AbortController;
-    readonly statuses: LoopStatuses;
-    readonly closers: (() => Promise<void>)[];
-    readonly liveTerminals: { close(): Promise<void> };
-    readonly listeners: Partial<Record<"enrol" | "node", Listener>>;
-    readonly pki: Pki;
-  },
-): void {
-  const { closing, statuses } = parts;
+function startLoops(parts: Parts): void {
+  const { deps, closing, statuses } = parts;
   const { signal } = closing;
   const loops = [
     runTaskLoop(deps, { signal, onStatus: (status) => void statuses.set("tasks", status) }),
-    runHousekeeping(deps, { signal, onStatus: (status) => void statuses.set("housekeeping", status), renewServerCertificates: () => renewServerCertificates(parts) }),
+    runHousekeeping(deps, {
+      signal,
+      onStatus: (status) => void statuses.set("housekeeping", status),
+      renewServerCertificates: () => renewServerCertificates(parts),
+    }),
   ];
   // Closed first: waiting polls are answered and terminals told before the listeners go.
   parts.closers.push(async () => {
@@ -186,10 +237,11 @@ function startLoops(
 }
 
 /** New certificates for our own listeners; open connections keep theirs. */
-function renewServerCertificates(parts: { readonly listeners: Partial<Record<"enrol" | "node", Listener>>; readonly pki: Pki }): void {
-  const { enrol, node } = parts.listeners;
-  if (enrol !== undefined && "setSecureContext" in enrol.server) enrol.server.setSecureContext(enrolTlsOptions(parts.pki));
-  if (node !== undefined && "setSecureContext" in node.server) node.server.setSecureContext(nodeTlsOptions(parts.pki));
+function renewServerCertificates({ addresses, pki }: Parts): void {
+  const enrol = addresses.listeners.get("enrol")?.server;
+  const node = addresses.listeners.get("node")?.server;
+  if (enrol !== undefined && "setSecureContext" in enrol) enrol.setSecureContext(enrolTlsOptions(pki));
+  if (node !== undefined && "setSecureContext" in node) node.setSecureContext(nodeTlsOptions(pki));
 }
 
 /** Teardown does everything and then reports all failures. */

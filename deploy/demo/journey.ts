@@ -1,4 +1,10 @@
-import { allocationOperationSchema, allocationSchema, phaseListSchema, type Allocation, type PhaseList } from "@hostler/shared/api/allocations.ts";
+import {
+  allocationOperationSchema,
+  allocationSchema,
+  phaseListSchema,
+  type Allocation,
+  type PhaseList,
+} from "@hostler/shared/api/allocations.ts";
 import { nodeSchema, telemetrySeriesSchema } from "@hostler/shared/api/nodes.ts";
 import { terminalCreatedSchema } from "@hostler/shared/api/terminals.ts";
 import type { ApiClient } from "@hostler/cli/api-client.ts";
@@ -28,7 +34,11 @@ export async function requestSlice(client: ApiClient, request: SliceRequest): Pr
     gpus: { count: request.gpus, kind: null },
     labels: request.labels ?? {},
   };
-  const answer = await client.post(`${TENANT}/projects/${request.projectId}/allocations`, body, allocationOperationSchema);
+  const answer = await client.post(
+    `${TENANT}/projects/${request.projectId}/allocations`,
+    body,
+    allocationOperationSchema,
+  );
   return answer.allocation;
 }
 
@@ -40,18 +50,27 @@ export async function followOperation(
 ): Promise<PhaseList> {
   const deadline = systemClock.monotonicMs() + options.timeoutMs;
   for (;;) {
-    const list = await client.get(`${TENANT}/allocations/${allocationId}/phases`, phaseListSchema);
+    const list = await readPhases(client, allocationId);
     options.onChange?.(list);
     const { operation } = list;
     if (operation.state === "succeeded") return list;
     if (isFinal(OPERATION_TRANSITIONS, operation.state)) {
-      throw new Error(`${operation.kind} ${operation.state}: ${operation.error?.message ?? "no error given"} ${operation.error?.remedy ?? ""}`);
+      throw new Error(
+        `${operation.kind} ${operation.state}: ${operation.error?.message ?? "no error given"} ${operation.error?.remedy ?? ""}`,
+      );
     }
     if (systemClock.monotonicMs() > deadline) {
-      throw new Error(`${operation.kind} is still ${operation.state} in phase ${operation.phase} after ${options.timeoutMs} ms`);
+      throw new Error(
+        `${operation.kind} is still ${operation.state} in phase ${operation.phase} after ${options.timeoutMs} ms`,
+      );
     }
     await systemClock.sleep(200, new AbortController().signal);
   }
+}
+
+/** The phases of the operation in progress, or of the last one. */
+export async function readPhases(client: ApiClient, allocationId: string): Promise<PhaseList> {
+  return await client.get(`${TENANT}/allocations/${allocationId}/phases`, phaseListSchema);
 }
 
 export async function readAllocation(client: ApiClient, allocationId: string): Promise<Allocation> {
@@ -70,7 +89,11 @@ export async function runInTerminal(
   input: string,
 ): Promise<{ readonly exitCode: number; readonly output: string; readonly firstByteMs: number }> {
   const startedMs = systemClock.monotonicMs();
-  const created = await client.post(`${TENANT}/allocations/${allocationId}/terminals`, { cols: 100, rows: 30 }, terminalCreatedSchema);
+  const created = await client.post(
+    `${TENANT}/allocations/${allocationId}/terminals`,
+    { cols: 100, rows: 30 },
+    terminalCreatedSchema,
+  );
   const stdout = new PassThrough();
   let output = "";
   let firstByteMs = 0;

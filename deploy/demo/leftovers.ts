@@ -56,5 +56,7 @@ async function linesOf(places: HostPlaces, program: string, args: readonly strin
 /** Every path below, except the base images (shared by design) and the agent's log. */
 async function files(root: string): Promise<string[]> {
   const entries = await readdir(root, { recursive: true, withFileTypes: true }).catch(() => []);
-  return entries.map((entry) => join(entry.parentPath, entry.name)).filter((path) => !path.startsWith(join(root, "images")) && !path.endsWith(".log"));
+  return entries
+    .map((entry) => join(entry.parentPath, entry.name))
+    .filter((path) => !path.startsWith(join(root, "images")) && !path.endsWith(".log"));
 }

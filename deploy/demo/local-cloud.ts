@@ -55,9 +55,15 @@ export async function startControlPlaneProgram(options: {
 }
 
 /** What a tenant and an operator need to begin: an organization, a project, and one key with both roles. */
-export async function prepareTenancy(operator: ApiClient): Promise<{ readonly projectId: string; readonly apiKey: string }> {
+export async function prepareTenancy(
+  operator: ApiClient,
+): Promise<{ readonly projectId: string; readonly apiKey: string }> {
   const organization = await operator.post("/api/ops/v1/organizations", { name: "demo" }, organizationSchema);
-  const project = await operator.post("/api/ops/v1/projects", { organizationId: organization.id, name: "default" }, projectSchema);
+  const project = await operator.post(
+    "/api/ops/v1/projects",
+    { organizationId: organization.id, name: "default" },
+    projectSchema,
+  );
   const bindings = [
     { role: "operator", projectId: null },
     { role: "member", projectId: project.id },
@@ -67,7 +73,11 @@ export async function prepareTenancy(operator: ApiClient): Promise<{ readonly pr
 }
 
 /** Uploads the image unless it is there already. */
-export async function importImage(client: ApiClient, name: string, image: { readonly path: string; readonly sha256: string }): Promise<void> {
+export async function importImage(
+  client: ApiClient,
+  name: string,
+  image: { readonly path: string; readonly sha256: string },
+): Promise<void> {
   const body = new Blob([await readFile(image.path)]);
   await client.upload(`/api/ops/v1/images/${name}?format=qcow2&sha256=${image.sha256}`, body, imageSchema);
 }
@@ -82,7 +92,10 @@ export interface AgentOptions {
 }
 
 /** Enrols the host through the command that the token page prints, in a process of its own. */
-export async function enrolAgent(operator: ApiClient, options: AgentOptions & { readonly server: string }): Promise<void> {
+export async function enrolAgent(
+  operator: ApiClient,
+  options: AgentOptions & { readonly server: string },
+): Promise<void> {
   const token = await operator.post("/api/ops/v1/bootstrap-tokens", { ttlSeconds: 900 }, bootstrapTokenCreatedSchema);
   await mkdir(options.stateDir, { recursive: true, mode: 0o700 });
   const program = startProgram({
@@ -110,7 +123,8 @@ export function startAgentProgram(options: AgentOptions): Program {
 export async function waitForNode(operator: ApiClient, agent: Program, timeoutMs = 60_000): Promise<Node> {
   return await waitForProgram(agent, "the node was ready", {
     timeoutMs,
-    probe: async () => (await operator.list("/api/ops/v1/nodes", nodeSchema)).find((node) => node.state === "ready" && node.online),
+    probe: async () =>
+      (await operator.list("/api/ops/v1/nodes", nodeSchema)).find((node) => node.state === "ready" && node.online),
   });
 }
 
@@ -120,7 +134,10 @@ export function clientFor(url: string, apiKey: string): ApiClient {
 
 async function readReady(path: string, startedAt: number): Promise<ControlPlaneReady | undefined> {
   try {
-    const parsed = z.object({ at: z.number() }).and(readySchema).parse(JSON.parse(await readFile(path, "utf8")));
+    const parsed = z
+      .object({ at: z.number() })
+      .and(readySchema)
+      .parse(JSON.parse(await readFile(path, "utf8")));
     // A file of an earlier start on the same folder does not count.
     return parsed.at >= startedAt ? parsed : undefined;
   } catch {

@@ -8,9 +8,25 @@ import { drawPhases } from "@hostler/cli/watch-operation.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { uuidOf } from "@hostler/shared/ids.ts";
 import { buildGuestImage } from "../guest-image/build-guest-image.ts";
-import { followOperation, ownedSlots, readAllocation, requestRelease, requestSlice, runInTerminal, waitForTelemetry } from "./journey.ts";
+import {
+  followOperation,
+  ownedSlots,
+  readAllocation,
+  requestRelease,
+  requestSlice,
+  runInTerminal,
+  waitForTelemetry,
+} from "./journey.ts";
 import { leftoversOf } from "./leftovers.ts";
-import { clientFor, enrolAgent, importImage, prepareTenancy, startAgentProgram, startControlPlaneProgram, waitForNode } from "./local-cloud.ts";
+import {
+  clientFor,
+  enrolAgent,
+  importImage,
+  prepareTenancy,
+  startAgentProgram,
+  startControlPlaneProgram,
+  waitForNode,
+} from "./local-cloud.ts";
 import type { Program } from "./program.ts";
 
 const HELP = `npm run demo [-- --once] [--simulate-gpus h100x8]
@@ -36,7 +52,12 @@ interface Cloud {
 }
 
 const { values } = parseArgs({
-  options: { once: { type: "boolean" }, "simulate-gpus": { type: "string", default: "h100x8" }, port: { type: "string", default: "8080" }, help: { type: "boolean", short: "h" } },
+  options: {
+    once: { type: "boolean" },
+    "simulate-gpus": { type: "string", default: "h100x8" },
+    port: { type: "string", default: "8080" },
+    help: { type: "boolean", short: "h" },
+  },
 });
 const durationsMs: Record<string, number> = {};
 const running: Program[] = [];
@@ -68,12 +89,20 @@ async function once(): Promise<void> {
 
 async function journey(cloud: Cloud): Promise<void> {
   const { client, projectId } = cloud;
-  const slice = await timed("request", async () => await requestSlice(client, { projectId, name: "demo", image: IMAGE_NAME, gpus: 1 }));
+  const slice = await timed(
+    "request",
+    async () => await requestSlice(client, { projectId, name: "demo", image: IMAGE_NAME, gpus: 1 }),
+  );
   await timed("provision", async () => await followWithTable(client, slice.id));
   const active = await readAllocation(client, slice.id);
-  say(`${active.name} is ${active.state} on ${active.nodeName} with ${active.gpus.map((gpu) => gpu.model).join(", ")}${active.gpusSimulated ? " (simulated)" : ""}`);
+  say(
+    `${active.name} is ${active.state} on ${active.nodeName} with ${active.gpus.map((gpu) => gpu.model).join(", ")}${active.gpusSimulated ? " (simulated)" : ""}`,
+  );
 
-  const terminal = await timed("terminal", async () => await runInTerminal(client, slice.id, "echo relay-$((6 * 7)); hostname; exit 3\n"));
+  const terminal = await timed(
+    "terminal",
+    async () => await runInTerminal(client, slice.id, "echo relay-$((6 * 7)); hostname; exit 3\n"),
+  );
   if (!terminal.output.includes("relay-42") || !terminal.output.includes("demo") || terminal.exitCode !== 3) {
     throw new Error(`the terminal answered exit code ${terminal.exitCode} and: ${terminal.output}`);
   }
@@ -91,7 +120,8 @@ async function journey(cloud: Cloud): Promise<void> {
 async function requireNothingLeft(cloud: Cloud, allocationId: string): Promise<void> {
   const leftovers = await leftoversOf(allocationId, 1, { stateDir: cloud.agentStateDir, runDir: cloud.runDir });
   const slots = await ownedSlots(cloud.client, cloud.nodeId);
-  if (leftovers.length > 0 || slots > 0) throw new Error(`after the release: ${slots} slots are owned, and left on the host: ${leftovers.join("; ")}`);
+  if (leftovers.length > 0 || slots > 0)
+    throw new Error(`after the release: ${slots} slots are owned, and left on the host: ${leftovers.join("; ")}`);
 }
 
 /** Keeps the cloud up until Ctrl-C, with one slice built for a start. A second start finds everything again. */
@@ -128,34 +158,80 @@ async function stayUp(): Promise<void> {
 
 async function startCloud(options: { readonly folder: string; readonly publicListen: string }): Promise<Cloud> {
   const { folder } = options;
-  const image = await timed("guestImage", async () => await buildGuestImage({ outputDir: join(ROOT, ".cache/guest-image"), cacheDir: join(ROOT, ".cache/debian-packages"), onProgress: (line) => say(`guest image: ${line}`) }));
+  const image = await timed(
+    "guestImage",
+    async () =>
+      await buildGuestImage({
+        outputDir: join(ROOT, ".cache/guest-image"),
+        cacheDir: join(ROOT, ".cache/debian-packages"),
+        onProgress: (line) => say(`guest image: ${line}`),
+      }),
+  );
   const stateDir = join(folder, "control-plane");
   const agentStateDir = join(folder, "agent");
   const runDir = join(folder, "run");
-  const started = await timed("controlPlane", async () => await startControlPlaneProgram({ stateDir, logPath: join(await made(folder), "control-plane.log"), env: { HOSTLER_PUBLIC_LISTEN: options.publicListen } }));
+  const started = await timed(
+    "controlPlane",
+    async () =>
+      await startControlPlaneProgram({
+        stateDir,
+        logPath: join(await made(folder), "control-plane.log"),
+        env: { HOSTLER_PUBLIC_LISTEN: options.publicListen },
+      }),
+  );
   running.push(started.program);
   const { publicUrl, enrolUrl, firstOperatorKey } = started.ready;
   const { projectId, apiKey } = await demoKey(folder, publicUrl, firstOperatorKey);
   const client = clientFor(publicUrl, apiKey);
-  await timed("imageImport", async () => await importImage(client, IMAGE_NAME, { path: image.path, sha256: image.manifest.sha256 }));
+  await timed(
+    "imageImport",
+    async () => await importImage(client, IMAGE_NAME, { path: image.path, sha256: image.manifest.sha256 }),
+  );
 
-  const agentOptions = { stateDir: agentStateDir, logPath: join(folder, "agent.log"), env: { HOSTLER_AGENT_RUN_DIR: runDir }, args: ["--simulate-gpus", values["simulate-gpus"]] };
+  const agentOptions = {
+    stateDir: agentStateDir,
+    logPath: join(folder, "agent.log"),
+    env: { HOSTLER_AGENT_RUN_DIR: runDir },
+    args: ["--simulate-gpus", values["simulate-gpus"]],
+  };
   const isEnrolled = await stat(join(agentStateDir, "identity.json")).then(
     () => true,
     () => false,
   );
-  if (!isEnrolled) await timed("enrol", async () => await enrolAgent(client, { ...agentOptions, server: enrolUrl.replace("https://", "") }));
+  if (!isEnrolled)
+    await timed(
+      "enrol",
+      async () => await enrolAgent(client, { ...agentOptions, server: enrolUrl.replace("https://", "") }),
+    );
   const agent = startAgentProgram(agentOptions);
   running.push(agent);
   const node = await timed("nodeReady", async () => await waitForNode(client, agent));
-  say(`${node.name} is ready: ${node.slots.length} GPUs${node.gpusSimulated ? " (simulated)" : ""}; ${node.drivers.map((driver) => `${driver.name}: ${driver.note}`).join("; ")}`);
-  return { stateDir, agentStateDir, runDir, url: publicUrl, apiKey, projectId, client, nodeId: node.id, controlPlane: started.program, agent };
+  say(
+    `${node.name} is ready: ${node.slots.length} GPUs${node.gpusSimulated ? " (simulated)" : ""}; ${node.drivers.map((driver) => `${driver.name}: ${driver.note}`).join("; ")}`,
+  );
+  return {
+    stateDir,
+    agentStateDir,
+    runDir,
+    url: publicUrl,
+    apiKey,
+    projectId,
+    client,
+    nodeId: node.id,
+    controlPlane: started.program,
+    agent,
+  };
 }
 
 /** The demo's key, kept in its folder (mode 0600): a control plane shows the first operator's key only once. */
-async function demoKey(folder: string, url: string, firstOperatorKey: string | null): Promise<{ readonly projectId: string; readonly apiKey: string }> {
+async function demoKey(
+  folder: string,
+  url: string,
+  firstOperatorKey: string | null,
+): Promise<{ readonly projectId: string; readonly apiKey: string }> {
   const path = join(folder, "demo-key.json");
-  if (firstOperatorKey === null) return JSON.parse(await readFile(path, "utf8")) as { projectId: string; apiKey: string };
+  if (firstOperatorKey === null)
+    return JSON.parse(await readFile(path, "utf8")) as { projectId: string; apiKey: string };
   const prepared = await prepareTenancy(clientFor(url, firstOperatorKey));
   await writeFile(path, JSON.stringify(prepared), { mode: 0o600 });
   return prepared;
@@ -168,7 +244,10 @@ async function followWithTable(client: ApiClient, allocationId: string): Promise
     process.stderr.write(`${lines > 0 ? `\u001b[${lines}A\u001b[J` : ""}${text}\n`);
     lines = text.split("\n").length;
   };
-  const list = await followOperation(client, allocationId, { timeoutMs: PROVISION_TIMEOUT_MS, ...(process.stderr.isTTY ? { onChange: (now) => draw(drawPhases(now)) } : {}) });
+  const list = await followOperation(client, allocationId, {
+    timeoutMs: PROVISION_TIMEOUT_MS,
+    ...(process.stderr.isTTY ? { onChange: (now) => draw(drawPhases(now)) } : {}),
+  });
   if (!process.stderr.isTTY) draw(drawPhases(list));
 }
 
@@ -189,5 +268,7 @@ async function made(folder: string): Promise<string> {
 }
 
 function demoFolder(): string {
-  return process.getuid?.() === 0 ? "/var/lib/hostler-demo" : join(process.env["XDG_STATE_HOME"] ?? join(homedir(), ".local/state"), "hostler-demo");
+  return process.getuid?.() === 0
+    ? "/var/lib/hostler-demo"
+    : join(process.env["XDG_STATE_HOME"] ?? join(homedir(), ".local/state"), "hostler-demo");
 }

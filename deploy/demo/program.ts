@@ -32,7 +32,10 @@ export interface ProgramOptions {
 export function startProgram(options: ProgramOptions): Program {
   const log = createWriteStream(options.logPath, { flags: "a", mode: 0o600 });
   const [command = process.execPath, ...args] = [...(options.prefix ?? []), process.execPath, ...options.args];
-  const child: ChildProcess = spawn(command, args, { env: { ...process.env, ...options.env }, stdio: ["ignore", "pipe", "pipe"] });
+  const child: ChildProcess = spawn(command, args, {
+    env: { ...process.env, ...options.env },
+    stdio: ["ignore", "pipe", "pipe"],
+  });
   child.stdout?.pipe(log, { end: false });
   child.stderr?.pipe(log, { end: false });
   const exited = once(child, "exit").then(([code, signal]) => (code as number | null) ?? (signal as NodeJS.Signals));
@@ -79,8 +82,10 @@ export async function waitForProgram<Value>(
   for (;;) {
     const value = await options.probe();
     if (value !== undefined) return value;
-    if (ended !== undefined) throw new Error(`${program.name} ended with ${ended} before ${what}:\n${await program.logTail()}`);
-    if (systemClock.monotonicMs() > deadline) throw new Error(`${program.name}: ${what} took longer than ${options.timeoutMs} ms:\n${await program.logTail()}`);
+    if (ended !== undefined)
+      throw new Error(`${program.name} ended with ${ended} before ${what}:\n${await program.logTail()}`);
+    if (systemClock.monotonicMs() > deadline)
+      throw new Error(`${program.name}: ${what} took longer than ${options.timeoutMs} ms:\n${await program.logTail()}`);
     await systemClock.sleep(50, new AbortController().signal);
   }
 }

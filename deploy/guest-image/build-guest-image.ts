@@ -44,7 +44,9 @@ export async function buildGuestImage(options: GuestImageOptions): Promise<Guest
     throw new Error(`The guest image needs ${missing.join(", ")}. Install with: apt-get install ${packages}`);
   }
   const versions = await packageVersions([...Object.keys(GUEST_FILES), ...TOOL_PACKAGES]);
-  const inputDigest = createHash("sha256").update(`${await sourceDigest()}\n${JSON.stringify(versions)}`).digest("hex");
+  const inputDigest = createHash("sha256")
+    .update(`${await sourceDigest()}\n${JSON.stringify(versions)}`)
+    .digest("hex");
   const existing = await readExisting(options.outputDir, inputDigest);
   if (existing !== undefined) {
     options.onProgress(`up to date (${existing.manifest.sizeBytes} bytes)`);
@@ -70,7 +72,12 @@ export async function buildGuestImage(options: GuestImageOptions): Promise<Guest
 
 async function publish(
   options: GuestImageOptions,
-  built: { readonly disk: Buffer; readonly workDir: string; readonly inputDigest: string; readonly versions: Readonly<Record<string, string>> },
+  built: {
+    readonly disk: Buffer;
+    readonly workDir: string;
+    readonly inputDigest: string;
+    readonly versions: Readonly<Record<string, string>>;
+  },
 ): Promise<GuestImage> {
   const raw = join(built.workDir, "disk.raw");
   const qcow2 = join(built.workDir, "disk.qcow2");
@@ -101,7 +108,9 @@ async function readExisting(outputDir: string, inputDigest: string): Promise<Gue
   try {
     const manifest = manifestSchema.parse(JSON.parse(await readFile(join(outputDir, "hostler-guest.json"), "utf8")));
     if (manifest.inputDigest !== inputDigest) return undefined;
-    const sha256 = createHash("sha256").update(await readFile(path)).digest("hex");
+    const sha256 = createHash("sha256")
+      .update(await readFile(path))
+      .digest("hex");
     return sha256 === manifest.sha256 ? { path, manifest } : undefined;
   } catch {
     // Nothing there, or damaged: both are answered by building.

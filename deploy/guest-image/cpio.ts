@@ -14,12 +14,22 @@ const REGULAR_FILE = 0o100000;
  */
 export function cpioArchive(entries: readonly CpioEntry[]): Buffer {
   const parts = entries.map((entry, index) =>
-    record({ path: entry.path, inode: index + 1, mode: entry.mode | (entry.content === null ? DIRECTORY : REGULAR_FILE), content: entry.content ?? new Uint8Array(0) }),
+    record({
+      path: entry.path,
+      inode: index + 1,
+      mode: entry.mode | (entry.content === null ? DIRECTORY : REGULAR_FILE),
+      content: entry.content ?? new Uint8Array(0),
+    }),
   );
   return Buffer.concat([...parts, record({ path: "TRAILER!!!", inode: 0, mode: 0, content: new Uint8Array(0) })]);
 }
 
-function record(file: { readonly path: string; readonly inode: number; readonly mode: number; readonly content: Uint8Array }): Buffer {
+function record(file: {
+  readonly path: string;
+  readonly inode: number;
+  readonly mode: number;
+  readonly content: Uint8Array;
+}): Buffer {
   const name = Buffer.from(`${file.path}\0`);
   const fields = [file.inode, file.mode, 0, 0, 1, 0, file.content.length, 0, 0, 0, 0, name.length, 0];
   const header = Buffer.from(`070701${fields.map((field) => field.toString(16).padStart(8, "0")).join("")}`);

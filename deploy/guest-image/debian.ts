@@ -29,19 +29,34 @@ export async function packageVersions(names: readonly string[]): Promise<Record<
   const text = await runProgram(["apt-cache", "policy", ...wanted]);
   const versions = parsePolicy(text);
   const unknown = wanted.filter((name) => versions[name] === undefined);
-  if (unknown.length > 0) throw new Error(`apt knows no version of ${unknown.join(", ")}. Run apt-get update, and check that Debian's main archive is configured.`);
+  if (unknown.length > 0)
+    throw new Error(
+      `apt knows no version of ${unknown.join(", ")}. Run apt-get update, and check that Debian's main archive is configured.`,
+    );
   return versions;
 }
 
 /** Downloads what the cache lacks; apt checks each package against the archive's signatures. Resolves with the archives' paths by package. */
-export async function fetchPackages(versions: Readonly<Record<string, string>>, cacheDir: string): Promise<Record<string, string>> {
+export async function fetchPackages(
+  versions: Readonly<Record<string, string>>,
+  cacheDir: string,
+): Promise<Record<string, string>> {
   await mkdir(cacheDir, { recursive: true });
-  const pathOf = (name: string): string => join(cacheDir, `${name}-${createHash("sha256").update(versions[name] ?? "").digest("hex").slice(0, 16)}.deb`);
+  const pathOf = (name: string): string =>
+    join(
+      cacheDir,
+      `${name}-${createHash("sha256")
+        .update(versions[name] ?? "")
+        .digest("hex")
+        .slice(0, 16)}.deb`,
+    );
   const names = Object.keys(versions);
   const present = await Promise.all(names.map(async (name) => await exists(pathOf(name))));
   const wanted = names.filter((_, index) => present[index] === false);
   if (wanted.length > 0) {
-    await runProgram(["apt-get", "download", "--quiet", ...wanted.map((name) => `${name}=${versions[name]}`)], { cwd: cacheDir });
+    await runProgram(["apt-get", "download", "--quiet", ...wanted.map((name) => `${name}=${versions[name]}`)], {
+      cwd: cacheDir,
+    });
     for (const name of wanted) {
       const file = (await readdir(cacheDir)).find((entry) => entry.startsWith(`${name}_`) && entry.endsWith(".deb"));
       if (file === undefined) throw new Error(`apt-get download left no file of ${name} in ${cacheDir}`);
@@ -54,7 +69,11 @@ export async function fetchPackages(versions: Readonly<Record<string, string>>, 
 export async function unpack(archives: Readonly<Record<string, string>>, workDir: string): Promise<Unpacked> {
   const unpacked = { guest: join(workDir, "guest"), tools: join(workDir, "tools"), kernel: join(workDir, "kernel") };
   for (const [name, path] of Object.entries(archives)) {
-    const target = name.startsWith("linux-image-") ? unpacked.kernel : GUEST_FILES[name] === undefined ? unpacked.tools : unpacked.guest;
+    const target = name.startsWith("linux-image-")
+      ? unpacked.kernel
+      : GUEST_FILES[name] === undefined
+        ? unpacked.tools
+        : unpacked.guest;
     await runProgram(["dpkg-deb", "--extract", path, target]);
   }
   return unpacked;
@@ -79,7 +98,8 @@ async function kernelPackage(): Promise<string> {
     return await runProgram(["apt-cache", "depends", KERNEL_META_PACKAGE]);
   });
   const name = /Depends: (linux-image-\S+)/.exec(text)?.[1];
-  if (name === undefined) throw new Error(`apt does not say which kernel ${KERNEL_META_PACKAGE} stands for. Run apt-get update.`);
+  if (name === undefined)
+    throw new Error(`apt does not say which kernel ${KERNEL_META_PACKAGE} stands for. Run apt-get update.`);
   return name;
 }
 

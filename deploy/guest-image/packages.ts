@@ -23,10 +23,27 @@ export const GUEST_FILES: Readonly<Record<string, readonly string[]>> = {
 export const TOOL_PACKAGES = ["syslinux", "syslinux-common", "mtools", "dosfstools"] as const;
 
 /** Loaded by the initramfs, in this order, before the root disk is there. */
-export const BOOT_MODULES = ["virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev", "virtio_pci", "virtio_blk"] as const;
+export const BOOT_MODULES = [
+  "virtio_ring",
+  "virtio",
+  "virtio_pci_modern_dev",
+  "virtio_pci_legacy_dev",
+  "virtio_pci",
+  "virtio_blk",
+] as const;
 
 /** Loaded from the root disk, in this order. */
-export const LATE_MODULES = ["virtio_console", "cdrom", "isofs", "failover", "net_failover", "virtio_net", "virtio-rng", "button", "evdev"] as const;
+export const LATE_MODULES = [
+  "virtio_console",
+  "cdrom",
+  "isofs",
+  "failover",
+  "net_failover",
+  "virtio_net",
+  "virtio-rng",
+  "button",
+  "evdev",
+] as const;
 
 /** Programs that the build host must have itself, and the Debian package of each. */
 export const BUILD_HOST_PROGRAMS: Readonly<Record<string, string>> = {

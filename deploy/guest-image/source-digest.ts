@@ -7,10 +7,15 @@ export const SOURCE_DIR = import.meta.dirname;
 /** SHA-256 over our own files that end up in the image or decide how it is made. */
 export async function sourceDigest(): Promise<string> {
   const entries = await readdir(SOURCE_DIR, { recursive: true, withFileTypes: true });
-  const paths = entries.filter((entry) => entry.isFile() && !/\.test\.ts$|\.md$/.test(entry.name)).map((entry) => join(entry.parentPath, entry.name));
+  const paths = entries
+    .filter((entry) => entry.isFile() && !/\.test\.ts$|\.md$/.test(entry.name))
+    .map((entry) => join(entry.parentPath, entry.name));
   const hash = createHash("sha256");
   for (const path of paths.toSorted()) {
-    hash.update(`${relative(SOURCE_DIR, path)}\0`).update(await readFile(path)).update("\0");
+    hash
+      .update(`${relative(SOURCE_DIR, path)}\0`)
+      .update(await readFile(path))
+      .update("\0");
   }
   return hash.digest("hex");
 }

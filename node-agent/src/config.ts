@@ -20,7 +20,10 @@ export interface AgentConfig {
 
 /** Flags of `hostler-agent run`, with their help. */
 export const RUN_OPTIONS = {
-  "simulate-gpus": { type: "string", help: `Make GPUs up, such as h100x8 (${Object.keys(SIMULATED_MODELS).join(", ")}); shown as simulated everywhere.` },
+  "simulate-gpus": {
+    type: "string",
+    help: `Make GPUs up, such as h100x8 (${Object.keys(SIMULATED_MODELS).join(", ")}); shown as simulated everywhere.`,
+  },
   network: { type: "string", help: "auto (unless given), tap (root) or user." },
   accelerator: { type: "string", help: "auto (unless given: KVM where it proves that it boots), kvm or tcg." },
   drivers: { type: "string", help: "qemu (unless given), mock, or both with a comma." },
@@ -49,14 +52,18 @@ export function readRunConfig(args: readonly string[], environment: NodeJS.Proce
 export function stateDirOf(environment: NodeJS.ProcessEnv = process.env): string {
   const given = environment["HOSTLER_AGENT_STATE_DIR"];
   if (given !== undefined && given !== "") return given;
-  return isRoot() ? "/var/lib/hostler-agent" : join(environment["XDG_STATE_HOME"] ?? join(homedir(), ".local/state"), "hostler-agent");
+  return isRoot()
+    ? "/var/lib/hostler-agent"
+    : join(environment["XDG_STATE_HOME"] ?? join(homedir(), ".local/state"), "hostler-agent");
 }
 
 /** Where sockets live; short, because the kernel allows their paths 107 bytes. */
 function runDirOf(environment: NodeJS.ProcessEnv): string {
   const given = environment["HOSTLER_AGENT_RUN_DIR"];
   if (given !== undefined && given !== "") return given;
-  return isRoot() ? "/run/hostler-agent" : join(environment["XDG_RUNTIME_DIR"] ?? "/tmp", `hostler-agent-${process.getuid?.() ?? 0}`);
+  return isRoot()
+    ? "/run/hostler-agent"
+    : join(environment["XDG_RUNTIME_DIR"] ?? "/tmp", `hostler-agent-${process.getuid?.() ?? 0}`);
 }
 
 export function pathVariable(environment: NodeJS.ProcessEnv = process.env): string {
@@ -69,7 +76,10 @@ function isRoot(): boolean {
 
 function simulated(text: string): SimulatedGpuPlan {
   const plan = parseSimulatedGpus(text);
-  if (plan === null) throw new AppError("malformed_request", { detail: `--simulate-gpus ${text}: expected KINDxCOUNT such as h100x8, with a kind of ${Object.keys(SIMULATED_MODELS).join(", ")} and at most 64.` });
+  if (plan === null)
+    throw new AppError("malformed_request", {
+      detail: `--simulate-gpus ${text}: expected KINDxCOUNT such as h100x8, with a kind of ${Object.keys(SIMULATED_MODELS).join(", ")} and at most 64.`,
+    });
   return plan;
 }
 
@@ -79,6 +89,7 @@ function acceleratorOf(choice: "auto" | "kvm" | "tcg"): Accelerator | null {
 
 function oneOf<const Choice extends string>(name: string, text: string, choices: readonly Choice[]): Choice {
   const found = choices.find((choice) => choice === text);
-  if (found === undefined) throw new AppError("malformed_request", { detail: `${name} ${text}: expected one of ${choices.join(", ")}.` });
+  if (found === undefined)
+    throw new AppError("malformed_request", { detail: `${name} ${text}: expected one of ${choices.join(", ")}.` });
   return found;
 }

@@ -15,7 +15,20 @@ export function makeLog(level: LogLevel): Logger {
       timestamp: stdTimeFunctions.isoTime,
       formatters: { level: (label) => ({ level: label }) },
       // Tokens, keys and what tenants wrote never reach a log line, wherever an object carries them.
-      redact: ["token", "secret", "ticket", "privateKey", "userData", "jws", "*.token", "*.secret", "*.ticket", "*.privateKey", "*.userData", "*.jws"],
+      redact: [
+        "token",
+        "secret",
+        "ticket",
+        "privateKey",
+        "userData",
+        "jws",
+        "*.token",
+        "*.secret",
+        "*.ticket",
+        "*.privateKey",
+        "*.userData",
+        "*.jws",
+      ],
     },
     destination(2),
   );

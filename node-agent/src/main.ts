@@ -50,10 +50,17 @@ function answerOther(word: string): void {
 }
 
 async function enroll(words: readonly string[]): Promise<void> {
-  const { values } = parseArgs({ args: [...words], options: { server: { type: "string" }, token: { type: "string" } } });
-  if (values.server === undefined || values.token === undefined) throw new AppError("malformed_request", { detail: "enroll needs --server HOST:PORT and --token TOKEN." });
+  const { values } = parseArgs({
+    args: [...words],
+    options: { server: { type: "string" }, token: { type: "string" } },
+  });
+  if (values.server === undefined || values.token === undefined)
+    throw new AppError("malformed_request", { detail: "enroll needs --server HOST:PORT and --token TOKEN." });
   const files = makeDiskFiles(stateDirOf());
-  const { identity } = await enrol({ files, clock: systemClock }, { server: values.server, token: values.token, hostName: hostname(), agentVersion: AGENT_VERSION });
+  const { identity } = await enrol(
+    { files, clock: systemClock },
+    { server: values.server, token: values.token, hostName: hostname(), agentVersion: AGENT_VERSION },
+  );
   process.stdout.write(`Enrolled as ${identity.nodeId}. Start the agent with: hostler-agent run\n`);
 }
 
@@ -81,7 +88,9 @@ async function status(): Promise<void> {
   const stored = await readIdentity(makeDiskFiles(stateDir));
   const holder = await readLockHolder(stateDir);
   const lines = [
-    stored === null ? `Not enrolled (nothing in ${stateDir}).` : `Node ${stored.identity.nodeId}, certificate until ${stored.identity.expiresAt}, polls ${stored.identity.nodeListener}.`,
+    stored === null
+      ? `Not enrolled (nothing in ${stateDir}).`
+      : `Node ${stored.identity.nodeId}, certificate until ${stored.identity.expiresAt}, polls ${stored.identity.nodeListener}.`,
     holder === null ? "No agent runs." : `An agent runs (pid ${holder.pid}).`,
   ];
   process.stdout.write(`${lines.join("\n")}\n`);
@@ -97,9 +106,20 @@ async function inspect(): Promise<void> {
     const journal = await journals.open(slice);
     if (journal === null) continue;
     const { state } = journal;
-    const stage = state.closed !== null ? "closed" : Object.keys(state.release).length > 0 ? "releasing" : state.failure !== null ? `failed in ${state.failure.phase}` : state.sealed ? "active" : "building";
+    const stage =
+      state.closed !== null
+        ? "closed"
+        : Object.keys(state.release).length > 0
+          ? "releasing"
+          : state.failure !== null
+            ? `failed in ${state.failure.phase}`
+            : state.sealed
+              ? "active"
+              : "building";
     const row = Object.values(ledger).find((held) => held.allocationId === slice.allocationId);
-    process.stdout.write(`${slice.allocationId}  generation ${slice.generation}  ${state.driver}  ${stage}  fence ${state.fence}  GPUs ${row?.gpuUuids.length ?? 0}\n`);
+    process.stdout.write(
+      `${slice.allocationId}  generation ${slice.generation}  ${state.driver}  ${stage}  fence ${state.fence}  GPUs ${row?.gpuUuids.length ?? 0}\n`,
+    );
   }
   if (slices.length === 0) process.stdout.write("No slices on this host.\n");
 }

@@ -23,21 +23,22 @@ import { makeLog, type Log } from "./log.ts";
 import { inventoryLoop } from "./loops/inventory.ts";
 import { pollLoop } from "./loops/poll.ts";
 import { renewalLoop } from "./loops/renewal.ts";
-import { superviseLoop, type LoopStatus } from "./loops/supervise.ts";
+import { superviseLoop, type LoopStatus, type SupervisedLoop } from "./loops/supervise.ts";
 import { telemetryLoop } from "./loops/telemetry.ts";
 import type { GpuHost } from "./ports/gpu-host.ts";
 import type { SliceDriver } from "./ports/slice-driver.ts";
 import type { StateFiles } from "./ports/state-files.ts";
 import { makeHighWaterMark } from "./runner/high-water-mark.ts";
 import { makeOutbox } from "./runner/outbox.ts";
-import { makeRunner } from "./runner/runner.ts";
+import { makeRunner, type Runner } from "./runner/runner.ts";
 import type { TaskHandlers } from "./tasks/handlers.ts";
 import { openTerminalTask } from "./tasks/open-terminal-task.ts";
 import { provisionSlice } from "./tasks/provision-slice.ts";
 import { releaseSlice } from "./tasks/release-slice.ts";
+import type { SliceTaskDeps } from "./tasks/slice-task-deps.ts";
 import { readSample } from "./telemetry/read-sample.ts";
 import { nodePtyHost } from "./terminals/node-pty-host.ts";
-import { makeTerminals } from "./terminals/open-terminal.ts";
+import { makeTerminals, type Terminals } from "./terminals/open-terminal.ts";
 import { AGENT_VERSION } from "./version.ts";
 
 export interface RunningAgent {
@@ -61,12 +62,15 @@ export async function startAgent(config: AgentConfig): Promise<RunningAgent> {
   }
 }
 
+// oxlint-disable-next-line max-lines-per-function -- Wiring in one place, top to bottom, is the point of a composition root.
 async function start(config: AgentConfig, log: Log, release: () => Promise<void>): Promise<RunningAgent> {
   const clock = systemClock;
   const files = makeDiskFiles(config.stateDir);
   const stored = await readIdentity(files);
   if (stored === null) {
-    throw new AppError("certificate_missing", { detail: `This host is not enrolled (nothing in ${config.stateDir}). Run: hostler-agent enroll --server HOST:PORT --token TOKEN` });
+    throw new AppError("certificate_missing", {
+      detail: `This host is not enrolled (nothing in ${config.stateDir}). Run: hostler-agent enroll --server HOST:PORT --token TOKEN`,
+    });
   }
   let identity: StoredIdentity = stored;
   await mkdir(config.runDir, { recursive: true, mode: 0o700 });
@@ -75,32 +79,56 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   const nodeIdentity = makeNodeIdentity({ clock, current: () => identity });
   const host = makeHostReader(config.stateDir);
   const commands = makeHostCommands({ clock });
-  const gpus = await chooseGpuHost({ commands, files, clock, log }, { simulate: config.simulateGpus, nodeId: nodeIdentity.nodeId, signal: stopping.signal });
+  const gpus = await chooseGpuHost(
+    { commands, files, clock, log },
+    { simulate: config.simulateGpus, nodeId: nodeIdentity.nodeId, signal: stopping.signal },
+  );
   const drivers = await makeDrivers(config, { files, commands, controlPlane, log, host, signal: stopping.signal });
   const random = Math.random;
   const terminals = makeTerminals({ drivers, pty: nodePtyHost, controlPlane, clock, log, signal: stopping.signal });
-  const sliceDeps = { journals: makeJournalStore({ files, clock }), ledger: makeHostLedger(files), drivers, gpus, clock, random, log, availableMemoryMib: host.availableMemoryMib };
-  const handlers: TaskHandlers = {
-    "slice.vm_provision": async (task, spec) => await provisionSlice(sliceDeps, task, spec),
-    "slice.vm_release": async (task, params) => await releaseSlice(sliceDeps, task, params),
-    "terminal.open": async (task, spec) => await openTerminalTask(terminals, task, spec),
+  const sliceDeps = {
+    journals: makeJournalStore({ files, clock }),
+    ledger: makeHostLedger(files),
+    drivers,
+    gpus,
+    clock,
+    random,
+    log,
+    availableMemoryMib: host.availableMemoryMib,
   };
   const { journals } = sliceDeps;
-  const runner = makeRunner({ identity: nodeIdentity, controlPlane, journals, handlers, highWaterMark: makeHighWaterMark(files), outbox: makeOutbox(files), clock, random, log });
+  const runner = makeRunner({
+    identity: nodeIdentity,
+    controlPlane,
+    journals,
+    handlers: makeHandlers(sliceDeps, terminals),
+    highWaterMark: makeHighWaterMark(files),
+    outbox: makeOutbox(files),
+    clock,
+    random,
+    log,
+  });
   await runner.start();
 
   const renew = async (signal: AbortSignal): Promise<void> => {
     identity = await renewIdentity({ files, clock, send: controlPlane.renewCertificate }, identity, signal);
     controlPlane.useIdentity(identity);
   };
-  const dueAt = (): { renewAt: Date; expiresAt: Date } => ({ renewAt: new Date(identity.identity.renewAt), expiresAt: new Date(identity.identity.expiresAt) });
-  const loops = [
-    inventoryLoop({ controlPlane, readInventory: async (signal) => await readInventory({ host, gpus, drivers, signal }), clock, log }),
-    pollLoop({ controlPlane, runner, clock, random, log, agentInstance: randomUUID() }),
-    telemetryLoop({ controlPlane, readSample: async (signal) => await readSample({ host, gpus, clock, log }, signal), clock, log }),
-    renewalLoop({ renewAt: () => dueAt().renewAt, expiresAt: () => dueAt().expiresAt, renew, clock, random, log }),
-  ].map((loop) => superviseLoop({ clock, log, random }, loop, stopping.signal));
-  log.info({ nodeId: nodeIdentity.nodeId, controlPlane: identity.identity.nodeListener, version: AGENT_VERSION }, "agent runs");
+  const loops = startLoops({
+    controlPlane,
+    runner,
+    host,
+    gpus,
+    drivers,
+    log,
+    renew,
+    current: () => identity,
+    signal: stopping.signal,
+  });
+  log.info(
+    { nodeId: nodeIdentity.nodeId, controlPlane: identity.identity.nodeListener, version: AGENT_VERSION },
+    "agent runs",
+  );
   return {
     nodeId: nodeIdentity.nodeId,
     statuses: () => loops.map((loop) => loop.status),
@@ -114,9 +142,61 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   };
 }
 
+function makeHandlers(deps: SliceTaskDeps, terminals: Terminals): TaskHandlers {
+  return {
+    "slice.vm_provision": async (task, spec) => await provisionSlice(deps, task, spec),
+    "slice.vm_release": async (task, params) => await releaseSlice(deps, task, params),
+    "terminal.open": async (task, spec) => await openTerminalTask(terminals, task, spec),
+  };
+}
+
+interface LoopParts {
+  readonly controlPlane: ControlPlaneClient;
+  readonly runner: Runner;
+  readonly host: HostReader;
+  readonly gpus: GpuHost;
+  readonly drivers: ReadonlyMap<string, SliceDriver>;
+  readonly log: Log;
+  readonly renew: (signal: AbortSignal) => Promise<void>;
+  readonly current: () => StoredIdentity;
+  readonly signal: AbortSignal;
+}
+
+function startLoops(parts: LoopParts): SupervisedLoop[] {
+  const { controlPlane, runner, log, current, renew } = parts;
+  const common = { clock: systemClock, log, random: Math.random };
+  const loops = [
+    inventoryLoop({
+      ...common,
+      controlPlane,
+      readInventory: async (signal) => await readInventory({ ...parts, signal }),
+    }),
+    pollLoop({ ...common, controlPlane, runner, agentInstance: randomUUID() }),
+    telemetryLoop({
+      ...common,
+      controlPlane,
+      readSample: async (signal) => await readSample({ ...parts, ...common }, signal),
+    }),
+    renewalLoop({
+      ...common,
+      renew,
+      renewAt: () => new Date(current().identity.renewAt),
+      expiresAt: () => new Date(current().identity.expiresAt),
+    }),
+  ];
+  return loops.map((loop) => superviseLoop(common, loop, parts.signal));
+}
+
 async function makeDrivers(
   config: AgentConfig,
-  deps: { readonly files: StateFiles; readonly commands: ReturnType<typeof makeHostCommands>; readonly controlPlane: ControlPlaneClient; readonly log: Log; readonly host: HostReader; readonly signal: AbortSignal },
+  deps: {
+    readonly files: StateFiles;
+    readonly commands: ReturnType<typeof makeHostCommands>;
+    readonly controlPlane: ControlPlaneClient;
+    readonly log: Log;
+    readonly host: HostReader;
+    readonly signal: AbortSignal;
+  },
 ): Promise<ReadonlyMap<string, SliceDriver>> {
   const { files, commands, log } = deps;
   const drivers = new Map<string, SliceDriver>();
@@ -126,14 +206,38 @@ async function makeDrivers(
     const supervisor = await chooseSupervisor({ commands, clock: systemClock, stateDir: config.stateDir });
     const diskFreeGib = async (): Promise<number> => (await deps.host.facts()).diskFreeGib;
     const places = { stateDir: config.stateDir, runDir: config.runDir };
-    drivers.set("qemu", makeQemuDriver({ places, files, commands, supervisor, images: deps.controlPlane, clock: systemClock, log, network, forcedAccelerator: config.accelerator, diskFreeGib }));
+    drivers.set(
+      "qemu",
+      makeQemuDriver({
+        places,
+        files,
+        commands,
+        supervisor,
+        images: deps.controlPlane,
+        clock: systemClock,
+        log,
+        network,
+        forcedAccelerator: config.accelerator,
+        diskFreeGib,
+      }),
+    );
   }
   return drivers;
 }
 
-async function readInventory(deps: { readonly host: HostReader; readonly gpus: GpuHost; readonly drivers: ReadonlyMap<string, SliceDriver>; readonly signal: AbortSignal }): Promise<Inventory> {
+async function readInventory(deps: {
+  readonly host: HostReader;
+  readonly gpus: GpuHost;
+  readonly drivers: ReadonlyMap<string, SliceDriver>;
+  readonly signal: AbortSignal;
+}): Promise<Inventory> {
   const facts = await deps.host.facts();
   const gpus = [...(await deps.gpus.list(deps.signal))];
-  const drivers = await Promise.all([...deps.drivers.values()].map(async (driver) => ({ name: driver.name, ...(await driver.capability(deps.signal)) })));
+  const drivers = await Promise.all(
+    [...deps.drivers.values()].map(async (driver) => ({
+      name: driver.name,
+      ...(await driver.capability(deps.signal)),
+    })),
+  );
   return { facts, gpus, gpusSimulated: deps.gpus.simulated, drivers, agentVersion: AGENT_VERSION };
 }

@@ -8,7 +8,12 @@ test("a token survives its text form", () => {
 });
 
 test("a damaged token is refused without repeating it", () => {
-  for (const text of ["", "hst1.a.b", formatBootstrapToken(token).slice(0, -1), formatBootstrapToken(token).replace("hst1", "hst2")]) {
+  for (const text of [
+    "",
+    "hst1.a.b",
+    formatBootstrapToken(token).slice(0, -1),
+    formatBootstrapToken(token).replace("hst1", "hst2"),
+  ]) {
     expect(() => parseBootstrapToken(text)).toThrow(/hst1|parts/);
     expect(() => parseBootstrapToken(text)).not.toThrow(token.secret);
   }

@@ -27,7 +27,9 @@ export function parseBootstrapToken(text: string): BootstrapToken {
   if (id === undefined || secret === undefined || pin === undefined) {
     const parts = text.trim().split(".").length;
     throw new AppError("bootstrap_token_malformed", {
-      detail: text.startsWith("hst1.") ? `The token has ${parts} of 4 parts, or a part of the wrong length.` : "The token does not begin with hst1.",
+      detail: text.startsWith("hst1.")
+        ? `The token has ${parts} of 4 parts, or a part of the wrong length.`
+        : "The token does not begin with hst1.",
     });
   }
   return { id, secret, pin };

@@ -5,7 +5,16 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { issueIntermediate, issueNodeLeaf, issueRoot, issueServerLeaf, makeP256Key, makeSerial, nodeIdOfAltName, pemOf } from "./index.ts";
+import {
+  issueIntermediate,
+  issueNodeLeaf,
+  issueRoot,
+  issueServerLeaf,
+  makeP256Key,
+  makeSerial,
+  nodeIdOfAltName,
+  pemOf,
+} from "./index.ts";
 
 const execute = promisify(execFile);
 const DOMAIN = "test.internal";
@@ -20,8 +29,20 @@ const ders = {
   root: issueRoot(root, validity),
   nodeAuthority: issueIntermediate({ root, subject: nodeAuthority, validity }),
   serverAuthority: issueIntermediate({ root, subject: serverAuthority, validity }),
-  node: issueNodeLeaf({ issuer: nodeAuthority, publicKey: createPublicKey(nodeKey), trustDomain: DOMAIN, nodeId: NODE_ID, serial, validity }),
-  server: issueServerLeaf({ issuer: serverAuthority, publicKey: createPublicKey(makeP256Key()), trustDomain: DOMAIN, validity }),
+  node: issueNodeLeaf({
+    issuer: nodeAuthority,
+    publicKey: createPublicKey(nodeKey),
+    trustDomain: DOMAIN,
+    nodeId: NODE_ID,
+    serial,
+    validity,
+  }),
+  server: issueServerLeaf({
+    issuer: serverAuthority,
+    publicKey: createPublicKey(makeP256Key()),
+    trustDomain: DOMAIN,
+    validity,
+  }),
 };
 let dir: string;
 beforeAll(async () => {
@@ -32,7 +53,17 @@ afterAll(async () => await rm(dir, { recursive: true, force: true }));
 
 async function opensslVerify(leaf: string, intermediate: string, purpose: string): Promise<boolean> {
   const path = (name: string): string => join(dir, `${name}.pem`);
-  return await execute("openssl", ["verify", "-x509_strict", "-purpose", purpose, "-CAfile", path("root"), "-untrusted", path(intermediate), path(leaf)]).then(
+  return await execute("openssl", [
+    "verify",
+    "-x509_strict",
+    "-purpose",
+    purpose,
+    "-CAfile",
+    path("root"),
+    "-untrusted",
+    path(intermediate),
+    path(leaf),
+  ]).then(
     () => true,
     () => false,
   );
@@ -50,7 +81,14 @@ describe("certificates", () => {
   });
 
   test("a leaf cannot sign", async () => {
-    const forged = issueNodeLeaf({ issuer: { name: NODE_ID, key: nodeKey }, publicKey: createPublicKey(makeP256Key()), trustDomain: DOMAIN, nodeId: NODE_ID, serial: makeSerial(), validity });
+    const forged = issueNodeLeaf({
+      issuer: { name: NODE_ID, key: nodeKey },
+      publicKey: createPublicKey(makeP256Key()),
+      trustDomain: DOMAIN,
+      nodeId: NODE_ID,
+      serial: makeSerial(),
+      validity,
+    });
     await writeFile(join(dir, "forged.pem"), pemOf(forged));
     expect(await opensslVerify("forged", "node", "sslclient")).toBe(false);
   });

@@ -39,7 +39,11 @@ export function issueRoot(authority: CertificateAuthorityKey, validity: Validity
 }
 
 /** An authority below the root that may sign leaves and nothing else. Returns DER. */
-export function issueIntermediate(request: { readonly root: CertificateAuthorityKey; readonly subject: CertificateAuthorityKey; readonly validity: Validity }): Buffer {
+export function issueIntermediate(request: {
+  readonly root: CertificateAuthorityKey;
+  readonly subject: CertificateAuthorityKey;
+  readonly validity: Validity;
+}): Buffer {
   return issue({
     issuer: request.root,
     subjectName: request.subject.name,
@@ -51,14 +55,22 @@ export function issueIntermediate(request: { readonly root: CertificateAuthority
 }
 
 /** What the control plane shows to agents: serverAuth, one DNS name, whatever address was dialled. Returns DER. */
-export function issueServerLeaf(request: { readonly issuer: CertificateAuthorityKey; readonly publicKey: KeyObject; readonly trustDomain: string; readonly validity: Validity }): Buffer {
+export function issueServerLeaf(request: {
+  readonly issuer: CertificateAuthorityKey;
+  readonly publicKey: KeyObject;
+  readonly trustDomain: string;
+  readonly validity: Validity;
+}): Buffer {
   return issue({
     issuer: request.issuer,
     subjectName: serverNameOf(request.trustDomain),
     publicKey: request.publicKey,
     validity: request.validity,
     serial: makeSerial(),
-    extensions: [...leafExtensions("serverAuth"), { name: "subjectAltName", altNames: [{ type: 2, value: serverNameOf(request.trustDomain) }] }],
+    extensions: [
+      ...leafExtensions("serverAuth"),
+      { name: "subjectAltName", altNames: [{ type: 2, value: serverNameOf(request.trustDomain) }] },
+    ],
   });
 }
 
@@ -92,7 +104,10 @@ export function makeSerial(): string {
 }
 
 export function pemOf(der: Uint8Array): string {
-  const lines = Buffer.from(der).toString("base64").match(/.{1,64}/g) ?? [];
+  const lines =
+    Buffer.from(der)
+      .toString("base64")
+      .match(/.{1,64}/g) ?? [];
   return `-----BEGIN CERTIFICATE-----\n${lines.join("\n")}\n-----END CERTIFICATE-----\n`;
 }
 
@@ -118,18 +133,24 @@ function issue(request: IssueRequest): Buffer {
   // Forge only knows RSA keys; this one is replaced below.
   certificate.publicKey = pki.setRsaPublicKey(new forge.jsbn.BigInteger("65537"), new forge.jsbn.BigInteger("3"));
   const spki = spkiOf(request.publicKey);
-  certificate.extensions.push(keyIdentifier("2.5.29.14", asn1.create(asn1.Class.UNIVERSAL, asn1.Type.OCTETSTRING, false, keyId(spki))));
+  certificate.extensions.push(
+    keyIdentifier("2.5.29.14", asn1.create(asn1.Class.UNIVERSAL, asn1.Type.OCTETSTRING, false, keyId(spki))),
+  );
   certificate.extensions.push(
     keyIdentifier(
       "2.5.29.35",
-      asn1.create(asn1.Class.UNIVERSAL, asn1.Type.SEQUENCE, true, [asn1.create(asn1.Class.CONTEXT_SPECIFIC, 0, false, keyId(spkiOf(request.issuer.key)))]),
+      asn1.create(asn1.Class.UNIVERSAL, asn1.Type.SEQUENCE, true, [
+        asn1.create(asn1.Class.CONTEXT_SPECIFIC, 0, false, keyId(spkiOf(request.issuer.key))),
+      ]),
     ),
   );
 
   const body = pki.getTBSCertificate(certificate);
   const fields = body.value;
   if (!Array.isArray(fields)) throw new Error("a certificate body is a sequence");
-  const keyIndex = fields.findIndex((field, index) => index > 5 && Array.isArray(field.value) && field.type === asn1.Type.SEQUENCE && isKeyInfo(field));
+  const keyIndex = fields.findIndex(
+    (field, index) => index > 5 && Array.isArray(field.value) && field.type === asn1.Type.SEQUENCE && isKeyInfo(field),
+  );
   fields[keyIndex] = asn1.fromDer(spki.toString("binary"));
   fields[2] = ecdsaAlgorithm();
   const bodyDer = Buffer.from(asn1.toDer(body).getBytes(), "binary");

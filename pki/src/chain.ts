@@ -3,7 +3,9 @@ import { AppError } from "@hostler/shared/errors.ts";
 
 /** The pin of a root: base64url SHA-256 of its SubjectPublicKeyInfo. */
 export function pinOf(root: X509Certificate): string {
-  return createHash("sha256").update(root.publicKey.export({ type: "spki", format: "der" })).digest("base64url");
+  return createHash("sha256")
+    .update(root.publicKey.export({ type: "spki", format: "der" }))
+    .digest("base64url");
 }
 
 /**
@@ -13,7 +15,9 @@ export function pinOf(root: X509Certificate): string {
 export function findPinnedRoot(chain: readonly X509Certificate[], pin: string): X509Certificate {
   const root = chain.find((certificate) => pinOf(certificate) === pin);
   if (root === undefined) {
-    throw new AppError("pin_mismatch", { detail: `None of the ${chain.length} certificates that the server showed has the pinned key.` });
+    throw new AppError("pin_mismatch", {
+      detail: `None of the ${chain.length} certificates that the server showed has the pinned key.`,
+    });
   }
   return root;
 }

@@ -1,6 +1,14 @@
 import { expect, test } from "vitest";
 import { CompactSign } from "jose";
-import { ENROL_TYPE, keyThumbprint, makeP256Key, publicJwk, signEnrolProof, signRenewProof, verifyEnrolProof } from "./index.ts";
+import {
+  ENROL_TYPE,
+  keyThumbprint,
+  makeP256Key,
+  publicJwk,
+  signEnrolProof,
+  signRenewProof,
+  verifyEnrolProof,
+} from "./index.ts";
 
 const key = makeP256Key();
 const claims = { iat: 1, protocolVersion: 1, tokenId: "a", tokenSecret: "b", hostName: "h", agentVersion: "v" };
@@ -20,6 +28,11 @@ test("a proof that names another key than the one that signed is refused", async
 });
 
 test("a renewal proof is no enrolment proof, and rubbish is none at all", async () => {
-  const renewal = await signRenewProof(key, { iat: 1, nodeId: "node_01900000-0000-7000-8000-000000000001", replacesSerial: "A" });
-  for (const proof of [renewal, "", "a.b.c", "ey"]) await expect(verifyEnrolProof(proof)).rejects.toMatchObject({ code: "proof_invalid" });
+  const renewal = await signRenewProof(key, {
+    iat: 1,
+    nodeId: "node_01900000-0000-7000-8000-000000000001",
+    replacesSerial: "A",
+  });
+  for (const proof of [renewal, "", "a.b.c", "ey"])
+    await expect(verifyEnrolProof(proof)).rejects.toMatchObject({ code: "proof_invalid" });
 });

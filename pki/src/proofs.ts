@@ -1,6 +1,11 @@
 import { createPublicKey, type KeyObject } from "node:crypto";
 import { AppError } from "@hostler/shared/errors.ts";
-import { enrolClaimsSchema, renewClaimsSchema, type EnrolClaims, type RenewClaims } from "@hostler/shared/node-protocol.ts";
+import {
+  enrolClaimsSchema,
+  renewClaimsSchema,
+  type EnrolClaims,
+  type RenewClaims,
+} from "@hostler/shared/node-protocol.ts";
 import { CompactSign, compactVerify, decodeProtectedHeader, EmbeddedJWK } from "jose";
 import * as z from "zod";
 import { publicJwk } from "./keys.ts";
@@ -27,11 +32,15 @@ export async function signRenewProof(key: KeyObject, claims: RenewClaims): Promi
 }
 
 /** Checks the signature against the key in the proof itself. Throws `proof_invalid`. */
-export async function verifyEnrolProof(proof: string): Promise<{ readonly claims: EnrolClaims; readonly publicKey: KeyObject }> {
+export async function verifyEnrolProof(
+  proof: string,
+): Promise<{ readonly claims: EnrolClaims; readonly publicKey: KeyObject }> {
   return await verifyProof(proof, ENROL_TYPE, enrolClaimsSchema);
 }
 
-export async function verifyRenewProof(proof: string): Promise<{ readonly claims: RenewClaims; readonly publicKey: KeyObject }> {
+export async function verifyRenewProof(
+  proof: string,
+): Promise<{ readonly claims: RenewClaims; readonly publicKey: KeyObject }> {
   return await verifyProof(proof, RENEW_TYPE, renewClaimsSchema);
 }
 
@@ -42,12 +51,19 @@ async function signProof(key: KeyObject, type: string, claims: EnrolClaims | Ren
     .sign(key);
 }
 
-async function verifyProof<Schema extends z.ZodType>(proof: string, type: string, schema: Schema): Promise<{ readonly claims: z.output<Schema>; readonly publicKey: KeyObject }> {
+async function verifyProof<Schema extends z.ZodType>(
+  proof: string,
+  type: string,
+  schema: Schema,
+): Promise<{ readonly claims: z.output<Schema>; readonly publicKey: KeyObject }> {
   try {
     const header = headerSchema.parse(decodeProtectedHeader(proof));
     if (header.typ !== type) throw new Error(`typ is ${header.typ}, expected ${type}`);
     const { payload } = await compactVerify(proof, EmbeddedJWK, { algorithms: ["ES256"] });
-    return { claims: schema.parse(JSON.parse(new TextDecoder().decode(payload))), publicKey: createPublicKey({ key: header.jwk, format: "jwk" }) };
+    return {
+      claims: schema.parse(JSON.parse(new TextDecoder().decode(payload))),
+      publicKey: createPublicKey({ key: header.jwk, format: "jwk" }),
+    };
   } catch (error) {
     throw new AppError("proof_invalid", { detail: "The proof of possession does not verify.", cause: error });
   }

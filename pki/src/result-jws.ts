@@ -7,7 +7,9 @@ export const RESULT_TYPE = "hostler-result+jws";
 
 /** Signs a result with the node's own key. */
 export async function signResult(key: KeyObject, claims: ResultClaims): Promise<string> {
-  return await new CompactSign(new TextEncoder().encode(JSON.stringify(claims))).setProtectedHeader({ alg: "ES256", typ: RESULT_TYPE }).sign(key);
+  return await new CompactSign(new TextEncoder().encode(JSON.stringify(claims)))
+    .setProtectedHeader({ alg: "ES256", typ: RESULT_TYPE })
+    .sign(key);
 }
 
 /** Checks type, signature and fields. Which task and grant it answers is for the caller to compare. Throws `result_invalid`. */
@@ -17,6 +19,9 @@ export async function verifyResult(jws: string, key: KeyObject): Promise<ResultC
     if (protectedHeader.typ !== RESULT_TYPE) throw new Error(`typ is ${String(protectedHeader.typ)}`);
     return resultClaimsSchema.parse(JSON.parse(new TextDecoder().decode(payload)));
   } catch (error) {
-    throw new AppError("result_invalid", { detail: "The result does not verify against the node's key.", cause: error });
+    throw new AppError("result_invalid", {
+      detail: "The result does not verify against the node's key.",
+      cause: error,
+    });
   }
 }

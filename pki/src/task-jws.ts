@@ -10,7 +10,9 @@ const CLOCK_TOLERANCE_SECONDS = 300;
 
 /** Signs a task with the task key; `kid` names it so that keys can be rotated. */
 export async function signTask(key: KeyObject, kid: string, claims: TaskClaims): Promise<string> {
-  return await new CompactSign(new TextEncoder().encode(JSON.stringify(claims))).setProtectedHeader({ alg: "EdDSA", typ: TASK_TYPE, kid }).sign(key);
+  return await new CompactSign(new TextEncoder().encode(JSON.stringify(claims)))
+    .setProtectedHeader({ alg: "EdDSA", typ: TASK_TYPE, kid })
+    .sign(key);
 }
 
 export interface TaskExpectations {

@@ -53,7 +53,9 @@ export const TERMINAL_CLOSE = {
 } as const;
 
 const EMPTY = new Uint8Array(0);
-const TYPE_BY_BYTE = new Map<number, FrameType>((Object.keys(FRAME_TYPES) as FrameType[]).map((type) => [FRAME_TYPES[type], type]));
+const TYPE_BY_BYTE = new Map<number, FrameType>(
+  (Object.keys(FRAME_TYPES) as FrameType[]).map((type) => [FRAME_TYPES[type], type]),
+);
 
 /** The bytes of one frame. */
 export function encodeFrame(type: FrameType, offset: number, body: Uint8Array = EMPTY): Uint8Array<ArrayBuffer> {
@@ -86,7 +88,10 @@ export function encodeSize(cols: number, rows: number): Uint8Array {
 export function decodeSize(body: Uint8Array): { readonly cols: number; readonly rows: number } | null {
   if (body.length !== 4) return null;
   const view = new DataView(body.buffer, body.byteOffset, body.byteLength);
-  return { cols: clamp(view.getUint16(0, true), TERMINAL_SIZE_LIMITS.cols), rows: clamp(view.getUint16(2, true), TERMINAL_SIZE_LIMITS.rows) };
+  return {
+    cols: clamp(view.getUint16(0, true), TERMINAL_SIZE_LIMITS.cols),
+    rows: clamp(view.getUint16(2, true), TERMINAL_SIZE_LIMITS.rows),
+  };
 }
 
 export function encodeExit(exitCode: number, signal: number): Uint8Array {

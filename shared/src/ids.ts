@@ -34,7 +34,9 @@ export function newId(kind: IdKind, clock: Clock): string {
 
 /** A zod schema that accepts ids of one kind and nothing else. */
 export function idSchema(kind: IdKind): z.ZodString {
-  return z.string().regex(new RegExp(`^${ID_PREFIXES[kind]}_${UUID}$`), `Expected an id that begins with ${ID_PREFIXES[kind]}_.`);
+  return z
+    .string()
+    .regex(new RegExp(`^${ID_PREFIXES[kind]}_${UUID}$`), `Expected an id that begins with ${ID_PREFIXES[kind]}_.`);
 }
 
 /** The UUID of an id, for places that want a bare UUID (the SPIFFE id of a node, a machine id). */

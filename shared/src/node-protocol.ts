@@ -64,7 +64,16 @@ export const inventorySchema = z.strictObject({
   /** True when the GPUs are made up (--simulate-gpus): shown in every answer and screen. */
   gpusSimulated: z.boolean(),
   /** What the host can run: driver name to a sentence, `usable` false with the reason where it cannot. */
-  drivers: z.array(z.strictObject({ name: z.enum(["qemu", "mock"]), usable: z.boolean(), accelerator: z.enum(["kvm", "tcg", "none"]), note: z.string().max(500) })).max(8),
+  drivers: z
+    .array(
+      z.strictObject({
+        name: z.enum(["qemu", "mock"]),
+        usable: z.boolean(),
+        accelerator: z.enum(["kvm", "tcg", "none"]),
+        note: z.string().max(500),
+      }),
+    )
+    .max(8),
   agentVersion: z.string().max(64),
 });
 export type Inventory = z.infer<typeof inventorySchema>;
@@ -80,11 +89,17 @@ export const enrolClaimsSchema = z.strictObject({
 });
 export type EnrolClaims = z.infer<typeof enrolClaimsSchema>;
 /** The claims of a renewal proof, signed by the NEW key (typ `hostler-renew+jws`); the old one proves itself by mTLS. */
-export const renewClaimsSchema = z.strictObject({ iat: z.int(), nodeId: idSchema("node"), replacesSerial: z.string().max(64) });
+export const renewClaimsSchema = z.strictObject({
+  iat: z.int(),
+  nodeId: idSchema("node"),
+  replacesSerial: z.string().max(64),
+});
 export type RenewClaims = z.infer<typeof renewClaimsSchema>;
 export const proofRequestSchema = z.strictObject({ proof: z.string().max(8192) });
 
-const jwksSchema = z.looseObject({ keys: z.array(z.looseObject({ kid: z.string(), kty: z.string(), crv: z.string(), x: z.string() })) });
+const jwksSchema = z.looseObject({
+  keys: z.array(z.looseObject({ kid: z.string(), kty: z.string(), crv: z.string(), x: z.string() })),
+});
 
 export const identitySchema = z.looseObject({
   nodeId: idSchema("node"),
@@ -113,7 +128,9 @@ export const pollRequestSchema = z.strictObject({
   /** How many more tasks the agent takes now. */
   credit: z.int().min(0).max(64),
   /** What it works on: renews these leases. */
-  running: z.array(z.strictObject({ taskId: idSchema("task"), fence: fenceSchema, phase: z.string().max(32).nullable() })).max(256),
+  running: z
+    .array(z.strictObject({ taskId: idSchema("task"), fence: fenceSchema, phase: z.string().max(32).nullable() }))
+    .max(256),
 });
 export type PollRequest = z.infer<typeof pollRequestSchema>;
 

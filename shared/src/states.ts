@@ -71,16 +71,26 @@ export type FailureClass = keyof typeof FAILURE_CLASSES;
 export const FAILURE_CLASS_NAMES = Object.keys(FAILURE_CLASSES) as readonly FailureClass[];
 
 /** Whether the table allows the move. */
-export function canMove<State extends string>(table: Readonly<Record<State, readonly string[]>>, source: State, target: State): boolean {
+export function canMove<State extends string>(
+  table: Readonly<Record<State, readonly string[]>>,
+  source: State,
+  target: State,
+): boolean {
   return table[source].includes(target);
 }
 
 /** The states that have no way out. */
-export function isFinal<State extends string>(table: Readonly<Record<State, readonly string[]>>, state: State): boolean {
+export function isFinal<State extends string>(
+  table: Readonly<Record<State, readonly string[]>>,
+  state: State,
+): boolean {
   return table[state].length === 0;
 }
 
 /** The states from which the table allows a move to `target`; stores put them into their `where`. */
-export function sourcesOf<State extends string>(table: Readonly<Record<State, readonly string[]>>, target: State): State[] {
+export function sourcesOf<State extends string>(
+  table: Readonly<Record<State, readonly string[]>>,
+  target: State,
+): State[] {
   return (Object.keys(table) as State[]).filter((source) => table[source].includes(target));
 }

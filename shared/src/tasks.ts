@@ -10,13 +10,26 @@ export const fenceSchema = z.string().regex(/^\d{1,19}$/);
 
 const sha256Schema = z.string().regex(/^[0-9a-f]{64}$/);
 /** A label key or value, a user name, a host name: what may reach a host object. Nothing here can be read as an option or a path. */
-export const labelKeySchema = z.string().regex(/^[a-z0-9](?:[a-z0-9./-]{0,61}[a-z0-9])?$/);
-export const labelsSchema = z.record(labelKeySchema, z.string().max(63).regex(/^[A-Za-z0-9 ._:/@+-]*$/)).refine((labels) => Object.keys(labels).length <= 32, "At most 32 labels.");
-export const hostNameSchema = z.string().regex(/^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/, "Expected lower-case letters, digits and dashes, at most 63.");
+export const labelKeySchema = z.string().regex(/^[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?$/, "Expected lower-case letters, digits and . _ / -, at most 63.");
+export const labelsSchema = z
+  .record(
+    labelKeySchema,
+    z
+      .string()
+      .max(63)
+      .regex(/^[A-Za-z0-9 ._:/@+-]*$/),
+  )
+  .refine((labels) => Object.keys(labels).length <= 32, "At most 32 labels.");
+export const hostNameSchema = z
+  .string()
+  .regex(/^[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?$/, "Expected lower-case letters, digits and dashes, at most 63.");
 export const sshPublicKeySchema = z
   .string()
   .max(4096)
-  .regex(/^(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)|sk-[a-z0-9@.-]+) [A-Za-z0-9+/=]+(?: [^\r\n]*)?$/, "Expected one OpenSSH public key.");
+  .regex(
+    /^(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)|sk-[a-z0-9@.-]+) [A-Za-z0-9+/=]+(?: [^\r\n]*)?$/,
+    "Expected one OpenSSH public key.",
+  );
 
 export const imageReferenceSchema = z.strictObject({
   name: z.string(),
@@ -34,13 +47,19 @@ export const sliceSpecSchema = z.strictObject({
   driver: z.enum(["qemu", "mock"]),
   hostName: hostNameSchema,
   vcpus: z.int().min(1).max(512),
-  memoryMib: z.int().min(128).max(8 * 1024 * 1024),
+  memoryMib: z
+    .int()
+    .min(128)
+    .max(8 * 1024 * 1024),
   diskGib: z.int().min(1).max(65536),
   image: imageReferenceSchema,
   gpuUuids: z.array(z.string().max(96)).max(64),
   sshPublicKeys: z.array(sshPublicKeySchema).max(32),
   /** Given to the guest as it is (cloud-init or a script); never interpreted on the host. */
-  userData: z.string().max(64 * 1024).nullable(),
+  userData: z
+    .string()
+    .max(64 * 1024)
+    .nullable(),
   labels: labelsSchema,
 });
 export type SliceSpec = z.infer<typeof sliceSpecSchema>;

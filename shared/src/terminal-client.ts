@@ -1,4 +1,12 @@
-import { decodeExit, decodeFrame, encodeFrame, encodeSize, INPUT_WINDOW_BYTES, TERMINAL_PROTOCOL, TICKET_PROTOCOL_PREFIX } from "./frames.ts";
+import {
+  decodeExit,
+  decodeFrame,
+  encodeFrame,
+  encodeSize,
+  INPUT_WINDOW_BYTES,
+  TERMINAL_PROTOCOL,
+  TICKET_PROTOCOL_PREFIX,
+} from "./frames.ts";
 
 /**
  * The person's end of a terminal, for browser and command line alike: offsets, acknowledgements, input credit. It knows
@@ -40,7 +48,10 @@ const OPEN = 1;
 const ACK_BYTES = 16 * 1024;
 const INPUT_CHUNK_BYTES = 16 * 1024;
 
-export const terminalProtocols = (ticket: string): string[] => [TERMINAL_PROTOCOL, `${TICKET_PROTOCOL_PREFIX}${ticket}`];
+export const terminalProtocols = (ticket: string): string[] => [
+  TERMINAL_PROTOCOL,
+  `${TICKET_PROTOCOL_PREFIX}${ticket}`,
+];
 
 export function attachTerminalClient(socket: ClientSocket, events: TerminalEvents): TerminalClient {
   let typed: Uint8Array[] = [];

@@ -10,7 +10,11 @@ export default class PlainReporter implements Reporter {
         const { state } = test.result();
         if (state !== "pending") counts[state] += 1;
       }
-      if (testModule.state() === "failed" && ![...testModule.children.allTests()].some((test) => test.result().state === "failed")) counts.failed += 1;
+      if (
+        testModule.state() === "failed" &&
+        ![...testModule.children.allTests()].some((test) => test.result().state === "failed")
+      )
+        counts.failed += 1;
     }
     const skipped = counts.skipped === 0 ? "" : `, ${counts.skipped} skipped`;
     process.stdout.write(`\n${counts.passed} passed, ${counts.failed} failed${skipped}\n`);

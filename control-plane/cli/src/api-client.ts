@@ -25,7 +25,10 @@ export function makeApiClient(config: CliConfig, fetchPort: typeof fetch = fetch
     try {
       response = await fetchPort(`${config.url}${path}`, { ...init, headers });
     } catch (error) {
-      throw new AppError("service_unavailable", { detail: `${config.url} cannot be reached. Check the address and that the control plane runs.`, cause: error });
+      throw new AppError("service_unavailable", {
+        detail: `${config.url} cannot be reached. Check the address and that the control plane runs.`,
+        cause: error,
+      });
     }
     const text = await response.text();
     if (!response.ok) throw errorOfProblem(parseJson(text), response.status);
@@ -36,7 +39,8 @@ export function makeApiClient(config: CliConfig, fetchPort: typeof fetch = fetch
       try {
         return await send(path, init);
       } catch (error) {
-        const mayPass = error instanceof AppError && (error.code === "service_unavailable" || error.code === "idempotency_in_flight");
+        const mayPass =
+          error instanceof AppError && (error.code === "service_unavailable" || error.code === "idempotency_in_flight");
         if (!mayPass || attempt === ATTEMPTS_MAX) throw error;
         await new Promise((resolve) => setTimeout(resolve, 250 * 2 ** attempt));
       }
@@ -74,7 +78,8 @@ export function makeApiClient(config: CliConfig, fetchPort: typeof fetch = fetch
       const items: z.output<typeof item>[] = [];
       let cursor: string | null = null;
       do {
-        const query: string = cursor === null ? "" : `${path.includes("?") ? "&" : "?"}cursor=${encodeURIComponent(cursor)}`;
+        const query: string =
+          cursor === null ? "" : `${path.includes("?") ? "&" : "?"}cursor=${encodeURIComponent(cursor)}`;
         const answer: z.output<typeof page> = await get(`${path}${query}`, page);
         items.push(...answer.items);
         cursor = answer.nextCursor;
@@ -87,7 +92,9 @@ export function makeApiClient(config: CliConfig, fetchPort: typeof fetch = fetch
 function read<Schema extends z.ZodType>(schema: Schema, body: unknown): z.output<Schema> {
   const parsed = schema.safeParse(body);
   if (parsed.success) return parsed.data;
-  throw new AppError("internal", { detail: `The server's answer is not what this version expects: ${z.prettifyError(parsed.error)}` });
+  throw new AppError("internal", {
+    detail: `The server's answer is not what this version expects: ${z.prettifyError(parsed.error)}`,
+  });
 }
 
 function parseJson(text: string): unknown {

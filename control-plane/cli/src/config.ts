@@ -23,7 +23,9 @@ export async function readConfig(): Promise<CliConfig> {
     });
   }
   if (!URL.canParse(url)) {
-    throw new AppError("malformed_request", { detail: `HOSTLER_URL is not a URL: ${url}. Expected for example http://127.0.0.1:8080.` });
+    throw new AppError("malformed_request", {
+      detail: `HOSTLER_URL is not a URL: ${url}. Expected for example http://127.0.0.1:8080.`,
+    });
   }
   return { url: url.replace(/\/+$/, ""), apiKey };
 }

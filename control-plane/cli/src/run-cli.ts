@@ -31,7 +31,11 @@ export async function runCli(args: readonly string[]): Promise<number> {
   const words = command.words.split(" ").length;
   let parsed;
   try {
-    parsed = parseArgs({ args: args.slice(words), options: { ...command.options, ...COMMON_OPTIONS }, allowPositionals: true });
+    parsed = parseArgs({
+      args: args.slice(words),
+      options: { ...command.options, ...COMMON_OPTIONS },
+      allowPositionals: true,
+    });
   } catch (error) {
     return refuseCall(command, error instanceof Error ? error.message : String(error));
   }
@@ -40,7 +44,10 @@ export async function runCli(args: readonly string[]): Promise<number> {
     return 0;
   }
   if (parsed.positionals.length !== command.positionals.length) {
-    return refuseCall(command, `Expected ${command.positionals.length === 0 ? "no arguments" : command.positionals.join(" ")}, got ${parsed.positionals.length}.`);
+    return refuseCall(
+      command,
+      `Expected ${command.positionals.length === 0 ? "no arguments" : command.positionals.join(" ")}, got ${parsed.positionals.length}.`,
+    );
   }
   const json = parsed.values["json"] === true;
   try {
@@ -53,13 +60,19 @@ export async function runCli(args: readonly string[]): Promise<number> {
     });
   } catch (error) {
     if (!(error instanceof AppError)) throw error;
-    process.stderr.write(json ? `${JSON.stringify({ code: error.code, detail: error.message, facts: error.facts, errors: error.errors })}\n` : `${explain(error)}\n`);
+    process.stderr.write(
+      json
+        ? `${JSON.stringify({ code: error.code, detail: error.message, facts: error.facts, errors: error.errors })}\n`
+        : `${explain(error)}\n`,
+    );
     return 1;
   }
 }
 
 function findCommand(args: readonly string[]): Command | undefined {
-  return COMMANDS.filter((command) => command.words.split(" ").every((word, index) => args[index] === word)).sort((a, b) => b.words.length - a.words.length)[0];
+  return COMMANDS.filter((command) => command.words.split(" ").every((word, index) => args[index] === word)).sort(
+    (a, b) => b.words.length - a.words.length,
+  )[0];
 }
 
 function answerWithoutCommand(args: readonly string[]): number {
@@ -70,7 +83,9 @@ function answerWithoutCommand(args: readonly string[]): number {
   const lines = wanted.map((command) => `  ${usageOf(command).padEnd(width)}  ${command.summary}`);
   const isHelp = args.length === 0 || words.length === 0 || words[0] === "help";
   const head = isHelp ? "hostler: turns GPU hosts into a cloud" : `hostler: there is no command '${words.join(" ")}'`;
-  (isHelp ? process.stdout : process.stderr).write(`${head}\n\n${lines.join("\n")}\n\nEvery command takes --help and --json.\n`);
+  (isHelp ? process.stdout : process.stderr).write(
+    `${head}\n\n${lines.join("\n")}\n\nEvery command takes --help and --json.\n`,
+  );
   return isHelp ? 0 : 2;
 }
 
@@ -87,7 +102,12 @@ function helpOf(command: Command): string {
   const options = Object.entries({ ...command.options, ...COMMON_OPTIONS } as Readonly<Record<string, Option>>);
   const left = options.map(([name, option]) => `--${name}${option.type === "string" ? " VALUE" : ""}`);
   const width = Math.max(...left.map((text) => text.length));
-  return [usageOf(command), `  ${command.summary}`, "", ...options.map(([, option], index) => `  ${(left[index] ?? "").padEnd(width)}  ${option.help}`)].join("\n");
+  return [
+    usageOf(command),
+    `  ${command.summary}`,
+    "",
+    ...options.map(([, option], index) => `  ${(left[index] ?? "").padEnd(width)}  ${option.help}`),
+  ].join("\n");
 }
 
 /** What went wrong, where, and what to do next. */

@@ -6,7 +6,11 @@ import { moveAndRecord } from "./record-allocation.ts";
 import { lockAllocation } from "./store.ts";
 
 /** What a host's first and every later sign of work does to the operation and its allocation. */
-export async function applyTaskProgress(tx: Tx, deps: Pick<Deps, "clock">, progress: { readonly task: TaskRow; readonly requestId: string }): Promise<void> {
+export async function applyTaskProgress(
+  tx: Tx,
+  deps: Pick<Deps, "clock">,
+  progress: { readonly task: TaskRow; readonly requestId: string },
+): Promise<void> {
   const { task } = progress;
   if (task.operationId === null) return;
   await advanceOperation(tx, task.operationId, "running");
@@ -14,6 +18,12 @@ export async function applyTaskProgress(tx: Tx, deps: Pick<Deps, "clock">, progr
   if (task.kind !== "slice.vm_provision") return;
   const allocation = await lockAllocation(tx, task.targetId);
   if (allocation?.state !== "requested") return;
-  const move = { target: "provisioning", reason: null, operationId: task.operationId, actor: `node:${task.nodeId}`, requestId: progress.requestId } as const;
+  const move = {
+    target: "provisioning",
+    reason: null,
+    operationId: task.operationId,
+    actor: `node:${task.nodeId}`,
+    requestId: progress.requestId,
+  } as const;
   await moveAndRecord(tx, deps, allocation, move);
 }

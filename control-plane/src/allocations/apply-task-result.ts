@@ -12,7 +12,11 @@ interface Applied {
 }
 
 /** What the end of a task means for its operation and allocation, in the transaction that ends the task. */
-export async function applyTaskResult(tx: Tx, deps: Pick<Deps, "clock">, applied: Applied & { readonly result: ResultClaims }): Promise<void> {
+export async function applyTaskResult(
+  tx: Tx,
+  deps: Pick<Deps, "clock">,
+  applied: Applied & { readonly result: ResultClaims },
+): Promise<void> {
   const { task, result } = applied;
   if (task.operationId === null) return;
   await noteOperationProgress(tx, task.operationId, task.id);
@@ -34,7 +38,11 @@ export async function applyTaskRetry(tx: Tx, _deps: Pick<Deps, "clock">, applied
  * A task ends although no host said so: it was never picked up, or never finished. What a host may still hold of the slice is
  * unknown, so its GPUs are quarantined unless no host ever began.
  */
-export async function applyTaskAbandoned(tx: Tx, deps: Pick<Deps, "clock">, applied: { readonly task: TaskRow; readonly reason: string }): Promise<void> {
+export async function applyTaskAbandoned(
+  tx: Tx,
+  deps: Pick<Deps, "clock">,
+  applied: { readonly task: TaskRow; readonly reason: string },
+): Promise<void> {
   const { task, reason } = applied;
   if (task.operationId === null) return;
   await advanceOperation(tx, task.operationId, "failed", { code: "lease_lost", message: reason, phase: null });
@@ -47,14 +55,21 @@ export async function applyTaskAbandoned(tx: Tx, deps: Pick<Deps, "clock">, appl
   }
   await freeSlots(tx, allocation.id, task.attempt === 0 ? null : `release: ${reason}`);
   await giveCapacityBack(tx, allocation);
-  await moveAndRecord(tx, deps, allocation, { ...move, target: allocation.state === "releasing" ? "released" : "failed" });
+  await moveAndRecord(tx, deps, allocation, {
+    ...move,
+    target: allocation.state === "releasing" ? "released" : "failed",
+  });
 }
 
 type Ended = Applied & { readonly result: ResultClaims; readonly allocation: AllocationRow };
 
 async function endProvision(tx: Tx, deps: Pick<Deps, "clock">, ended: Ended): Promise<void> {
   const { task, result, allocation } = ended;
-  const move = { operationId: task.operationId ?? allocation.operationId, actor: `node:${task.nodeId}`, requestId: ended.requestId };
+  const move = {
+    operationId: task.operationId ?? allocation.operationId,
+    actor: `node:${task.nodeId}`,
+    requestId: ended.requestId,
+  };
   if (result.outcome === "succeeded") {
     await moveAndRecord(tx, deps, allocation, { ...move, target: "active", reason: null });
     return;
@@ -67,10 +82,18 @@ async function endProvision(tx: Tx, deps: Pick<Deps, "clock">, ended: Ended): Pr
 
 async function endRelease(tx: Tx, deps: Pick<Deps, "clock">, ended: Ended): Promise<void> {
   const { task, result, allocation } = ended;
-  const move = { operationId: task.operationId ?? allocation.operationId, actor: `node:${task.nodeId}`, requestId: ended.requestId };
+  const move = {
+    operationId: task.operationId ?? allocation.operationId,
+    actor: `node:${task.nodeId}`,
+    requestId: ended.requestId,
+  };
   if (result.outcome !== "succeeded") {
     // Its slots stay owned: nobody else gets them until a release proves that they are clean.
-    await moveAndRecord(tx, deps, allocation, { ...move, target: "release_failed", reason: result.failure?.message ?? "cancelled" });
+    await moveAndRecord(tx, deps, allocation, {
+      ...move,
+      target: "release_failed",
+      reason: result.failure?.message ?? "cancelled",
+    });
     return;
   }
   await freeSlots(tx, allocation.id, null);
@@ -83,5 +106,7 @@ function quarantineReason(result: ResultClaims): string | null {
   const failure = result.failure;
   if (failure === null) return null;
   if (failure.class === "device") return `release: ${failure.message}`.slice(0, 500);
-  return failure.leftovers.length > 0 ? `release: the host could not undo ${failure.leftovers.join(", ")}`.slice(0, 500) : null;
+  return failure.leftovers.length > 0
+    ? `release: the host could not undo ${failure.leftovers.join(", ")}`.slice(0, 500)
+    : null;
 }

@@ -30,12 +30,21 @@ export interface AllocationRequest {
 }
 
 /** Places a slice and writes everything about it in one transaction, then wakes its node. */
-export async function createAllocation(deps: Pick<Deps, "sql" | "clock" | "wake">, request: AllocationRequest): Promise<AllocationOperation> {
+export async function createAllocation(
+  deps: Pick<Deps, "sql" | "clock" | "wake">,
+  request: AllocationRequest,
+): Promise<AllocationOperation> {
   requireInProject(request.principal, "compute.allocation.create", request.projectId);
   const image = await requireImage(deps.sql, request.wish.image);
-  const { allocationId, nodeId } = await inTransaction(deps.sql, async (tx) => await placeAndWrite(tx, deps, request, image)).catch((error: unknown) => {
+  const { allocationId, nodeId } = await inTransaction(
+    deps.sql,
+    async (tx) => await placeAndWrite(tx, deps, request, image),
+  ).catch((error: unknown) => {
     if (isUniqueViolation(error, "allocations_live_name")) {
-      throw new AppError("conflict", { detail: `The project has a live allocation named ${request.wish.name}. Choose another name or release it.`, cause: error });
+      throw new AppError("conflict", {
+        detail: `The project has a live allocation named ${request.wish.name}. Choose another name or release it.`,
+        cause: error,
+      });
     }
     throw error;
   });
@@ -43,16 +52,37 @@ export async function createAllocation(deps: Pick<Deps, "sql" | "clock" | "wake"
   return await getAllocationOperation(deps.sql, allocationId);
 }
 
-async function placeAndWrite(tx: Tx, deps: Pick<Deps, "clock">, request: AllocationRequest, image: ImageRow): Promise<{ readonly allocationId: string; readonly nodeId: string }> {
+async function placeAndWrite(
+  tx: Tx,
+  deps: Pick<Deps, "clock">,
+  request: AllocationRequest,
+  image: ImageRow,
+): Promise<{ readonly allocationId: string; readonly nodeId: string }> {
   const { wish, projectId } = request;
   const driver = wish.labels[DRIVER_LABEL] === "mock" ? "mock" : "qemu";
   const allocationId = newId("allocation", deps.clock);
   const operationId = newId("operation", deps.clock);
   const placement = await place(tx, { driver, vcpus: wish.vcpus, memoryMib: wish.memoryMib, gpus: wish.gpus });
-  await openOperation(tx, { id: operationId, kind: "allocation.provision", targetId: allocationId, projectId, phasesTotal: PROVISION_PHASE_NAMES.length });
+  await openOperation(tx, {
+    id: operationId,
+    kind: "allocation.provision",
+    targetId: allocationId,
+    projectId,
+    phasesTotal: PROVISION_PHASE_NAMES.length,
+  });
   const gpus = placement.gpus.map((gpu) => ({ uuid: gpu.uuid, model: gpu.model, kind: gpu.kind }));
   const { nodeId, gpusSimulated } = placement;
-  await insertAllocation(tx, { id: allocationId, projectId, driver, imageId: image.id, operationId, nodeId, gpus, gpusSimulated, ...sizeOf(wish) });
+  await insertAllocation(tx, {
+    id: allocationId,
+    projectId,
+    driver,
+    imageId: image.id,
+    operationId,
+    nodeId,
+    gpus,
+    gpusSimulated,
+    ...sizeOf(wish),
+  });
   const owned = await ownSlots(tx, { nodeId, uuids: gpus.map((gpu) => gpu.uuid), allocationId });
   if (owned !== gpus.length) throw new Error("a locked free slot was not free");
   await enqueueTask(tx, deps, {
@@ -79,7 +109,15 @@ function sizeOf(wish: AllocationCreate): Pick<AllocationCreate, "name" | "vcpus"
   return { name: wish.name, vcpus: wish.vcpus, memoryMib: wish.memoryMib, diskGib: wish.diskGib, labels: wish.labels };
 }
 
-function specOf(allocationId: string, parts: { readonly wish: AllocationCreate; readonly driver: "qemu" | "mock"; readonly image: ImageRow; readonly placement: Placement }): SliceSpec {
+function specOf(
+  allocationId: string,
+  parts: {
+    readonly wish: AllocationCreate;
+    readonly driver: "qemu" | "mock";
+    readonly image: ImageRow;
+    readonly placement: Placement;
+  },
+): SliceSpec {
   const { wish, image } = parts;
   return {
     allocationId,

@@ -6,8 +6,12 @@ import { findAllocation } from "./store.ts";
 export async function findTerminalPlace(
   db: Queryable,
   allocationId: string,
-): Promise<{ readonly nodeId: string; readonly slice: { readonly allocationId: string; readonly generation: number; readonly driver: "qemu" | "mock" } }> {
+): Promise<{
+  readonly nodeId: string;
+  readonly slice: { readonly allocationId: string; readonly generation: number; readonly driver: "qemu" | "mock" };
+}> {
   const row = await findAllocation(db, allocationId);
-  if (row?.state !== "active") throw new AppError("allocation_state_conflict", { detail: "The slice is not active any more." });
+  if (row?.state !== "active")
+    throw new AppError("allocation_state_conflict", { detail: "The slice is not active any more." });
   return { nodeId: row.nodeId, slice: { allocationId: row.id, generation: row.generation, driver: row.driver } };
 }

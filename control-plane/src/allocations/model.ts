@@ -32,5 +32,8 @@ export function phaseViews(kind: TaskKind | null, events: readonly StoredPhaseEv
     };
   };
   const undone = [...newest.values()].filter((event) => event.direction === "undo");
-  return [...Object.keys(titles).map((name) => view("apply", name)), ...undone.map((event) => view("undo", event.phase))];
+  return [
+    ...Object.keys(titles).map((name) => view("apply", name)),
+    ...undone.map((event) => view("undo", event.phase)),
+  ];
 }

@@ -41,27 +41,34 @@ export function reasonAgainst(node: Candidate, wish: PlacementWish): string | nu
   if (!node.isDriverUsable) return `the node cannot run ${wish.driver} slices`;
   if (node.freeGpus < wish.gpus.count) return `${node.freeGpus} of ${wish.gpus.count} ${wish.gpus.kind ?? "GPUs"} free`;
   if (node.freeVcpus < wish.vcpus) return `${Math.max(0, node.freeVcpus)} of ${wish.vcpus} vCPUs free`;
-  if (node.freeMemoryMib < wish.memoryMib) return `${Math.max(0, node.freeMemoryMib)} of ${wish.memoryMib} MiB memory free`;
+  if (node.freeMemoryMib < wish.memoryMib)
+    return `${Math.max(0, node.freeMemoryMib)} of ${wish.memoryMib} MiB memory free`;
   return null;
 }
 
 async function tryNode(tx: Tx, nodeId: string, wish: PlacementWish): Promise<Placement | null> {
-  return await tx.savepoint(async (inner) => {
-    const node = await takeCapacity(inner, { nodeId, vcpus: wish.vcpus, memoryMib: wish.memoryMib });
-    if (node === undefined) return null;
-    const gpus = wish.gpus.count === 0 ? [] : await lockFreeSlots(inner, { nodeId, ...wish.gpus });
-    if (gpus.length < wish.gpus.count) throw new NotEnoughSlots();
-    return { nodeId, gpus, gpusSimulated: gpus.length > 0 && node.gpusSimulated };
-  }).catch((error: unknown) => {
-    // The savepoint gave the processors and memory back.
-    if (error instanceof NotEnoughSlots) return null;
-    throw error;
-  });
+  return await tx
+    .savepoint(async (inner) => {
+      const node = await takeCapacity(inner, { nodeId, vcpus: wish.vcpus, memoryMib: wish.memoryMib });
+      if (node === undefined) return null;
+      const gpus = wish.gpus.count === 0 ? [] : await lockFreeSlots(inner, { nodeId, ...wish.gpus });
+      if (gpus.length < wish.gpus.count) throw new NotEnoughSlots();
+      return { nodeId, gpus, gpusSimulated: gpus.length > 0 && node.gpusSimulated };
+    })
+    .catch((error: unknown) => {
+      // The savepoint gave the processors and memory back.
+      if (error instanceof NotEnoughSlots) return null;
+      throw error;
+    });
 }
 
 class NotEnoughSlots extends Error {}
 
-function capacityError(wish: PlacementWish, candidates: readonly Candidate[], refusals: ReadonlyMap<string, string>): AppError {
+function capacityError(
+  wish: PlacementWish,
+  candidates: readonly Candidate[],
+  refusals: ReadonlyMap<string, string>,
+): AppError {
   const nodes = candidates.map((node) => ({
     id: node.id,
     name: node.name,
@@ -70,7 +77,16 @@ function capacityError(wish: PlacementWish, candidates: readonly Candidate[], re
     freeMemoryMib: Math.max(0, node.freeMemoryMib),
     reason: refusals.get(node.id) ?? "not tried",
   }));
-  const what = `${wish.gpus.count} ${wish.gpus.kind ?? ""} GPUs, ${wish.vcpus} vCPUs and ${wish.memoryMib} MiB`.replace("  ", " ");
-  const where = nodes.length === 0 ? "No host is enrolled." : nodes.map((node) => `${node.name}: ${node.freeGpus} GPUs free (${node.reason})`).join("; ");
-  return new AppError("capacity_unavailable", { detail: `No host has ${what} free. ${where}`, facts: { requested: wish, nodes } });
+  const what = `${wish.gpus.count} ${wish.gpus.kind ?? ""} GPUs, ${wish.vcpus} vCPUs and ${wish.memoryMib} MiB`.replace(
+    "  ",
+    " ",
+  );
+  const where =
+    nodes.length === 0
+      ? "No host is enrolled."
+      : nodes.map((node) => `${node.name}: ${node.freeGpus} GPUs free (${node.reason})`).join("; ");
+  return new AppError("capacity_unavailable", {
+    detail: `No host has ${what} free. ${where}`,
+    facts: { requested: wish, nodes },
+  });
 }

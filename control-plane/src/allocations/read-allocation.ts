@@ -18,7 +18,10 @@ export async function getAllocationOperation(db: Queryable, id: string): Promise
 }
 
 /** The allocation's row for other features, after the check that the principal may do this to it. */
-export async function requireAllocation(db: Queryable, request: { readonly id: string; readonly principal: Principal; readonly permission: Permission }): Promise<AllocationRow> {
+export async function requireAllocation(
+  db: Queryable,
+  request: { readonly id: string; readonly principal: Principal; readonly permission: Permission },
+): Promise<AllocationRow> {
   const row = await findAllocation(db, request.id);
   if (row === undefined) throw new AppError("not_found");
   requireInProject(request.principal, request.permission, row.projectId);

@@ -13,8 +13,18 @@ export interface AllocationMove {
 }
 
 /** Moves an allocation and writes the event and audit row of the move. False when the table does not allow it from where it is. */
-export async function moveAndRecord(tx: Tx, deps: Pick<Deps, "clock">, allocation: AllocationRow, move: AllocationMove): Promise<boolean> {
-  const version = await moveAllocation(tx, { id: allocation.id, target: move.target, reason: move.reason, operationId: move.operationId });
+export async function moveAndRecord(
+  tx: Tx,
+  deps: Pick<Deps, "clock">,
+  allocation: AllocationRow,
+  move: AllocationMove,
+): Promise<boolean> {
+  const version = await moveAllocation(tx, {
+    id: allocation.id,
+    target: move.target,
+    reason: move.reason,
+    operationId: move.operationId,
+  });
   if (version === undefined) return false;
   await recordChange(tx, deps.clock, {
     actor: move.actor,
@@ -23,7 +33,11 @@ export async function moveAndRecord(tx: Tx, deps: Pick<Deps, "clock">, allocatio
     targetVersion: version,
     projectId: allocation.projectId,
     requestId: move.requestId,
-    body: { operationId: move.operationId, nodeId: allocation.nodeId, ...(move.reason === null ? {} : { reason: move.reason }) },
+    body: {
+      operationId: move.operationId,
+      nodeId: allocation.nodeId,
+      ...(move.reason === null ? {} : { reason: move.reason }),
+    },
   });
   return true;
 }

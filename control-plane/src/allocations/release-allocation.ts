@@ -27,13 +27,18 @@ export interface ReleaseRequest {
  * Gives a slice back. An active one gets a release task; one that is being built is cancelled, and the host undoes it; one
  * that no host has begun is gone at once. Asking again answers with the operation in progress.
  */
-export async function releaseAllocation(deps: Pick<Deps, "sql" | "clock" | "wake">, request: ReleaseRequest): Promise<AllocationOperation> {
+export async function releaseAllocation(
+  deps: Pick<Deps, "sql" | "clock" | "wake">,
+  request: ReleaseRequest,
+): Promise<AllocationOperation> {
   const touched = await inTransaction(deps.sql, async (tx) => {
     const allocation = await lockAllocation(tx, request.allocationId);
     if (allocation === undefined) throw new AppError("not_found");
     requireInProject(request.principal, "compute.allocation.release", allocation.projectId);
-    if (allocation.state === "active" || allocation.state === "release_failed") await enqueueRelease(tx, deps, allocation, request);
-    else if (allocation.state === "requested" || allocation.state === "provisioning") await cancelProvisioning(tx, deps, allocation, request);
+    if (allocation.state === "active" || allocation.state === "release_failed")
+      await enqueueRelease(tx, deps, allocation, request);
+    else if (allocation.state === "requested" || allocation.state === "provisioning")
+      await cancelProvisioning(tx, deps, allocation, request);
     return allocation;
   });
   deps.wake.wake(nodeTopic(touched.nodeId));
@@ -41,17 +46,51 @@ export async function releaseAllocation(deps: Pick<Deps, "sql" | "clock" | "wake
   return await getAllocationOperation(deps.sql, request.allocationId);
 }
 
-async function enqueueRelease(tx: Tx, deps: Pick<Deps, "clock">, allocation: AllocationRow, request: ReleaseRequest): Promise<void> {
+async function enqueueRelease(
+  tx: Tx,
+  deps: Pick<Deps, "clock">,
+  allocation: AllocationRow,
+  request: ReleaseRequest,
+): Promise<void> {
   const operationId = newId("operation", deps.clock);
   const { id, projectId, nodeId, generation, driver } = allocation;
-  await openOperation(tx, { id: operationId, kind: "allocation.release", targetId: id, projectId, phasesTotal: RELEASE_PHASE_NAMES.length });
+  await openOperation(tx, {
+    id: operationId,
+    kind: "allocation.release",
+    targetId: id,
+    projectId,
+    phasesTotal: RELEASE_PHASE_NAMES.length,
+  });
   const params = { allocationId: id, generation, driver };
-  await enqueueTask(tx, deps, { nodeId, kind: "slice.vm_release", params, targetId: id, operationId, expiresInMs: RELEASE_EXPIRES_MS });
-  await moveAndRecord(tx, deps, allocation, { target: "releasing", reason: null, operationId, actor: request.principal.id, requestId: request.requestId });
+  await enqueueTask(tx, deps, {
+    nodeId,
+    kind: "slice.vm_release",
+    params,
+    targetId: id,
+    operationId,
+    expiresInMs: RELEASE_EXPIRES_MS,
+  });
+  await moveAndRecord(tx, deps, allocation, {
+    target: "releasing",
+    reason: null,
+    operationId,
+    actor: request.principal.id,
+    requestId: request.requestId,
+  });
 }
 
-async function cancelProvisioning(tx: Tx, deps: Pick<Deps, "clock">, allocation: AllocationRow, request: ReleaseRequest): Promise<void> {
-  const move = { reason: "released before it was active", operationId: allocation.operationId, actor: request.principal.id, requestId: request.requestId };
+async function cancelProvisioning(
+  tx: Tx,
+  deps: Pick<Deps, "clock">,
+  allocation: AllocationRow,
+  request: ReleaseRequest,
+): Promise<void> {
+  const move = {
+    reason: "released before it was active",
+    operationId: allocation.operationId,
+    actor: request.principal.id,
+    requestId: request.requestId,
+  };
   const cancelled = await cancelOperationTask(tx, allocation.operationId);
   await moveAndRecord(tx, deps, allocation, { ...move, target: "releasing" });
   if (cancelled !== "cancelled") return;

@@ -1,5 +1,10 @@
 import { createRoute, type OpenAPIHono } from "@hono/zod-openapi";
-import { allocationCreateSchema, allocationOperationSchema, allocationSchema, phaseListSchema } from "@hostler/shared/api/allocations.ts";
+import {
+  allocationCreateSchema,
+  allocationOperationSchema,
+  allocationSchema,
+  phaseListSchema,
+} from "@hostler/shared/api/allocations.ts";
 import { API_PREFIX, pageOf, pageQuerySchema } from "@hostler/shared/api/common.ts";
 import { idSchema } from "@hostler/shared/ids.ts";
 import * as z from "zod";
@@ -39,14 +44,20 @@ function addCreate(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
     path: `${tenant}/projects/{projectId}/allocations`,
     operationId: "createAllocation",
     summary: "Ask for a slice",
-    description: "Answers at once; the operation tells when the slice is active. With nothing free: 409 capacity_unavailable, saying what is free and where.",
+    description:
+      "Answers at once; the operation tells when the slice is active. With nothing free: 409 capacity_unavailable, saying what is free and where.",
     tags,
     request: { params: projectParams, headers: idempotencyHeader, body: jsonBody(allocationCreateSchema) },
     responses: { 202: jsonAnswer(allocationOperationSchema, "Accepted."), ...PROBLEMS },
   });
   api.openapi(create, async (c) => {
     const { projectId } = c.req.valid("param");
-    const made = await createAllocation(deps, { principal: c.var.principal, projectId, requestId: c.var.requestId, wish: c.req.valid("json") });
+    const made = await createAllocation(deps, {
+      principal: c.var.principal,
+      projectId,
+      requestId: c.var.requestId,
+      wish: c.req.valid("json"),
+    });
     c.header("location", `${common}/operations/${made.operation.id}`);
     return c.json(made, 202);
   });
@@ -67,8 +78,16 @@ function addReads(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
     const { projectId } = c.req.valid("param");
     requireInProject(c.var.principal, "compute.allocation.read", projectId);
     const { limit, cursor } = c.req.valid("query");
-    const rows = await readAllocationViews(deps.sql, { id: null, projectId, after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(pageOfRows(rows, limit, (row) => row.id), 200);
+    const rows = await readAllocationViews(deps.sql, {
+      id: null,
+      projectId,
+      after: decodeCursor(cursor),
+      limit: limit + 1,
+    });
+    return c.json(
+      pageOfRows(rows, limit, (row) => row.id),
+      200,
+    );
   });
   const get = createRoute({
     ...secured("compute.allocation.read"),
@@ -81,7 +100,11 @@ function addReads(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
     responses: { 200: jsonAnswer(allocationSchema, "The slice."), ...PROBLEMS },
   });
   api.openapi(get, async (c) => {
-    const { id } = await requireAllocation(deps.sql, { id: c.req.valid("param").allocationId, principal: c.var.principal, permission: "compute.allocation.read" });
+    const { id } = await requireAllocation(deps.sql, {
+      id: c.req.valid("param").allocationId,
+      principal: c.var.principal,
+      permission: "compute.allocation.read",
+    });
     return c.json(await getAllocation(deps.sql, id), 200);
   });
   const phases = createRoute({
@@ -95,7 +118,11 @@ function addReads(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
     responses: { 200: jsonAnswer(phaseListSchema, "The phases in order."), ...PROBLEMS },
   });
   api.openapi(phases, async (c) => {
-    const row = await requireAllocation(deps.sql, { id: c.req.valid("param").allocationId, principal: c.var.principal, permission: "compute.allocation.read" });
+    const row = await requireAllocation(deps.sql, {
+      id: c.req.valid("param").allocationId,
+      principal: c.var.principal,
+      permission: "compute.allocation.read",
+    });
     const operation = await getOperation(deps.sql, row.operationId);
     const { kind, events } = await readOperationEvents(deps.sql, row.operationId);
     return c.json({ operation, phases: phaseViews(kind, events) }, 200);
@@ -109,14 +136,19 @@ function addRelease(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
     path: `${tenant}/allocations/{allocationId}/release`,
     operationId: "releaseAllocation",
     summary: "Give a slice back",
-    description: "Asking again answers with the operation in progress. A slice that is being built is cancelled and undone.",
+    description:
+      "Asking again answers with the operation in progress. A slice that is being built is cancelled and undone.",
     tags,
     request: { params: allocationParams },
     responses: { 202: jsonAnswer(allocationOperationSchema, "Accepted."), ...PROBLEMS },
   });
   api.openapi(release, async (c) => {
     const { allocationId } = c.req.valid("param");
-    const answer = await releaseAllocation(deps, { principal: c.var.principal, allocationId, requestId: c.var.requestId });
+    const answer = await releaseAllocation(deps, {
+      principal: c.var.principal,
+      allocationId,
+      requestId: c.var.requestId,
+    });
     c.header("location", `${common}/operations/${answer.operation.id}`);
     return c.json(answer, 202);
   });

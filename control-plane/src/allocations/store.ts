@@ -23,7 +23,7 @@ export async function insertAllocation(tx: Tx, allocation: NewAllocation): Promi
   await tx`
     insert into allocations (id, project_id, name, state, node_id, driver, image_id, vcpus, memory_mib, disk_gib, gpus, gpus_simulated, labels, operation_id)
     values (${allocation.id}, ${allocation.projectId}, ${allocation.name}, 'requested', ${allocation.nodeId}, ${allocation.driver}, ${allocation.imageId},
-      ${allocation.vcpus}, ${allocation.memoryMib}, ${allocation.diskGib}, ${tx.json(allocation.gpus as never)}, ${allocation.gpusSimulated},
+      ${allocation.vcpus}, ${allocation.memoryMib}, ${allocation.diskGib}, ${tx.json(allocation.gpus)}, ${allocation.gpusSimulated},
       ${tx.json(allocation.labels)}, ${allocation.operationId})
   `;
 }
@@ -67,7 +67,12 @@ export async function findAllocation(db: Queryable, id: string): Promise<Allocat
 /** Moves an allocation where the table of transitions allows it. Resolves with the new version; undefined when it does not. */
 export async function moveAllocation(
   tx: Tx,
-  move: { readonly id: string; readonly target: AllocationState; readonly reason: string | null; readonly operationId: string },
+  move: {
+    readonly id: string;
+    readonly target: AllocationState;
+    readonly reason: string | null;
+    readonly operationId: string;
+  },
 ): Promise<number | undefined> {
   const [row] = await tx<{ version: number }[]>`
     update allocations
@@ -111,7 +116,10 @@ export async function listCandidates(
 }
 
 /** Takes processors and memory of the node when they are still free; holds the node's row until the commit. */
-export async function takeCapacity(tx: Tx, take: { readonly nodeId: string; readonly vcpus: number; readonly memoryMib: number }): Promise<{ readonly gpusSimulated: boolean } | undefined> {
+export async function takeCapacity(
+  tx: Tx,
+  take: { readonly nodeId: string; readonly vcpus: number; readonly memoryMib: number },
+): Promise<{ readonly gpusSimulated: boolean } | undefined> {
   const [row] = await tx<{ gpusSimulated: boolean }[]>`
     update nodes
     set vcpus_used = vcpus_used + ${take.vcpus}, memory_mib_used = memory_mib_used + ${take.memoryMib}
@@ -122,7 +130,10 @@ export async function takeCapacity(tx: Tx, take: { readonly nodeId: string; read
   return row;
 }
 
-export async function giveCapacityBack(tx: Tx, give: { readonly nodeId: string; readonly vcpus: number; readonly memoryMib: number }): Promise<void> {
+export async function giveCapacityBack(
+  tx: Tx,
+  give: { readonly nodeId: string; readonly vcpus: number; readonly memoryMib: number },
+): Promise<void> {
   await tx`
     update nodes
     set vcpus_used = vcpus_used - ${give.vcpus}, memory_mib_used = memory_mib_used - ${give.memoryMib}
@@ -131,7 +142,10 @@ export async function giveCapacityBack(tx: Tx, give: { readonly nodeId: string; 
 }
 
 /** Locks that many free slots of the node; fewer rows mean that it has fewer. */
-export async function lockFreeSlots(tx: Tx, wish: { readonly nodeId: string; readonly kind: string | null; readonly count: number }): Promise<Gpu[]> {
+export async function lockFreeSlots(
+  tx: Tx,
+  wish: { readonly nodeId: string; readonly kind: string | null; readonly count: number },
+): Promise<Gpu[]> {
   const rows = await tx<{ gpu: Gpu }[]>`
     select gpu
     from gpu_slots
@@ -143,7 +157,10 @@ export async function lockFreeSlots(tx: Tx, wish: { readonly nodeId: string; rea
   return rows.map((row) => row.gpu);
 }
 
-export async function ownSlots(tx: Tx, slots: { readonly nodeId: string; readonly uuids: readonly string[]; readonly allocationId: string }): Promise<number> {
+export async function ownSlots(
+  tx: Tx,
+  slots: { readonly nodeId: string; readonly uuids: readonly string[]; readonly allocationId: string },
+): Promise<number> {
   const rows = await tx`
     update gpu_slots
     set state = 'owned', allocation_id = ${slots.allocationId}, reason = null
@@ -171,7 +188,12 @@ interface AllocationViewRow extends Omit<Allocation, "createdAt" | "activeAt" | 
 
 export async function readAllocationViews(
   db: Queryable,
-  filter: { readonly id: string | null; readonly projectId: string | null; readonly after: string | null; readonly limit: number },
+  filter: {
+    readonly id: string | null;
+    readonly projectId: string | null;
+    readonly after: string | null;
+    readonly limit: number;
+  },
 ): Promise<Allocation[]> {
   const rows = await db<AllocationViewRow[]>`
     select a.id, a.project_id as "projectId", a.name, a.state, a.reason, a.node_id as "nodeId", n.name as "nodeName", i.name as image, a.vcpus,

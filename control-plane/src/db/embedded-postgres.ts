@@ -75,7 +75,12 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   };
 }
 
-async function createCluster(options: { readonly program: PostgresProgram; readonly home: string; readonly data: string; readonly password: string }): Promise<void> {
+async function createCluster(options: {
+  readonly program: PostgresProgram;
+  readonly home: string;
+  readonly data: string;
+  readonly password: string;
+}): Promise<void> {
   const { program, home, data, password } = options;
   // A half-made cluster of an interrupted first start is worth nothing.
   await rm(data, { recursive: true, force: true });
@@ -85,8 +90,21 @@ async function createCluster(options: { readonly program: PostgresProgram; reado
   await writeFile(passwordFile, `${password}\n`, { mode: 0o600 });
   await giveTo(program, passwordFile);
   try {
-    const args = [`--pgdata=${data}`, `--username=${SUPERUSER}`, `--pwfile=${passwordFile}`, "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-instructions"];
-    const child = spawn(program.initdb, args, { ...userOf(program), cwd: "/", stdio: ["ignore", "ignore", "pipe"], env: { LC_ALL: "C", PATH: process.env["PATH"] ?? "" } });
+    const args = [
+      `--pgdata=${data}`,
+      `--username=${SUPERUSER}`,
+      `--pwfile=${passwordFile}`,
+      "--auth=scram-sha-256",
+      "--encoding=UTF8",
+      "--locale=C",
+      "--no-instructions",
+    ];
+    const child = spawn(program.initdb, args, {
+      ...userOf(program),
+      cwd: "/",
+      stdio: ["ignore", "ignore", "pipe"],
+      env: { LC_ALL: "C", PATH: process.env["PATH"] ?? "" },
+    });
     let stderr = "";
     child.stderr?.on("data", (chunk: Buffer) => (stderr = (stderr + chunk.toString()).slice(-4000)));
     const [code] = await once(child, "close");
@@ -106,7 +124,13 @@ async function startServer(options: {
 }): Promise<ChildProcess> {
   const { program, data, home, port, password } = options;
   const log = await open(join(home, "postgres.log"), "a", 0o640);
-  const settings = { listen_addresses: "127.0.0.1", unix_socket_directories: "", max_connections: "100", shared_buffers: "64MB", log_min_messages: "warning" };
+  const settings = {
+    listen_addresses: "127.0.0.1",
+    unix_socket_directories: "",
+    max_connections: "100",
+    shared_buffers: "64MB",
+    log_min_messages: "warning",
+  };
   const flags = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);
   const child = spawn(program.postgres, ["-D", data, "-p", String(port), ...flags], {
     ...userOf(program),
@@ -133,8 +157,14 @@ async function waitUntilUp(options: {
   for (;;) {
     if (await answers(options.port, options.password)) return;
     if (hasEnded || options.clock.monotonicMs() > deadline) {
-      const tail = (await readFile(options.logPath, "utf8").catch(() => "")).trimEnd().split("\n").slice(-5).join(" | ");
-      throw new AppError("driver_unavailable", { detail: `The embedded PostgreSQL did not start. Its log ends: ${tail}. Log: ${options.logPath}` });
+      const tail = (await readFile(options.logPath, "utf8").catch(() => ""))
+        .trimEnd()
+        .split("\n")
+        .slice(-5)
+        .join(" | ");
+      throw new AppError("driver_unavailable", {
+        detail: `The embedded PostgreSQL did not start. Its log ends: ${tail}. Log: ${options.logPath}`,
+      });
     }
     await options.clock.sleep(30, new AbortController().signal);
   }
@@ -180,7 +210,12 @@ async function supervise(options: {
       attempt = 0;
     } catch (error) {
       options.onFailure(error);
-      await options.clock.sleep(backoffMs({ firstMs: 200, maxMs: 5000 }, attempt + 1, () => 1), options.stopping).catch(() => undefined);
+      await options.clock
+        .sleep(
+          backoffMs({ firstMs: 200, maxMs: 5000 }, attempt + 1, () => 1),
+          options.stopping,
+        )
+        .catch(() => undefined);
     }
   }
 }

@@ -25,7 +25,9 @@ export async function migrate(sql: Sql, directory: string = MIGRATIONS_DIR): Pro
     await tx`select pg_advisory_xact_lock(${LOCK_KEY})`;
     await tx`set local statement_timeout = 0`;
     await tx`create table if not exists migrations (number int primary key, name text not null, digest text not null, applied_at timestamptz not null default now())`;
-    const done = await tx<{ number: number; name: string; digest: string }[]>`select number, name, digest from migrations order by number`;
+    const done = await tx<
+      { number: number; name: string; digest: string }[]
+    >`select number, name, digest from migrations order by number`;
     const pending = pendingOf(migrations, done);
     for (const migration of pending) await apply(tx, migration);
     return { applied: pending.map((migration) => migration.name) };
@@ -34,14 +36,21 @@ export async function migrate(sql: Sql, directory: string = MIGRATIONS_DIR): Pro
 }
 
 /** What is left to do; throws when history does not match. Pure. */
-export function pendingOf(migrations: readonly Migration[], done: readonly Pick<Migration, "number" | "name" | "digest">[]): Migration[] {
+export function pendingOf(
+  migrations: readonly Migration[],
+  done: readonly Pick<Migration, "number" | "name" | "digest">[],
+): Migration[] {
   for (const row of done) {
     const known = migrations.find((migration) => migration.number === row.number);
     if (known === undefined) {
-      throw new AppError("conflict", { detail: `The database has migration ${row.name}, which this version does not know. Run the version that made it, or a newer one.` });
+      throw new AppError("conflict", {
+        detail: `The database has migration ${row.name}, which this version does not know. Run the version that made it, or a newer one.`,
+      });
     }
     if (known.digest !== row.digest) {
-      throw new AppError("conflict", { detail: `Migration ${row.name} was edited after it was applied. Restore the file; changes go into a new one.` });
+      throw new AppError("conflict", {
+        detail: `Migration ${row.name} was edited after it was applied. Restore the file; changes go into a new one.`,
+      });
     }
   }
   return migrations.filter((migration) => !done.some((row) => row.number === migration.number));

@@ -14,7 +14,9 @@ export async function maintainPartitions(sql: Sql, now: Date): Promise<void> {
     for (let day = -1; day <= DAYS_AHEAD; day += 1) {
       const start = dayOf(now, day);
       const end = dayOf(now, day + 1);
-      await sql.unsafe(`create table if not exists ${partitionName(table, start)} partition of ${table} for values from ('${start}') to ('${end}')`);
+      await sql.unsafe(
+        `create table if not exists ${partitionName(table, start)} partition of ${table} for values from ('${start}') to ('${end}')`,
+      );
     }
     const oldest = partitionName(table, dayOf(now, -daysKept));
     const names = await sql<{ name: string }[]>`

@@ -50,7 +50,9 @@ export function isDatabaseAway(error: unknown): boolean {
 
 /** Translates a lost database into `service_unavailable`; everything else stays what it is. The edges call it once. */
 export function translateDatabaseError(error: unknown): unknown {
-  return isDatabaseAway(error) ? new AppError("service_unavailable", { detail: "The database cannot be reached.", cause: error }) : error;
+  return isDatabaseAway(error)
+    ? new AppError("service_unavailable", { detail: "The database cannot be reached.", cause: error })
+    : error;
 }
 
 /** Whether a unique constraint of that name refused the row. */

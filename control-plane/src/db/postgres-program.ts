@@ -47,13 +47,22 @@ function nativeFolder(): string {
 
 async function systemUser(): Promise<{ uid: number; gid: number }> {
   const find = async (): Promise<{ uid: number; gid: number } | undefined> => {
-    const line = (await readFile("/etc/passwd", "utf8")).split("\n").find((entry) => entry.startsWith(`${SYSTEM_USER}:`));
+    const line = (await readFile("/etc/passwd", "utf8"))
+      .split("\n")
+      .find((entry) => entry.startsWith(`${SYSTEM_USER}:`));
     const [, , uid, gid] = line?.split(":") ?? [];
     return uid === undefined || gid === undefined ? undefined : { uid: Number(uid), gid: Number(gid) };
   };
   const existing = await find();
   if (existing !== undefined) return existing;
-  await execute("useradd", ["--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin", SYSTEM_USER]).catch(() => {
+  await execute("useradd", [
+    "--system",
+    "--user-group",
+    "--no-create-home",
+    "--shell",
+    "/usr/sbin/nologin",
+    SYSTEM_USER,
+  ]).catch(() => {
     // Another start may have made it at the same moment; what counts is whether it is there.
   });
   const made = await find();
@@ -76,7 +85,9 @@ async function closedFolder(folder: string): Promise<string | null> {
 async function refuseClosedFolder(stateDir: string): Promise<void> {
   const closed = await closedFolder(stateDir);
   if (closed === null) return;
-  throw new AppError("conflict", { detail: `PostgreSQL runs as the user ${SYSTEM_USER}, who may not enter ${closed}. Run: chmod o+x ${closed}, or set HOSTLER_STATE_DIR to another folder, or DATABASE_URL.` });
+  throw new AppError("conflict", {
+    detail: `PostgreSQL runs as the user ${SYSTEM_USER}, who may not enter ${closed}. Run: chmod o+x ${closed}, or set HOSTLER_STATE_DIR to another folder, or DATABASE_URL.`,
+  });
 }
 
 async function copyFor(native: string, stateDir: string): Promise<string> {

@@ -14,9 +14,15 @@ export interface TestDatabase {
 /** A migrated database of its own on the PostgreSQL that the test run started (`test-global-setup.ts`). Close it in `afterAll`. */
 export async function createTestDatabase(): Promise<TestDatabase> {
   const serverUrl = process.env["HOSTLER_TEST_DATABASE_URL"];
-  if (serverUrl === undefined) throw new Error("HOSTLER_TEST_DATABASE_URL is not set: run the tests through vitest, whose global set-up starts PostgreSQL.");
+  if (serverUrl === undefined)
+    throw new Error(
+      "HOSTLER_TEST_DATABASE_URL is not set: run the tests through vitest, whose global set-up starts PostgreSQL.",
+    );
   const name = `test_${randomBytes(6).toString("hex")}`;
-  await onServer(serverUrl, async (admin) => void (await admin.unsafe(`create database ${name} template hostler_template`)));
+  await onServer(
+    serverUrl,
+    async (admin) => void (await admin.unsafe(`create database ${name} template hostler_template`)),
+  );
   const url = new URL(serverUrl);
   url.pathname = `/${name}`;
   const sql = openPool({ url: url.href, applicationName: "hostler test", connectionsMax: 10 });

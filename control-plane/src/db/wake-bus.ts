@@ -36,17 +36,18 @@ export interface RunningWakeBus extends WakeBus {
  * The bus over LISTEN and NOTIFY: one session of its own, which a pool cannot hold. Local waiters need no database. After a
  * lost connection everything is woken once, because what was sent meanwhile is gone.
  */
-export function openWakeBus(options: { readonly url: string; readonly replicaId: string; readonly clock: Clock; readonly log: Logger }): RunningWakeBus {
-  const waiters = new Map<string, Set<() => void>>();
+export function openWakeBus(options: {
+  readonly url: string;
+  readonly replicaId: string;
+  readonly clock: Clock;
+  readonly log: Logger;
+}): RunningWakeBus {
+  const waiters = makeWaiters(options.clock);
   const pending = new Set<string>();
   const closing = new AbortController();
   let client: pg.Client | undefined;
   let flushTimer: Promise<void> | undefined;
 
-  const wakeLocally = (topic: string): void => {
-    const topics = topic === EVERYTHING ? [...waiters.keys()] : [topic];
-    for (const name of topics) for (const resolve of waiters.get(name) ?? []) resolve();
-  };
   const flush = async (): Promise<void> => {
     await options.clock.sleep(COALESCE_MS, closing.signal);
     const payload = `${options.replicaId} ${[...pending].join(" ")}`;
@@ -56,10 +57,15 @@ export function openWakeBus(options: { readonly url: string; readonly replicaId:
   };
   const onNotification = (payload: string | undefined): void => {
     const [replicaId, ...topics] = (payload ?? "").split(" ");
-    if (replicaId !== options.replicaId) for (const topic of topics) wakeLocally(topic);
+    if (replicaId !== options.replicaId) for (const topic of topics) waiters.wake(topic);
   };
   const session = async (): Promise<void> => {
-    const next = new pg.Client({ connectionString: options.url, application_name: "hostler wake bus", keepAlive: true, connectionTimeoutMillis: 5000 });
+    const next = new pg.Client({
+      connectionString: options.url,
+      application_name: "hostler wake bus",
+      keepAlive: true,
+      connectionTimeoutMillis: 5000,
+    });
     const ended = new Promise<void>((resolve) => {
       next.once("end", resolve);
       next.once("error", () => resolve());
@@ -71,7 +77,7 @@ export function openWakeBus(options: { readonly url: string; readonly replicaId:
       await next.connect();
       await next.query(`listen ${CHANNEL}`);
       client = next;
-      wakeLocally(EVERYTHING);
+      waiters.wake(EVERYTHING);
       await ended;
     } finally {
       client = undefined;
@@ -83,7 +89,7 @@ export function openWakeBus(options: { readonly url: string; readonly replicaId:
 
   return {
     wake: (topic) => {
-      wakeLocally(topic);
+      waiters.wake(topic);
       pending.add(topic);
       flushTimer ??= flush()
         .catch((error: unknown) => {
@@ -93,22 +99,7 @@ export function openWakeBus(options: { readonly url: string; readonly replicaId:
           flushTimer = undefined;
         });
     },
-    wait: async (topic, timeoutMs, signal) => {
-      const over = new AbortController();
-      const woken = new Promise<void>((resolve) => {
-        const set = waiters.get(topic) ?? new Set();
-        waiters.set(topic, set.add(resolve));
-        over.signal.addEventListener("abort", () => {
-          set.delete(resolve);
-          if (set.size === 0 && waiters.get(topic) === set) waiters.delete(topic);
-        });
-      });
-      try {
-        await Promise.race([woken, options.clock.sleep(timeoutMs, AbortSignal.any([signal, over.signal]))]);
-      } finally {
-        over.abort();
-      }
-    },
+    wait: waiters.wait,
     close: async () => {
       closing.abort();
       await running;
@@ -135,4 +126,31 @@ async function keepSession(
       // Closing: the loop's condition ends it.
     }
   }
+}
+
+/** Who waits in this process. */
+function makeWaiters(clock: Clock): Pick<WakeBus, "wake" | "wait"> {
+  const waiters = new Map<string, Set<() => void>>();
+  return {
+    wake: (topic) => {
+      const topics = topic === EVERYTHING ? [...waiters.keys()] : [topic];
+      for (const name of topics) for (const resolve of waiters.get(name) ?? []) resolve();
+    },
+    wait: async (topic, timeoutMs, signal) => {
+      const over = new AbortController();
+      const woken = new Promise<void>((resolve) => {
+        const set = waiters.get(topic) ?? new Set();
+        waiters.set(topic, set.add(resolve));
+        over.signal.addEventListener("abort", () => {
+          set.delete(resolve);
+          if (set.size === 0 && waiters.get(topic) === set) waiters.delete(topic);
+        });
+      });
+      try {
+        await Promise.race([woken, clock.sleep(timeoutMs, AbortSignal.any([signal, over.signal]))]);
+      } finally {
+        over.abort();
+      }
+    },
+  };
 }

@@ -13,10 +13,15 @@ interface RequestEnv extends Env {
 }
 
 /** Gives each request an id (its own when it is sane) and a logger, and writes one line when it is answered. */
-export function requestContext(deps: { readonly clock: Clock; readonly log: Logger; onAnswer?(method: string, route: string, status: number): void }): MiddlewareHandler<RequestEnv> {
+export function requestContext(deps: {
+  readonly clock: Clock;
+  readonly log: Logger;
+  onAnswer?(method: string, route: string, status: number): void;
+}): MiddlewareHandler<RequestEnv> {
   return async function requestContextMiddleware(c, next) {
     const asked = c.req.header("x-request-id");
-    const requestId = asked !== undefined && /^[A-Za-z0-9._-]{8,64}$/.test(asked) ? asked : newId("request", deps.clock);
+    const requestId =
+      asked !== undefined && /^[A-Za-z0-9._-]{8,64}$/.test(asked) ? asked : newId("request", deps.clock);
     const log = deps.log.child({ requestId });
     c.set("requestId", requestId);
     c.set("log", log);
@@ -24,7 +29,12 @@ export function requestContext(deps: { readonly clock: Clock; readonly log: Logg
     await next();
     c.header("x-request-id", requestId);
     deps.onAnswer?.(c.req.method, routeOf(c), c.res.status);
-    const fields = { method: c.req.method, path: c.req.path, status: c.res.status, durationMs: Math.round(deps.clock.monotonicMs() - startedMs) };
+    const fields = {
+      method: c.req.method,
+      path: c.req.path,
+      status: c.res.status,
+      durationMs: Math.round(deps.clock.monotonicMs() - startedMs),
+    };
     if (c.res.status >= 500) log.warn(fields, "request answered");
     else log.debug(fields, "request answered");
   };
@@ -34,12 +44,15 @@ export function requestContext(deps: { readonly clock: Clock; readonly log: Logg
 export function installErrorAnswers<E extends RequestEnv>(app: Hono<E>, fallbackLog: Logger): void {
   app.onError((error, c) => {
     const appError = appErrorOf(error);
-    const log = (c.get("log") as Logger | undefined) ?? fallbackLog;
+    // A failure before the first middleware has no logger of its own.
+    const log: Pick<Logger, "error" | "warn"> = (c.var as Partial<RequestEnv["Variables"]>).log ?? fallbackLog;
     if (appError.code === "internal") log.error({ err: error }, "request failed unexpectedly");
     else if (appError.code === "service_unavailable") log.warn({ err: error }, "request refused: a part is away");
     return answerProblem(c, appError);
   });
-  app.notFound((c) => answerProblem(c, new AppError("not_found", { detail: `There is no ${c.req.method} ${c.req.path}.` })));
+  app.notFound((c) =>
+    answerProblem(c, new AppError("not_found", { detail: `There is no ${c.req.method} ${c.req.path}.` })),
+  );
 }
 
 export function answerProblem(c: Context, error: AppError): Response {
@@ -47,18 +60,38 @@ export function answerProblem(c: Context, error: AppError): Response {
   const { status, retriable } = ERRORS[error.code];
   return new Response(JSON.stringify(problemOf(error, requestId)), {
     status,
-    headers: { "content-type": PROBLEM_CONTENT_TYPE, "x-request-id": requestId, "cache-control": "no-store", ...(retriable ? { "retry-after": "1" } : {}) },
+    headers: {
+      "content-type": PROBLEM_CONTENT_TYPE,
+      "x-request-id": requestId,
+      "cache-control": "no-store",
+      ...(retriable ? { "retry-after": "1" } : {}),
+    },
   });
 }
 
 /** The wrong fields of a body (`/a/b`), query (`?a`) or path (`:a`) as the catalogue wants them. */
-export function validationError(issues: readonly z.core.$ZodIssue[], target: "json" | "query" | "param" | "header"): AppError {
+export function validationError(
+  issues: readonly z.core.$ZodIssue[],
+  target: "json" | "query" | "param" | "header",
+): AppError {
   const errors = issues.slice(0, 50).flatMap((issue): FieldError[] => {
     const unknown = issue.code === "unrecognized_keys" ? issue.keys : null;
-    if (unknown !== null) return unknown.map((key) => ({ pointer: pointerOf([...issue.path, key], target), message: "This field is not known here; remove it." }));
-    return [{ pointer: pointerOf(issue.path, target), message: issue.message }];
+    if (unknown !== null)
+      return unknown.map((key) => ({
+        pointer: pointerOf([...issue.path, key], target),
+        message: "This field is not known here; remove it.",
+      }));
+    return [{ pointer: pointerOf(issue.path, target), message: messageOf(issue) }];
   });
-  return new AppError("validation_failed", { detail: errors.map((field) => `${field.pointer}: ${field.message}`).join(" "), errors });
+  return new AppError("validation_failed", {
+    detail: errors.map((field) => `${field.pointer}: ${field.message}`).join(" "),
+    errors,
+  });
+}
+
+/** zod says of a wrong key only that it is wrong; what is wrong with it stands one level deeper. */
+function messageOf(issue: z.core.$ZodIssue): string {
+  return issue.code === "invalid_key" ? (issue.issues[0]?.message ?? issue.message) : issue.message;
 }
 
 function pointerOf(path: readonly PropertyKey[], target: "json" | "query" | "param" | "header"): string {
@@ -71,7 +104,8 @@ function appErrorOf(error: unknown): AppError {
   const translated = translateDatabaseError(error);
   if (translated instanceof AppError) return translated;
   if (error instanceof HTTPException) {
-    if (error.status === 413) return new AppError("payload_too_large", { detail: "The body is larger than this path takes.", cause: error });
+    if (error.status === 413)
+      return new AppError("payload_too_large", { detail: "The body is larger than this path takes.", cause: error });
     if (error.status === 400) return new AppError("malformed_request", { detail: error.message, cause: error });
   }
   return new AppError("internal", { cause: error });

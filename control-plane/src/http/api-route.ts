@@ -12,7 +12,11 @@ import { replayIdempotently } from "./idempotency.ts";
 export function newApi(): OpenAPIHono<PublicEnv> {
   return new OpenAPIHono<PublicEnv>({
     defaultHook: (result) => {
-      if (!result.success) throw validationError(result.error.issues, result.target === "json" || result.target === "query" || result.target === "param" ? result.target : "header");
+      if (!result.success)
+        throw validationError(
+          result.error.issues,
+          result.target === "json" || result.target === "query" || result.target === "param" ? result.target : "header",
+        );
     },
   });
 }
@@ -24,7 +28,9 @@ const requireCaller = (permission: RoutePermission) =>
     const { caller } = c.var;
     if (caller === null) throw new AppError("unauthenticated");
     if (permission !== "authenticated" && !permissionsOf(caller).includes(permission)) {
-      throw new AppError("permission_denied", { detail: `This needs the permission ${permission}, which no role of ${caller.name} has.` });
+      throw new AppError("permission_denied", {
+        detail: `This needs the permission ${permission}, which no role of ${caller.name} has.`,
+      });
     }
     c.set("principal", caller);
     await next();
@@ -40,11 +46,20 @@ export function secured(permission: RoutePermission) {
  * answer. An answer with a secret is not kept: its repetition is refused with `conflict`.
  */
 export function securedOnce(permission: RoutePermission, options: { readonly hasSecret?: boolean } = {}) {
-  return { security: [{ apiKey: [] }], "x-permission": permission, middleware: [requireCaller(permission), replayIdempotently(options.hasSecret === true)] };
+  return {
+    security: [{ apiKey: [] }],
+    "x-permission": permission,
+    middleware: [requireCaller(permission), replayIdempotently(options.hasSecret === true)],
+  };
 }
 
 export const idempotencyHeader = z.object({
-  "idempotency-key": z.string().min(1).max(255).optional().meta({ description: "Required. A fresh UUID for each new thing, the same one for each retry." }),
+  "idempotency-key": z
+    .string()
+    .min(1)
+    .max(255)
+    .optional()
+    .meta({ description: "Required. A fresh UUID for each new thing, the same one for each retry." }),
 });
 
 /** A route that anybody may call; said out loud, so that a test can tell it from a forgotten permission. */
@@ -58,7 +73,10 @@ export function jsonAnswer<Schema extends z.ZodType>(schema: Schema, description
   return { description, content: { "application/json": { schema } } };
 }
 
-const problemAnswer = (description: string) => ({ description, content: { [PROBLEM_CONTENT_TYPE]: { schema: problemSchema } } });
+const problemAnswer = (description: string) => ({
+  description,
+  content: { [PROBLEM_CONTENT_TYPE]: { schema: problemSchema } },
+});
 
 /** Every route answers these; what else it may refuse with stands in its own description. */
 export const PROBLEMS = {

@@ -13,7 +13,10 @@ export function healthRoutes(deps: Pick<Deps, "sql"> & { readonly statuses: Loop
       () => "ok",
       () => "away",
     );
-    return c.json({ status: database === "ok" ? "ok" : "degraded", database, loops: Object.fromEntries(deps.statuses) }, database === "ok" ? 200 : 503);
+    return c.json(
+      { status: database === "ok" ? "ok" : "degraded", database, loops: Object.fromEntries(deps.statuses) },
+      database === "ok" ? 200 : 503,
+    );
   });
   return api;
 }

@@ -23,15 +23,23 @@ export const replayIdempotently = (hasSecret: boolean) =>
     if (key === undefined || !/^[\x21-\x7e]{1,255}$/.test(key)) throw new AppError("idempotency_key_required");
     const { sql } = c.var.idempotencyRecords;
     const scope = { principalId: c.var.principal.id, key };
-    const requestHash = createHash("sha256").update(`${c.req.method} ${c.req.path}\n`).update(await c.req.raw.clone().text()).digest();
+    const requestHash = createHash("sha256")
+      .update(`${c.req.method} ${c.req.path}\n`)
+      .update(await c.req.raw.clone().text())
+      .digest();
 
-    const claimed = (await claimKey(sql, { ...scope, requestHash })) || (await takeOverKey(sql, { ...scope, requestHash, olderThanSeconds: IN_FLIGHT_SECONDS_MAX }));
+    const claimed =
+      (await claimKey(sql, { ...scope, requestHash })) ||
+      (await takeOverKey(sql, { ...scope, requestHash, olderThanSeconds: IN_FLIGHT_SECONDS_MAX }));
     if (!claimed) {
       const record = await readKey(sql, scope);
       if (record === undefined) throw new AppError("idempotency_in_flight");
       if (!record.requestHash.equals(requestHash)) throw new AppError("idempotency_key_reused");
       if (record.status === null) throw new AppError("idempotency_in_flight");
-      if (record.body === null) throw new AppError("conflict", { detail: "This was done before. Its answer held a secret, which is shown once; make a new one." });
+      if (record.body === null)
+        throw new AppError("conflict", {
+          detail: "This was done before. Its answer held a secret, which is shown once; make a new one.",
+        });
       c.header("idempotency-replayed", "true");
       return c.json(record.body as never, record.status as never);
     }

@@ -47,7 +47,11 @@ export async function openListener(options: ListenerOptions): Promise<Listener> 
   const server = (
     options.tls === null
       ? createAdaptorServer({ ...common, createServer: createHttpServer, serverOptions: timeouts })
-      : createAdaptorServer({ ...common, createServer: createHttpsServer, serverOptions: { ...timeouts, ...options.tls } })
+      : createAdaptorServer({
+          ...common,
+          createServer: createHttpsServer,
+          serverOptions: { ...timeouts, ...options.tls },
+        })
   ) as HttpServer | HttpsServer;
   const sockets = trackSockets(server);
   server.listen(options.address.port, options.address.host);
@@ -108,7 +112,10 @@ function listenError(error: unknown, options: ListenerOptions): unknown {
     });
   }
   if (code === "EACCES" || code === "EADDRNOTAVAIL") {
-    return new AppError("conflict", { detail: `The ${options.name} listener cannot use ${host}:${port} (${code}). Set ${options.variable} to another host:port.`, cause: error });
+    return new AppError("conflict", {
+      detail: `The ${options.name} listener cannot use ${host}:${port} (${code}). Set ${options.variable} to another host:port.`,
+      cause: error,
+    });
   }
   return error;
 }

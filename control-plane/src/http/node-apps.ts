@@ -24,7 +24,10 @@ export function nodeApp(options: {
 }
 
 /** The enrol listener: strangers with a token. */
-export function enrolApp(options: { readonly deps: Pick<Deps, "clock" | "log">; readonly features: readonly Hono<EnrolEnv>[] }): Hono<EnrolEnv> {
+export function enrolApp(options: {
+  readonly deps: Pick<Deps, "clock" | "log">;
+  readonly features: readonly Hono<EnrolEnv>[];
+}): Hono<EnrolEnv> {
   const app = new Hono<EnrolEnv>();
   installErrorAnswers(app, options.deps.log);
   app.use(requestContext(options.deps));

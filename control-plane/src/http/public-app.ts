@@ -24,9 +24,18 @@ export function publicApp(options: PublicAppOptions): OpenAPIHono<PublicEnv> {
   const { deps } = options;
   const app = new OpenAPIHono<PublicEnv>();
   installErrorAnswers(app, deps.log);
-  app.use(requestContext({ clock: deps.clock, log: deps.log, ...(options.onAnswer === undefined ? {} : { onAnswer: options.onAnswer }) }));
+  app.use(
+    requestContext({
+      clock: deps.clock,
+      log: deps.log,
+      ...(options.onAnswer === undefined ? {} : { onAnswer: options.onAnswer }),
+    }),
+  );
   app.use("/api/*", refuseOddBodies);
-  const limit = bodyLimit({ maxSize: BODY_BYTES_MAX, onError: (c) => answerProblem(c, new AppError("payload_too_large", { detail: `At most ${BODY_BYTES_MAX} bytes.` })) });
+  const limit = bodyLimit({
+    maxSize: BODY_BYTES_MAX,
+    onError: (c) => answerProblem(c, new AppError("payload_too_large", { detail: `At most ${BODY_BYTES_MAX} bytes.` })),
+  });
   app.use("/api/*", async (c, next) => (STREAMED.test(c.req.path) ? await next() : await limit(c, next)));
   app.use("/api/*", async (c, next) => {
     c.set("caller", await authenticate(deps, c.req.header("authorization")));
@@ -35,7 +44,11 @@ export function publicApp(options: PublicAppOptions): OpenAPIHono<PublicEnv> {
     c.header("cache-control", "no-store");
   });
   for (const feature of options.features) app.route("/", feature);
-  app.openAPIRegistry.registerComponent("securitySchemes", "apiKey", { type: "http", scheme: "bearer", description: "An API key, hst_…" });
+  app.openAPIRegistry.registerComponent("securitySchemes", "apiKey", {
+    type: "http",
+    scheme: "bearer",
+    description: "An API key, hst_…",
+  });
   app.doc31("/api/common/v1/openapi.json", {
     openapi: "3.1.0",
     info: {
@@ -45,7 +58,10 @@ export function publicApp(options: PublicAppOptions): OpenAPIHono<PublicEnv> {
       license: { name: "Apache-2.0", url: "https://www.apache.org/licenses/LICENSE-2.0" },
     },
     servers: [{ url: options.publicUrl }],
-    tags: ["identity", "fleet", "compute", "terminals", "telemetry", "operations"].map((name) => ({ name, description: `Routes of ${name}.` })),
+    tags: ["identity", "fleet", "compute", "terminals", "telemetry", "operations"].map((name) => ({
+      name,
+      description: `Routes of ${name}.`,
+    })),
   });
   app.use(options.consoleFiles);
   return app;
@@ -55,7 +71,12 @@ export function publicApp(options: PublicAppOptions): OpenAPIHono<PublicEnv> {
 const refuseOddBodies: MiddlewareHandler<PublicEnv> = async (c, next) => {
   const hasBody = c.req.header("content-length") !== undefined || c.req.header("transfer-encoding") !== undefined;
   const isJson = /^application\/json(?:;|$)/.test(c.req.header("content-type") ?? "");
-  if ((c.req.method === "POST" || c.req.method === "PATCH" || (c.req.method === "PUT" && !STREAMED.test(c.req.path))) && !isJson && hasBody && c.req.header("content-length") !== "0") {
+  if (
+    (c.req.method === "POST" || c.req.method === "PATCH" || (c.req.method === "PUT" && !STREAMED.test(c.req.path))) &&
+    !isJson &&
+    hasBody &&
+    c.req.header("content-length") !== "0"
+  ) {
     throw new AppError("unsupported_media_type");
   }
   await next();

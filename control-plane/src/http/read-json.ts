@@ -7,7 +7,8 @@ const BODY_BYTES_MAX = 2 * 1024 * 1024;
 
 /** Reads a JSON body on the node and enrol listeners. Throws with pointers to the wrong fields. */
 export async function readJson<Schema extends z.ZodType>(c: Context, schema: Schema): Promise<z.output<Schema>> {
-  if (Number(c.req.header("content-length") ?? 0) > BODY_BYTES_MAX) throw new AppError("payload_too_large", { detail: `At most ${BODY_BYTES_MAX} bytes.` });
+  if (Number(c.req.header("content-length") ?? 0) > BODY_BYTES_MAX)
+    throw new AppError("payload_too_large", { detail: `At most ${BODY_BYTES_MAX} bytes.` });
   const text = await c.req.text();
   let body: unknown;
   try {

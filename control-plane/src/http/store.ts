@@ -17,7 +17,10 @@ export async function claimKey(db: Queryable, claim: KeyScope & { readonly reque
 }
 
 /** True when the key's request was in flight for so long that its process must be dead; this request continues it. */
-export async function takeOverKey(db: Queryable, claim: KeyScope & { readonly requestHash: Buffer; readonly olderThanSeconds: number }): Promise<boolean> {
+export async function takeOverKey(
+  db: Queryable,
+  claim: KeyScope & { readonly requestHash: Buffer; readonly olderThanSeconds: number },
+): Promise<boolean> {
   const rows = await db`
     update idempotency_keys
     set created_at = now()
@@ -31,7 +34,10 @@ export async function takeOverKey(db: Queryable, claim: KeyScope & { readonly re
   return rows.length === 1;
 }
 
-export async function readKey(db: Queryable, scope: KeyScope): Promise<{ readonly requestHash: Buffer; readonly status: number | null; readonly body: unknown } | undefined> {
+export async function readKey(
+  db: Queryable,
+  scope: KeyScope,
+): Promise<{ readonly requestHash: Buffer; readonly status: number | null; readonly body: unknown } | undefined> {
   const [row] = await db<{ requestHash: Buffer; status: number | null; body: unknown }[]>`
     select request_hash as "requestHash", status, body
     from idempotency_keys
@@ -40,7 +46,10 @@ export async function readKey(db: Queryable, scope: KeyScope): Promise<{ readonl
   return row;
 }
 
-export async function finishKey(db: Queryable, record: KeyScope & { readonly status: number; readonly body: unknown }): Promise<void> {
+export async function finishKey(
+  db: Queryable,
+  record: KeyScope & { readonly status: number; readonly body: unknown },
+): Promise<void> {
   await db`
     update idempotency_keys
     set status = ${record.status}, body = ${record.body === null ? null : db.json(record.body as never)}

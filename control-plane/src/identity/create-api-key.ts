@@ -21,7 +21,10 @@ export async function createApiKey(deps: Pick<Deps, "sql" | "clock">, request: K
   const wanted = [...new Set(request.bindings.flatMap((binding) => binding.projectId ?? []))];
   const known = new Set((await readProjects(deps.sql, wanted)).map((project) => project.id));
   const missing = wanted.find((id) => !known.has(id));
-  if (missing !== undefined) throw new AppError("validation_failed", { errors: [{ pointer: "/bindings", message: `There is no project ${missing}.` }] });
+  if (missing !== undefined)
+    throw new AppError("validation_failed", {
+      errors: [{ pointer: "/bindings", message: `There is no project ${missing}.` }],
+    });
   return await inTransaction(deps.sql, async (tx) => await makeKey(tx, deps, request));
 }
 
@@ -30,7 +33,12 @@ export async function ensureFirstOperator(deps: Pick<Deps, "sql" | "clock">): Pr
   return await inTransaction(deps.sql, async (tx) => {
     await lockFirstStart(tx);
     if (await hasAnyKey(tx)) return null;
-    const request = { actor: "system:first-start", requestId: null, name: "first-operator", bindings: [{ role: "operator", projectId: null }] } as const;
+    const request = {
+      actor: "system:first-start",
+      requestId: null,
+      name: "first-operator",
+      bindings: [{ role: "operator", projectId: null }],
+    } as const;
     return (await makeKey(tx, deps, request)).secret;
   });
 }
@@ -39,7 +47,14 @@ async function makeKey(tx: Tx, deps: Pick<Deps, "clock">, request: KeyRequest): 
   const text = makeApiKeyText();
   const id = newId("apiKey", deps.clock);
   const bindings = request.bindings.map((binding) => ({ ...binding, id: newId("roleBinding", deps.clock) }));
-  await insertKey(tx, { id, principalId: newId("principal", deps.clock), name: request.name, prefix: text.prefix, secretHash: hashApiKeySecret(text.secret), bindings });
+  await insertKey(tx, {
+    id,
+    principalId: newId("principal", deps.clock),
+    name: request.name,
+    prefix: text.prefix,
+    secretHash: hashApiKeySecret(text.secret),
+    bindings,
+  });
   await insertAuditRow(tx, {
     actor: request.actor,
     action: "api_key.created",
@@ -63,8 +78,10 @@ async function makeKey(tx: Tx, deps: Pick<Deps, "clock">, request: KeyRequest): 
 
 function refuseOddBindings(bindings: readonly Binding[]): void {
   const errors = bindings.flatMap((binding, index) => {
-    if (binding.role === "operator" && binding.projectId !== null) return [{ pointer: `/bindings/${index}/projectId`, message: "The role operator is on the platform: say null." }];
-    if (binding.role === "member" && binding.projectId === null) return [{ pointer: `/bindings/${index}/projectId`, message: "The role member is on a project: say which." }];
+    if (binding.role === "operator" && binding.projectId !== null)
+      return [{ pointer: `/bindings/${index}/projectId`, message: "The role operator is on the platform: say null." }];
+    if (binding.role === "member" && binding.projectId === null)
+      return [{ pointer: `/bindings/${index}/projectId`, message: "The role member is on a project: say which." }];
     return [];
   });
   if (errors.length > 0) throw new AppError("validation_failed", { errors });

@@ -46,7 +46,9 @@ export function permissionsOf(principal: Principal): Permission[] {
 
 /** Whether the principal has the permission on the project, or on the platform when `projectId` is null. */
 export function mayDo(principal: Principal, permission: Permission, projectId: string | null): boolean {
-  return principal.bindings.some((binding) => binding.projectId === projectId && ROLE_PERMISSIONS[binding.role].includes(permission));
+  return principal.bindings.some(
+    (binding) => binding.projectId === projectId && ROLE_PERMISSIONS[binding.role].includes(permission),
+  );
 }
 
 /** The projects in which the principal has the permission; listings are narrowed to them. */

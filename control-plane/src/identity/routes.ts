@@ -21,7 +21,15 @@ import type { PublicEnv } from "../http/env.ts";
 import { decodeCursor, pageOfRows } from "../http/pagination.ts";
 import { createApiKey } from "./create-api-key.ts";
 import { permissionsOf } from "./permissions.ts";
-import { insertOrganization, insertProject, listKeys, listOrganizations, listProjects, readProjects, revokeKey } from "./store.ts";
+import {
+  insertOrganization,
+  insertProject,
+  listKeys,
+  listOrganizations,
+  listProjects,
+  readProjects,
+  revokeKey,
+} from "./store.ts";
 
 type IdentityDeps = Pick<Deps, "sql" | "clock">;
 
@@ -50,9 +58,18 @@ function addWhoami(api: OpenAPIHono<PublicEnv>, deps: IdentityDeps): void {
   });
   api.openapi(route, async (c) => {
     const { principal } = c.var;
-    const projects = await readProjects(deps.sql, principal.bindings.flatMap((binding) => binding.projectId ?? []));
-    const bindings = principal.bindings.map((binding) => ({ role: binding.role, scope: binding.projectId ?? "platform" }));
-    return c.json({ principalId: principal.id, name: principal.name, permissions: permissionsOf(principal), bindings, projects }, 200);
+    const projects = await readProjects(
+      deps.sql,
+      principal.bindings.flatMap((binding) => binding.projectId ?? []),
+    );
+    const bindings = principal.bindings.map((binding) => ({
+      role: binding.role,
+      scope: binding.projectId ?? "platform",
+    }));
+    return c.json(
+      { principalId: principal.id, name: principal.name, permissions: permissionsOf(principal), bindings, projects },
+      200,
+    );
   });
 }
 
@@ -69,7 +86,9 @@ function addOrganizations(api: OpenAPIHono<PublicEnv>, deps: IdentityDeps): void
   });
   api.openapi(create, async (c) => {
     const { name } = c.req.valid("json");
-    const made = await insertOrganization(deps.sql, { id: newId("organization", deps.clock), name }).catch(refuseTakenName("organizations_name_key", name));
+    const made = await insertOrganization(deps.sql, { id: newId("organization", deps.clock), name }).catch(
+      refuseTakenName("organizations_name_key", name),
+    );
     return c.json(made, 201);
   });
   const list = createRoute({
@@ -85,7 +104,10 @@ function addOrganizations(api: OpenAPIHono<PublicEnv>, deps: IdentityDeps): void
   api.openapi(list, async (c) => {
     const { limit, cursor } = c.req.valid("query");
     const rows = await listOrganizations(deps.sql, { after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(pageOfRows(rows, limit, (row) => row.id), 200);
+    return c.json(
+      pageOfRows(rows, limit, (row) => row.id),
+      200,
+    );
   });
 }
 
@@ -102,7 +124,9 @@ function addProjects(api: OpenAPIHono<PublicEnv>, deps: IdentityDeps): void {
   });
   api.openapi(create, async (c) => {
     const body = c.req.valid("json");
-    const made = await insertProject(deps.sql, { id: newId("project", deps.clock), ...body }).catch(refuseTakenName("projects_organization_id_name_key", body.name));
+    const made = await insertProject(deps.sql, { id: newId("project", deps.clock), ...body }).catch(
+      refuseTakenName("projects_organization_id_name_key", body.name),
+    );
     return c.json(made, 201);
   });
   const list = createRoute({
@@ -118,7 +142,10 @@ function addProjects(api: OpenAPIHono<PublicEnv>, deps: IdentityDeps): void {
   api.openapi(list, async (c) => {
     const { limit, cursor } = c.req.valid("query");
     const rows = await listProjects(deps.sql, { after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(pageOfRows(rows, limit, (row) => row.id), 200);
+    return c.json(
+      pageOfRows(rows, limit, (row) => row.id),
+      200,
+    );
   });
 }
 
@@ -129,13 +156,18 @@ function addKeys(api: OpenAPIHono<PublicEnv>, deps: IdentityDeps): void {
     path: `${ops}/api-keys`,
     operationId: "createApiKey",
     summary: "Make an API key",
-    description: "The secret is in this answer and never shown again; a repetition with the same Idempotency-Key is refused.",
+    description:
+      "The secret is in this answer and never shown again; a repetition with the same Idempotency-Key is refused.",
     tags,
     request: { headers: idempotencyHeader, body: jsonBody(apiKeyCreateSchema) },
     responses: { 201: jsonAnswer(apiKeyCreatedSchema, "Made."), ...PROBLEMS },
   });
   api.openapi(create, async (c) => {
-    const made = await createApiKey(deps, { actor: c.var.principal.id, requestId: c.var.requestId, ...c.req.valid("json") });
+    const made = await createApiKey(deps, {
+      actor: c.var.principal.id,
+      requestId: c.var.requestId,
+      ...c.req.valid("json"),
+    });
     return c.json(made, 201);
   });
   const list = createRoute({
@@ -151,7 +183,10 @@ function addKeys(api: OpenAPIHono<PublicEnv>, deps: IdentityDeps): void {
   api.openapi(list, async (c) => {
     const { limit, cursor } = c.req.valid("query");
     const rows = await listKeys(deps.sql, { after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(pageOfRows(rows, limit, (row) => row.id), 200);
+    return c.json(
+      pageOfRows(rows, limit, (row) => row.id),
+      200,
+    );
   });
   const revoke = createRoute({
     ...secured("identity.key.manage"),
@@ -166,16 +201,26 @@ function addKeys(api: OpenAPIHono<PublicEnv>, deps: IdentityDeps): void {
   api.openapi(revoke, async (c) => {
     const { keyId } = c.req.valid("param");
     if (!(await revokeKey(deps.sql, keyId))) throw new AppError("not_found");
-    const row = { action: "api_key.revoked", targetId: keyId, targetVersion: null, outcome: "succeeded", detail: {} } as const;
+    const row = {
+      action: "api_key.revoked",
+      targetId: keyId,
+      targetVersion: null,
+      outcome: "succeeded",
+      detail: {},
+    } as const;
     await insertAuditRow(deps.sql, { ...row, actor: c.var.principal.id, requestId: c.var.requestId });
     return c.body(null, 204);
   });
 }
 
 const refuseTakenName = (constraint: string, name: string) => (error: unknown) => {
-  if (isUniqueViolation(error, constraint)) throw new AppError("conflict", { detail: `The name ${name} is taken.`, cause: error });
+  if (isUniqueViolation(error, constraint))
+    throw new AppError("conflict", { detail: `The name ${name} is taken.`, cause: error });
   if (error instanceof Error && "code" in error && error.code === "23503") {
-    throw new AppError("validation_failed", { errors: [{ pointer: "/organizationId", message: "There is no such organization." }], cause: error });
+    throw new AppError("validation_failed", {
+      errors: [{ pointer: "/organizationId", message: "There is no such organization." }],
+      cause: error,
+    });
   }
   throw error;
 };

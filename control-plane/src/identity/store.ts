@@ -9,8 +9,19 @@ export interface Binding {
 export async function findActiveKey(
   db: Queryable,
   prefix: string,
-): Promise<{ readonly keyId: string; readonly principalId: string; readonly name: string; readonly secretHash: Buffer; readonly bindings: readonly Binding[] } | undefined> {
-  const [row] = await db<{ keyId: string; principalId: string; name: string; secretHash: Buffer; bindings: Binding[] }[]>`
+): Promise<
+  | {
+      readonly keyId: string;
+      readonly principalId: string;
+      readonly name: string;
+      readonly secretHash: Buffer;
+      readonly bindings: readonly Binding[];
+    }
+  | undefined
+> {
+  const [row] = await db<
+    { keyId: string; principalId: string; name: string; secretHash: Buffer; bindings: Binding[] }[]
+  >`
     select k.id as "keyId", p.id as "principalId", p.name, k.secret_hash as "secretHash",
       coalesce((
         select jsonb_agg(jsonb_build_object('role', b.role, 'projectId', b.project_id))
@@ -45,7 +56,14 @@ export async function lockFirstStart(tx: Tx): Promise<void> {
 
 export async function insertKey(
   tx: Tx,
-  key: { readonly id: string; readonly principalId: string; readonly name: string; readonly prefix: string; readonly secretHash: Buffer; readonly bindings: readonly (Binding & { readonly id: string })[] },
+  key: {
+    readonly id: string;
+    readonly principalId: string;
+    readonly name: string;
+    readonly prefix: string;
+    readonly secretHash: Buffer;
+    readonly bindings: readonly (Binding & { readonly id: string })[];
+  },
 ): Promise<void> {
   await tx`insert into principals (id, kind, name) values (${key.principalId}, 'api_key', ${key.name})`;
   await tx`insert into api_keys (id, principal_id, prefix, secret_hash) values (${key.id}, ${key.principalId}, ${key.prefix}, ${key.secretHash})`;
@@ -54,8 +72,17 @@ export async function insertKey(
   }
 }
 
-export async function listKeys(db: Queryable, page: { readonly after: string | null; readonly limit: number }): Promise<ApiKey[]> {
-  const rows = await db<(Omit<ApiKey, "createdAt" | "revokedAt" | "lastUsedAt"> & { createdAt: Date; revokedAt: Date | null; lastUsedAt: Date | null })[]>`
+export async function listKeys(
+  db: Queryable,
+  page: { readonly after: string | null; readonly limit: number },
+): Promise<ApiKey[]> {
+  const rows = await db<
+    (Omit<ApiKey, "createdAt" | "revokedAt" | "lastUsedAt"> & {
+      createdAt: Date;
+      revokedAt: Date | null;
+      lastUsedAt: Date | null;
+    })[]
+  >`
     select k.id, p.name, k.prefix, k.created_at as "createdAt", k.revoked_at as "revokedAt", k.last_used_at as "lastUsedAt",
       coalesce((
         select jsonb_agg(jsonb_build_object('role', b.role, 'projectId', b.project_id))
@@ -68,7 +95,12 @@ export async function listKeys(db: Queryable, page: { readonly after: string | n
     order by k.id
     limit ${page.limit}
   `;
-  return rows.map((row) => ({ ...row, createdAt: row.createdAt.toISOString(), revokedAt: row.revokedAt?.toISOString() ?? null, lastUsedAt: row.lastUsedAt?.toISOString() ?? null }));
+  return rows.map((row) => ({
+    ...row,
+    createdAt: row.createdAt.toISOString(),
+    revokedAt: row.revokedAt?.toISOString() ?? null,
+    lastUsedAt: row.lastUsedAt?.toISOString() ?? null,
+  }));
 }
 
 /** True when the key exists; revoking twice is fine. */
@@ -77,7 +109,10 @@ export async function revokeKey(db: Queryable, id: string): Promise<boolean> {
   return rows.length === 1;
 }
 
-export async function insertOrganization(db: Queryable, organization: { readonly id: string; readonly name: string }): Promise<Organization> {
+export async function insertOrganization(
+  db: Queryable,
+  organization: { readonly id: string; readonly name: string },
+): Promise<Organization> {
   const [row] = await db<{ id: string; name: string; createdAt: Date }[]>`
     insert into organizations (id, name)
     values (${organization.id}, ${organization.name})
@@ -87,7 +122,10 @@ export async function insertOrganization(db: Queryable, organization: { readonly
   return { ...row, createdAt: row.createdAt.toISOString() };
 }
 
-export async function listOrganizations(db: Queryable, page: { readonly after: string | null; readonly limit: number }): Promise<Organization[]> {
+export async function listOrganizations(
+  db: Queryable,
+  page: { readonly after: string | null; readonly limit: number },
+): Promise<Organization[]> {
   const rows = await db<{ id: string; name: string; createdAt: Date }[]>`
     select id, name, created_at as "createdAt"
     from organizations
@@ -98,7 +136,10 @@ export async function listOrganizations(db: Queryable, page: { readonly after: s
   return rows.map((row) => ({ ...row, createdAt: row.createdAt.toISOString() }));
 }
 
-export async function insertProject(db: Queryable, project: { readonly id: string; readonly organizationId: string; readonly name: string }): Promise<Project> {
+export async function insertProject(
+  db: Queryable,
+  project: { readonly id: string; readonly organizationId: string; readonly name: string },
+): Promise<Project> {
   const [row] = await db<{ id: string; organizationId: string; name: string; createdAt: Date }[]>`
     insert into projects (id, organization_id, name)
     values (${project.id}, ${project.organizationId}, ${project.name})
@@ -108,7 +149,10 @@ export async function insertProject(db: Queryable, project: { readonly id: strin
   return { ...row, createdAt: row.createdAt.toISOString() };
 }
 
-export async function listProjects(db: Queryable, page: { readonly after: string | null; readonly limit: number }): Promise<Project[]> {
+export async function listProjects(
+  db: Queryable,
+  page: { readonly after: string | null; readonly limit: number },
+): Promise<Project[]> {
   const rows = await db<{ id: string; organizationId: string; name: string; createdAt: Date }[]>`
     select id, organization_id as "organizationId", name, created_at as "createdAt"
     from projects
@@ -122,7 +166,9 @@ export async function listProjects(db: Queryable, page: { readonly after: string
 export async function readProjects(
   db: Queryable,
   ids: readonly string[],
-): Promise<{ readonly id: string; readonly name: string; readonly organizationId: string; readonly organizationName: string }[]> {
+): Promise<
+  { readonly id: string; readonly name: string; readonly organizationId: string; readonly organizationName: string }[]
+> {
   return await db<{ id: string; name: string; organizationId: string; organizationName: string }[]>`
     select p.id, p.name, o.id as "organizationId", o.name as "organizationName"
     from projects p

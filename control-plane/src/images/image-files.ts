@@ -6,7 +6,10 @@ import { AppError } from "@hostler/shared/errors.ts";
 /** Images by content, in `<stateDir>/images/sha256`. A file there is whole and never changes. */
 export interface ImageFiles {
   /** Stores a stream under its hash. Rejects with `validation_failed` when it is not the expected one; nothing is kept then. */
-  store(stream: AsyncIterable<Uint8Array>, expectedSha256: string | null): Promise<{ readonly sha256: string; readonly sizeBytes: number }>;
+  store(
+    stream: AsyncIterable<Uint8Array>,
+    expectedSha256: string | null,
+  ): Promise<{ readonly sha256: string; readonly sizeBytes: number }>;
   /** Path and size of the file; undefined when it is not here. */
   find(sha256: string): Promise<{ readonly path: string; readonly sizeBytes: number } | undefined>;
 }
@@ -20,12 +23,15 @@ export function makeImageFiles(stateDir: string): ImageFiles {
       try {
         const stored = await writeDraft(draft, stream);
         if (expectedSha256 !== null && stored.sha256 !== expectedSha256) {
-          throw new AppError("validation_failed", { errors: [{ pointer: "?sha256", message: `The upload has the hash ${stored.sha256}. Send the file again.` }] });
+          throw new AppError("validation_failed", {
+            errors: [{ pointer: "?sha256", message: `The upload has the hash ${stored.sha256}. Send the file again.` }],
+          });
         }
         await rename(draft, join(folder, stored.sha256));
         return stored;
       } catch (error) {
-        if (error instanceof Error && "code" in error && error.code === "ENOSPC") throw new AppError("disk_full", { detail: `There is no room for the image in ${folder}.`, cause: error });
+        if (error instanceof Error && "code" in error && error.code === "ENOSPC")
+          throw new AppError("disk_full", { detail: `There is no room for the image in ${folder}.`, cause: error });
         throw error;
       } finally {
         await rm(draft, { force: true });
@@ -39,7 +45,10 @@ export function makeImageFiles(stateDir: string): ImageFiles {
   };
 }
 
-async function writeDraft(path: string, stream: AsyncIterable<Uint8Array>): Promise<{ readonly sha256: string; readonly sizeBytes: number }> {
+async function writeDraft(
+  path: string,
+  stream: AsyncIterable<Uint8Array>,
+): Promise<{ readonly sha256: string; readonly sizeBytes: number }> {
   const hash = createHash("sha256");
   let sizeBytes = 0;
   const file = await open(path, "wx", 0o644);

@@ -12,7 +12,8 @@ export function imageNodeRoutes(deps: { readonly imageFiles: ImageFiles }): Hono
   app.get(NODE_PATHS.image(":sha256"), async (c) => {
     const sha256 = c.req.param("sha256") ?? "";
     const file = /^[0-9a-f]{64}$/.test(sha256) ? await deps.imageFiles.find(sha256) : undefined;
-    if (file === undefined) throw new AppError("image_unknown", { detail: `There is no image with the hash ${sha256}.` });
+    if (file === undefined)
+      throw new AppError("image_unknown", { detail: `There is no image with the hash ${sha256}.` });
     const offset = Number(/^bytes=(\d+)-$/.exec(c.req.header("range") ?? "")?.[1] ?? 0);
     const start = Math.min(offset, file.sizeBytes);
     const stream = Readable.toWeb(createReadStream(file.path, { start })) as ReadableStream<Uint8Array>;

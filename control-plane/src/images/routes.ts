@@ -14,7 +14,9 @@ import type { ImageFiles } from "./image-files.ts";
 import { listImages, upsertImage } from "./store.ts";
 
 /** Disk images that slices start from. */
-export function imageRoutes(deps: Pick<Deps, "sql" | "clock"> & { readonly imageFiles: ImageFiles }): OpenAPIHono<PublicEnv> {
+export function imageRoutes(
+  deps: Pick<Deps, "sql" | "clock"> & { readonly imageFiles: ImageFiles },
+): OpenAPIHono<PublicEnv> {
   const api = newApi();
   const upload = createRoute({
     ...secured("fleet.image.manage"),
@@ -26,8 +28,17 @@ export function imageRoutes(deps: Pick<Deps, "sql" | "clock"> & { readonly image
     tags: ["fleet"],
     request: {
       params: z.object({ name: resourceNameSchema }),
-      query: z.strictObject({ format: z.enum(["qcow2", "raw"]).default("qcow2"), sha256: z.string().regex(/^[0-9a-f]{64}$/).optional() }),
-      body: { required: true, content: { "application/octet-stream": { schema: z.string().meta({ format: "binary" }) } } },
+      query: z.strictObject({
+        format: z.enum(["qcow2", "raw"]).default("qcow2"),
+        sha256: z
+          .string()
+          .regex(/^[0-9a-f]{64}$/)
+          .optional(),
+      }),
+      body: {
+        required: true,
+        content: { "application/octet-stream": { schema: z.string().meta({ format: "binary" }) } },
+      },
     },
     responses: { 200: jsonAnswer(imageSchema, "Stored."), ...PROBLEMS },
   });
@@ -39,7 +50,12 @@ export function imageRoutes(deps: Pick<Deps, "sql" | "clock"> & { readonly image
     const stored = await deps.imageFiles.store(body, sha256 ?? null);
     const image = await upsertImage(deps.sql, { id: newId("image", deps.clock), name, format, ...stored });
     const row = { action: "image.stored", targetId: image.id, targetVersion: null, outcome: "succeeded" } as const;
-    await insertAuditRow(deps.sql, { ...row, actor: c.var.principal.id, requestId: c.var.requestId, detail: { name, sha256: stored.sha256 } });
+    await insertAuditRow(deps.sql, {
+      ...row,
+      actor: c.var.principal.id,
+      requestId: c.var.requestId,
+      detail: { name, sha256: stored.sha256 },
+    });
     return c.json(image, 200);
   });
   const list = createRoute({
@@ -55,7 +71,10 @@ export function imageRoutes(deps: Pick<Deps, "sql" | "clock"> & { readonly image
   api.openapi(list, async (c) => {
     const { limit, cursor } = c.req.valid("query");
     const rows = await listImages(deps.sql, { after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(pageOfRows(rows, limit, (row) => row.id), 200);
+    return c.json(
+      pageOfRows(rows, limit, (row) => row.id),
+      200,
+    );
   });
   return api;
 }

@@ -11,7 +11,16 @@ interface Row {
 }
 
 /** Names an image; a name that exists moves to the new content, which running slices do not notice. */
-export async function upsertImage(db: Queryable, image: { readonly id: string; readonly name: string; readonly sha256: string; readonly sizeBytes: number; readonly format: "qcow2" | "raw" }): Promise<Image> {
+export async function upsertImage(
+  db: Queryable,
+  image: {
+    readonly id: string;
+    readonly name: string;
+    readonly sha256: string;
+    readonly sizeBytes: number;
+    readonly format: "qcow2" | "raw";
+  },
+): Promise<Image> {
   const [row] = await db<Row[]>`
     insert into images (id, name, sha256, size_bytes, format)
     values (${image.id}, ${image.name}, ${image.sha256}, ${image.sizeBytes}, ${image.format})
@@ -23,7 +32,10 @@ export async function upsertImage(db: Queryable, image: { readonly id: string; r
   return viewOf(row);
 }
 
-export async function listImages(db: Queryable, page: { readonly after: string | null; readonly limit: number }): Promise<Image[]> {
+export async function listImages(
+  db: Queryable,
+  page: { readonly after: string | null; readonly limit: number },
+): Promise<Image[]> {
   const rows = await db<Row[]>`
     select id, name, sha256, size_bytes as "sizeBytes", format, created_at as "createdAt"
     from images

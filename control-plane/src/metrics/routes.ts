@@ -19,28 +19,48 @@ interface Metric<Sample> {
 const GPU_METRICS: readonly Metric<GpuSample>[] = [
   { name: "DCGM_FI_DEV_GPU_UTIL", help: "GPU utilization (in %).", value: (gpu) => gpu.utilizationPercent },
   { name: "DCGM_FI_DEV_FB_USED", help: "Framebuffer memory used (in MiB).", value: (gpu) => gpu.memoryUsedMib },
-  { name: "DCGM_FI_DEV_FB_FREE", help: "Framebuffer memory free (in MiB).", value: (gpu) => (gpu.memoryTotalMib === null || gpu.memoryUsedMib === null ? null : gpu.memoryTotalMib - gpu.memoryUsedMib) },
+  {
+    name: "DCGM_FI_DEV_FB_FREE",
+    help: "Framebuffer memory free (in MiB).",
+    value: (gpu) =>
+      gpu.memoryTotalMib === null || gpu.memoryUsedMib === null ? null : gpu.memoryTotalMib - gpu.memoryUsedMib,
+  },
   { name: "DCGM_FI_DEV_GPU_TEMP", help: "GPU temperature (in C).", value: (gpu) => gpu.temperatureCelsius },
   { name: "DCGM_FI_DEV_POWER_USAGE", help: "Power draw (in W).", value: (gpu) => gpu.powerWatts },
   { name: "DCGM_FI_DEV_SM_CLOCK", help: "SM clock frequency (in MHz).", value: (gpu) => gpu.smClockMhz },
-  { name: "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL", help: "Double-bit volatile ECC errors.", value: (gpu) => gpu.eccUncorrected },
+  {
+    name: "DCGM_FI_DEV_ECC_DBE_VOL_TOTAL",
+    help: "Double-bit volatile ECC errors.",
+    value: (gpu) => gpu.eccUncorrected,
+  },
 ];
 const HOST_METRICS: readonly Metric<HostSample>[] = [
   { name: "hostler_host_cpu_percent", help: "Processor use of the host (in %).", value: (host) => host.cpuPercent },
-  { name: "hostler_host_memory_used_mebibytes", help: "Memory in use on the host.", value: (host) => host.memoryUsedMib },
+  {
+    name: "hostler_host_memory_used_mebibytes",
+    help: "Memory in use on the host.",
+    value: (host) => host.memoryUsedMib,
+  },
   { name: "hostler_host_memory_total_mebibytes", help: "Memory of the host.", value: (host) => host.memoryTotalMib },
-  { name: "hostler_host_disk_free_gibibytes", help: "Disk free under the agent's state folder.", value: (host) => host.diskFreeGib },
+  {
+    name: "hostler_host_disk_free_gibibytes",
+    help: "Disk free under the agent's state folder.",
+    value: (host) => host.diskFreeGib,
+  },
   { name: "hostler_host_load1", help: "Load average over one minute.", value: (host) => host.load1 },
 ];
 
 /** Prometheus text. It names hosts and GPUs, so it needs an operator's key unless HOSTLER_METRICS_PUBLIC says otherwise. */
-export function metricsRoutes(deps: Pick<Deps, "sql"> & { readonly isPublic: boolean; readonly requestCounts: RequestCounts }): OpenAPIHono<PublicEnv> {
+export function metricsRoutes(
+  deps: Pick<Deps, "sql"> & { readonly isPublic: boolean; readonly requestCounts: RequestCounts },
+): OpenAPIHono<PublicEnv> {
   const api = new OpenAPIHono<PublicEnv>();
   api.get("/metrics", async (c) => {
     if (!deps.isPublic) {
       const caller = await authenticate(deps, c.req.header("authorization"));
       if (caller === null) throw new AppError("unauthenticated");
-      if (!mayDo(caller, "fleet.telemetry.read", null)) throw new AppError("permission_denied", { detail: "This needs the permission fleet.telemetry.read." });
+      if (!mayDo(caller, "fleet.telemetry.read", null))
+        throw new AppError("permission_denied", { detail: "This needs the permission fleet.telemetry.read." });
     }
     return c.text(await renderMetrics(deps), 200, { "content-type": "text/plain; version=0.0.4; charset=utf-8" });
   });
@@ -50,33 +70,68 @@ export function metricsRoutes(deps: Pick<Deps, "sql"> & { readonly isPublic: boo
 async function renderMetrics(deps: Pick<Deps, "sql"> & { readonly requestCounts: RequestCounts }): Promise<string> {
   const newest = await readNewest(deps.sql);
   const lines: string[] = [];
-  const add = (name: string, help: string, type: "gauge" | "counter", values: readonly (readonly [Readonly<Record<string, string>>, number])[]): void => {
+  const add = (
+    name: string,
+    help: string,
+    type: "gauge" | "counter",
+    values: readonly (readonly [Readonly<Record<string, string>>, number])[],
+  ): void => {
     if (values.length === 0) return;
-    lines.push(`# HELP ${name} ${help}`, `# TYPE ${name} ${type}`, ...values.map(([labels, value]) => `${name}{${labelText(labels)}} ${value}`));
+    lines.push(
+      `# HELP ${name} ${help}`,
+      `# TYPE ${name} ${type}`,
+      ...values.map(([labels, value]) => `${name}{${labelText(labels)}} ${value}`),
+    );
   };
   for (const metric of GPU_METRICS) {
     const values = newest.flatMap(({ nodeId, nodeName, sample }) =>
       sample.gpus.flatMap((gpu, index) => {
         const value = metric.value(gpu);
-        const labels = { gpu: String(index), UUID: gpu.uuid, Hostname: nodeName, node: nodeId, simulated: String(sample.simulated) };
+        const labels = {
+          gpu: String(index),
+          UUID: gpu.uuid,
+          Hostname: nodeName,
+          node: nodeId,
+          simulated: String(sample.simulated),
+        };
         return value === null ? [] : [[labels, value] as const];
       }),
     );
     add(metric.name, metric.help, "gauge", values);
   }
   for (const metric of HOST_METRICS) {
-    add(metric.name, metric.help, "gauge", newest.map(({ nodeId, nodeName, sample }) => [{ Hostname: nodeName, node: nodeId }, metric.value(sample.host) ?? 0]));
+    add(
+      metric.name,
+      metric.help,
+      "gauge",
+      newest.map(({ nodeId, nodeName, sample }) => [
+        { Hostname: nodeName, node: nodeId },
+        metric.value(sample.host) ?? 0,
+      ]),
+    );
   }
   const states = await countStates(deps.sql);
   for (const what of new Set(states.map((row) => row.what))) {
-    add(`hostler_${what}`, `Number of ${what.replaceAll("_", " ")} by state.`, "gauge", states.filter((row) => row.what === what).map((row) => [{ state: row.state }, row.count]));
+    add(
+      `hostler_${what}`,
+      `Number of ${what.replaceAll("_", " ")} by state.`,
+      "gauge",
+      states.filter((row) => row.what === what).map((row) => [{ state: row.state }, row.count]),
+    );
   }
-  add("hostler_http_requests_total", "Requests answered since the start, by route and status.", "counter", deps.requestCounts.read());
+  add(
+    "hostler_http_requests_total",
+    "Requests answered since the start, by route and status.",
+    "counter",
+    deps.requestCounts.read(),
+  );
   return `${lines.join("\n")}\n`;
 }
 
 function labelText(labels: Readonly<Record<string, string>>): string {
   return Object.entries(labels)
-    .map(([name, value]) => `${name}="${value.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n")}"`)
+    .map(
+      ([name, value]) => `${name}="${value.replaceAll("\\", "\\\\").replaceAll('"', '\\"').replaceAll("\n", "\\n")}"`,
+    )
     .join(",");
 }

@@ -1,7 +1,9 @@
 import type { Queryable } from "../db/sql.ts";
 
 /** How many rows are in each state, of everything that has states. */
-export async function countStates(db: Queryable): Promise<{ readonly what: string; readonly state: string; readonly count: number }[]> {
+export async function countStates(
+  db: Queryable,
+): Promise<{ readonly what: string; readonly state: string; readonly count: number }[]> {
   return await db<{ what: string; state: string; count: number }[]>`
     select 'nodes' as what, state, count(*)::int from nodes group by state
     union all

@@ -20,13 +20,18 @@ const TLS_CODES: Readonly<Record<string, "certificate_expired" | "certificate_no
  * Judges the client certificate of every request: presence, chain, purpose, name, time, serial and node state. Nothing is
  * remembered of the connection: what was good a second ago may be expired or revoked now.
  */
-export function authenticateNode(deps: Pick<Deps, "sql" | "clock"> & { readonly authority: CertificateAuthority; readonly liveSockets: LiveSockets }) {
+export function authenticateNode(
+  deps: Pick<Deps, "sql" | "clock"> & { readonly authority: CertificateAuthority; readonly liveSockets: LiveSockets },
+) {
   return createMiddleware<NodeEnv>(async function judgeCertificate(c, next) {
     const { socket } = c.env.incoming;
     if (!(socket instanceof TLSSocket)) throw new Error("the node listener speaks TLS");
     const certificate = judgeChain(socket);
     const now = deps.clock.now();
-    if (certificate.validToDate <= now) throw new AppError("certificate_expired", { detail: `It ended at ${certificate.validToDate.toISOString()}; the time here is ${now.toISOString()}.` });
+    if (certificate.validToDate <= now)
+      throw new AppError("certificate_expired", {
+        detail: `It ended at ${certificate.validToDate.toISOString()}; the time here is ${now.toISOString()}.`,
+      });
     const node = await judgeRecord(deps, certificate);
     deps.liveSockets.add(node.id, socket);
     c.set("node", node);
@@ -43,16 +48,27 @@ function judgeChain(socket: TLSSocket): X509Certificate {
     throw new AppError(TLS_CODES[reason] ?? "certificate_untrusted", { detail: `The chain was refused: ${reason}.` });
   }
   // OpenSSL lets a certificate without any purpose pass as a client.
-  if (!(certificate.keyUsage ?? []).includes(CLIENT_AUTH)) throw new AppError("certificate_untrusted", { detail: "The certificate is not for client authentication." });
+  if (!(certificate.keyUsage ?? []).includes(CLIENT_AUTH))
+    throw new AppError("certificate_untrusted", { detail: "The certificate is not for client authentication." });
   return certificate;
 }
 
-async function judgeRecord(deps: Pick<Deps, "sql"> & { readonly authority: CertificateAuthority }, certificate: X509Certificate): Promise<AuthenticatedNode> {
+async function judgeRecord(
+  deps: Pick<Deps, "sql"> & { readonly authority: CertificateAuthority },
+  certificate: X509Certificate,
+): Promise<AuthenticatedNode> {
   const nodeId = nodeIdOfAltName(certificate.subjectAltName, deps.authority.trustDomain);
   const row = await findCertificate(deps.sql, certificate.serialNumber);
-  if (nodeId === null || row === undefined || row.nodeId !== nodeId) throw new AppError("certificate_untrusted", { detail: "We did not issue this certificate to a node." });
+  if (nodeId === null || row === undefined || row.nodeId !== nodeId)
+    throw new AppError("certificate_untrusted", { detail: "We did not issue this certificate to a node." });
   if (row.nodeState === "revoked") throw new AppError("node_revoked");
-  if (row.state !== "active") throw new AppError("certificate_inactive", { detail: `Certificate ${certificate.serialNumber} is ${row.state}.` });
+  if (row.state !== "active")
+    throw new AppError("certificate_inactive", { detail: `Certificate ${certificate.serialNumber} is ${row.state}.` });
   if (row.generation > 1) await supersedeOlder(deps.sql, nodeId, row.generation);
-  return { id: nodeId, name: row.nodeName, certificateSerial: certificate.serialNumber, keyThumbprint: row.keyThumbprint };
+  return {
+    id: nodeId,
+    name: row.nodeName,
+    certificateSerial: certificate.serialNumber,
+    keyThumbprint: row.keyThumbprint,
+  };
 }

@@ -8,7 +8,10 @@ import type { LiveSockets } from "./live-sockets.ts";
 import { moveNode, readNodes, revokeCertificates } from "./store.ts";
 
 /** What an operator does to a node, and the state that it leads to. */
-export const NODE_ACTIONS = { cordon: "cordoned", uncordon: "ready", revoke: "revoked" } as const satisfies Record<string, NodeState>;
+export const NODE_ACTIONS = { cordon: "cordoned", uncordon: "ready", revoke: "revoked" } as const satisfies Record<
+  string,
+  NodeState
+>;
 export type NodeAction = keyof typeof NODE_ACTIONS;
 
 /** Moves a node by an operator's word. A revoked node's certificates are refused from the commit on and its connections are cut. */

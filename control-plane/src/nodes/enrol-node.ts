@@ -1,6 +1,12 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import { newId } from "@hostler/shared/ids.ts";
-import { CLOCK_SKEW_MS_MAX, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, type EnrolClaims, type IdentityAnswer } from "@hostler/shared/node-protocol.ts";
+import {
+  CLOCK_SKEW_MS_MAX,
+  PROTOCOL_VERSION,
+  PROTOCOL_VERSION_MIN,
+  type EnrolClaims,
+  type IdentityAnswer,
+} from "@hostler/shared/node-protocol.ts";
 import { keyThumbprint, secretMatches, verifyEnrolProof } from "@hostler/pki";
 import type { KeyObject } from "node:crypto";
 import { recordChange } from "../audit/record-change.ts";
@@ -24,28 +30,45 @@ export interface EnrolDeps extends Pick<Deps, "sql" | "clock"> {
  * same token with the same key answers with the same certificate: a lost answer burns nothing. Each refusal has its code and
  * leaves an audit row.
  */
-export async function enrolNode(deps: EnrolDeps, request: { readonly proof: string; readonly requestHost: string; readonly requestId: string }): Promise<IdentityAnswer> {
+export async function enrolNode(
+  deps: EnrolDeps,
+  request: { readonly proof: string; readonly requestHost: string; readonly requestId: string },
+): Promise<IdentityAnswer> {
   const { claims, publicKey } = await verifyEnrolProof(request.proof);
   try {
     refuseOtherVersions(claims);
     refuseSkewedClock(claims, deps.clock.now());
-    const chainPem = await inTransaction(deps.sql, async (tx) => await useToken(tx, deps, { claims, publicKey, requestId: request.requestId }));
+    const chainPem = await inTransaction(
+      deps.sql,
+      async (tx) => await useToken(tx, deps, { claims, publicKey, requestId: request.requestId }),
+    );
     return identityAnswer(deps.pki, { chainPem, nodeListener: deps.nodeListenerFor(request.requestHost) });
   } catch (error) {
     if (error instanceof AppError) {
       const detail = { code: error.code, hostName: claims.hostName };
-      const row = { actor: `token:${claims.tokenId}`, action: "node.enrol", targetId: claims.tokenId, targetVersion: null, outcome: "refused" } as const;
+      const row = {
+        actor: `token:${claims.tokenId}`,
+        action: "node.enrol",
+        targetId: claims.tokenId,
+        targetVersion: null,
+        outcome: "refused",
+      } as const;
       await insertAuditRow(deps.sql, { ...row, requestId: request.requestId, detail });
     }
     throw error;
   }
 }
 
-async function useToken(tx: Tx, deps: EnrolDeps, request: { readonly claims: EnrolClaims; readonly publicKey: KeyObject; readonly requestId: string }): Promise<string> {
+async function useToken(
+  tx: Tx,
+  deps: EnrolDeps,
+  request: { readonly claims: EnrolClaims; readonly publicKey: KeyObject; readonly requestId: string },
+): Promise<string> {
   const { claims, publicKey } = request;
   const thumbprint = keyThumbprint(publicKey);
   const token = await lockToken(tx, claims.tokenId);
-  if (token === undefined || !secretMatches(claims.tokenSecret, token.secretHash)) throw new AppError("bootstrap_token_unknown");
+  if (token === undefined || !secretMatches(claims.tokenSecret, token.secretHash))
+    throw new AppError("bootstrap_token_unknown");
   if (token.usedByKey === thumbprint) {
     const issued = await findCertificateByKey(tx, thumbprint);
     if (issued !== undefined && issued.state !== "revoked") return issued.chainPem;
@@ -53,7 +76,12 @@ async function useToken(tx: Tx, deps: EnrolDeps, request: { readonly claims: Enr
   refuseUselessToken(token, claims);
   const nodeId = newId("node", deps.clock);
   const certificate = await deps.pki.authority.issueNodeCertificate({ nodeId, publicKey });
-  await insertNode(tx, { id: nodeId, name: claims.hostName, protocolVersion: claims.protocolVersion, agentVersion: claims.agentVersion });
+  await insertNode(tx, {
+    id: nodeId,
+    name: claims.hostName,
+    protocolVersion: claims.protocolVersion,
+    agentVersion: claims.agentVersion,
+  });
   await insertCertificate(tx, { nodeId, keyThumbprint: thumbprint, certificate });
   await markTokenUsed(tx, { id: token.id, keyThumbprint: thumbprint, nodeId });
   await recordChange(tx, deps.clock, {
@@ -73,13 +101,17 @@ function refuseUselessToken(token: TokenRow, claims: EnrolClaims): void {
   if (token.revokedAt !== null) throw new AppError("bootstrap_token_revoked");
   if (token.isExpired) throw new AppError("bootstrap_token_expired");
   if (token.hostName !== null && token.hostName !== claims.hostName) {
-    throw new AppError("permission_denied", { detail: `This token is for the host ${token.hostName}; this host calls itself ${claims.hostName}.` });
+    throw new AppError("permission_denied", {
+      detail: `This token is for the host ${token.hostName}; this host calls itself ${claims.hostName}.`,
+    });
   }
 }
 
 function refuseOtherVersions(claims: EnrolClaims): void {
   if (claims.protocolVersion >= PROTOCOL_VERSION_MIN && claims.protocolVersion <= PROTOCOL_VERSION) return;
-  throw new AppError("protocol_unsupported", { detail: `The agent speaks version ${claims.protocolVersion}; this control plane speaks ${PROTOCOL_VERSION_MIN} to ${PROTOCOL_VERSION}.` });
+  throw new AppError("protocol_unsupported", {
+    detail: `The agent speaks version ${claims.protocolVersion}; this control plane speaks ${PROTOCOL_VERSION_MIN} to ${PROTOCOL_VERSION}.`,
+  });
 }
 
 function refuseSkewedClock(claims: EnrolClaims, now: Date): void {

@@ -10,7 +10,9 @@ export function enrolRoutes(deps: EnrolDeps): Hono<EnrolEnv> {
   const app = new Hono<EnrolEnv>();
   app.post(NODE_PATHS.enrol, async (c) => {
     const { proof } = await readJson(c, proofRequestSchema);
-    return c.json(await enrolNode(deps, { proof, requestHost: c.req.header("host") ?? "", requestId: c.var.requestId }));
+    return c.json(
+      await enrolNode(deps, { proof, requestHost: c.req.header("host") ?? "", requestId: c.var.requestId }),
+    );
   });
   return app;
 }

@@ -8,7 +8,10 @@ const RENEWAL_SHARE = 0.5;
 const RENEWAL_JITTER = 0.1;
 
 /** What an agent needs to be itself: certificate, whom to trust, where to poll, when to renew. */
-export function identityAnswer(pki: Pki, identity: { readonly chainPem: string; readonly nodeListener: string }): IdentityAnswer {
+export function identityAnswer(
+  pki: Pki,
+  identity: { readonly chainPem: string; readonly nodeListener: string },
+): IdentityAnswer {
   const leaf = new X509Certificate(identity.chainPem);
   const nodeId = nodeIdOfAltName(leaf.subjectAltName, pki.authority.trustDomain);
   if (nodeId === null) throw new Error("a certificate that we issued has no node id");

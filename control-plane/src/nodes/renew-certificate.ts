@@ -14,11 +14,18 @@ import { findCertificateByKey, insertCertificate, lockNodeState } from "./store.
  */
 export async function renewCertificate(
   deps: EnrolDeps,
-  request: { readonly node: AuthenticatedNode; readonly proof: string; readonly requestHost: string; readonly requestId: string },
+  request: {
+    readonly node: AuthenticatedNode;
+    readonly proof: string;
+    readonly requestHost: string;
+    readonly requestId: string;
+  },
 ): Promise<IdentityAnswer> {
   const { claims, publicKey } = await verifyRenewProof(request.proof);
   if (claims.nodeId !== request.node.id || claims.replacesSerial !== request.node.certificateSerial) {
-    throw new AppError("proof_invalid", { detail: "The proof names another node or another certificate than the one in use." });
+    throw new AppError("proof_invalid", {
+      detail: "The proof names another node or another certificate than the one in use.",
+    });
   }
   const thumbprint = keyThumbprint(publicKey);
   const chainPem = await inTransaction(deps.sql, async (tx) => {
@@ -29,8 +36,18 @@ export async function renewCertificate(
     if (known !== undefined) throw new AppError("proof_invalid", { detail: "Another node holds this key." });
     const certificate = await deps.pki.authority.issueNodeCertificate({ nodeId: request.node.id, publicKey });
     await insertCertificate(tx, { nodeId: request.node.id, keyThumbprint: thumbprint, certificate });
-    const row = { actor: `node:${request.node.id}`, action: "node.certificate_renewed", targetId: request.node.id, targetVersion: null, outcome: "succeeded" } as const;
-    await insertAuditRow(tx, { ...row, requestId: request.requestId, detail: { serial: certificate.serial, replaces: request.node.certificateSerial } });
+    const row = {
+      actor: `node:${request.node.id}`,
+      action: "node.certificate_renewed",
+      targetId: request.node.id,
+      targetVersion: null,
+      outcome: "succeeded",
+    } as const;
+    await insertAuditRow(tx, {
+      ...row,
+      requestId: request.requestId,
+      detail: { serial: certificate.serial, replaces: request.node.certificateSerial },
+    });
     return certificate.chainPem;
   });
   return identityAnswer(deps.pki, { chainPem, nodeListener: deps.nodeListenerFor(request.requestHost) });

@@ -10,9 +10,15 @@ const VCPUS_PER_CPU = 4;
 const MEMORY_SHARE = 0.9;
 
 /** Takes what a host says it has. The first report makes an enrolled node ready. */
-export async function reportInventory(deps: Pick<Deps, "sql" | "clock">, report: { readonly nodeId: string; readonly inventory: Inventory; readonly requestId: string }): Promise<void> {
+export async function reportInventory(
+  deps: Pick<Deps, "sql" | "clock">,
+  report: { readonly nodeId: string; readonly inventory: Inventory; readonly requestId: string },
+): Promise<void> {
   const { nodeId, inventory } = report;
-  const capacity = { vcpus: inventory.facts.cpus * VCPUS_PER_CPU, memoryMib: Math.floor(inventory.facts.memoryMib * MEMORY_SHARE) };
+  const capacity = {
+    vcpus: inventory.facts.cpus * VCPUS_PER_CPU,
+    memoryMib: Math.floor(inventory.facts.memoryMib * MEMORY_SHARE),
+  };
   await inTransaction(deps.sql, async (tx) => {
     const state = await lockNodeState(tx, nodeId);
     await updateInventory(tx, nodeId, inventory, capacity);
@@ -21,6 +27,14 @@ export async function reportInventory(deps: Pick<Deps, "sql" | "clock">, report:
     const moved = await moveNode(tx, nodeId, "ready");
     if (moved === undefined) return;
     const body = { gpus: inventory.gpus.length, gpusSimulated: inventory.gpusSimulated };
-    await recordChange(tx, deps.clock, { actor: `node:${nodeId}`, topic: "node.ready", targetId: nodeId, targetVersion: moved.version, projectId: null, requestId: report.requestId, body });
+    await recordChange(tx, deps.clock, {
+      actor: `node:${nodeId}`,
+      topic: "node.ready",
+      targetId: nodeId,
+      targetVersion: moved.version,
+      projectId: null,
+      requestId: report.requestId,
+      body,
+    });
   });
 }

@@ -1,6 +1,11 @@
 import { createRoute, type OpenAPIHono } from "@hono/zod-openapi";
 import { API_PREFIX, pageOf, pageQuerySchema } from "@hostler/shared/api/common.ts";
-import { bootstrapTokenCreatedSchema, bootstrapTokenCreateSchema, bootstrapTokenSchema, nodeSchema } from "@hostler/shared/api/nodes.ts";
+import {
+  bootstrapTokenCreatedSchema,
+  bootstrapTokenCreateSchema,
+  bootstrapTokenSchema,
+  nodeSchema,
+} from "@hostler/shared/api/nodes.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { idSchema } from "@hostler/shared/ids.ts";
 import { formatBootstrapToken, hashSecret, makeBootstrapToken } from "@hostler/pki";
@@ -28,20 +33,22 @@ const nodeParams = z.object({ nodeId: idSchema("node") });
 /** Hosts and the tokens that let them in. */
 export function nodeRoutes(deps: NodeRoutesDeps): OpenAPIHono<PublicEnv> {
   const api = newApi();
-  addTokens(api, deps);
+  addTokenCreate(api, deps);
+  addTokenList(api, deps);
   addNodes(api, deps);
   addActions(api, deps);
   return api;
 }
 
-function addTokens(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
+function addTokenCreate(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
   const create = createRoute({
     ...securedOnce("fleet.token.manage", { hasSecret: true }),
     method: "post",
     path: `${ops}/bootstrap-tokens`,
     operationId: "createBootstrapToken",
     summary: "Make a bootstrap token",
-    description: "The token is in this answer and never shown again; a repetition with the same Idempotency-Key is refused.",
+    description:
+      "The token is in this answer and never shown again; a repetition with the same Idempotency-Key is refused.",
     tags,
     request: { headers: idempotencyHeader, body: jsonBody(bootstrapTokenCreateSchema) },
     responses: { 201: jsonAnswer(bootstrapTokenCreatedSchema, "Made."), ...PROBLEMS },
@@ -49,13 +56,34 @@ function addTokens(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
   api.openapi(create, async (c) => {
     const body = c.req.valid("json");
     const token = makeBootstrapToken(deps.pki.authority.pin);
-    const made = await insertToken(deps.sql, { id: token.id, secretHash: hashSecret(token.secret), createdBy: c.var.principal.id, ...body });
-    const row = { action: "bootstrap_token.created", targetId: token.id, targetVersion: null, outcome: "succeeded" } as const;
+    const made = await insertToken(deps.sql, {
+      id: token.id,
+      secretHash: hashSecret(token.secret),
+      createdBy: c.var.principal.id,
+      ...body,
+    });
+    const row = {
+      action: "bootstrap_token.created",
+      targetId: token.id,
+      targetVersion: null,
+      outcome: "succeeded",
+    } as const;
     await insertAuditRow(deps.sql, { ...row, actor: c.var.principal.id, requestId: c.var.requestId, detail: body });
     const server = deps.enrolListenerFor(c.req.header("host") ?? "");
     const text = formatBootstrapToken(token);
-    return c.json({ ...made, token: text, enrolUrl: `https://${server}`, command: `hostler-agent enroll --server ${server} --token ${text}` }, 201);
+    return c.json(
+      {
+        ...made,
+        token: text,
+        enrolUrl: `https://${server}`,
+        command: `hostler-agent enroll --server ${server} --token ${text}`,
+      },
+      201,
+    );
   });
+}
+
+function addTokenList(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
   const list = createRoute({
     ...secured("fleet.token.manage"),
     method: "get",
@@ -69,7 +97,10 @@ function addTokens(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
   api.openapi(list, async (c) => {
     const { limit, cursor } = c.req.valid("query");
     const rows = await listTokens(deps.sql, { after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(pageOfRows(rows, limit, (row) => row.id), 200);
+    return c.json(
+      pageOfRows(rows, limit, (row) => row.id),
+      200,
+    );
   });
   const revoke = createRoute({
     ...secured("fleet.token.manage"),
@@ -83,8 +114,15 @@ function addTokens(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
   });
   api.openapi(revoke, async (c) => {
     const { tokenId } = c.req.valid("param");
-    if (!(await revokeToken(deps.sql, tokenId))) throw new AppError("not_found", { detail: "There is no unused token with this id." });
-    const row = { action: "bootstrap_token.revoked", targetId: tokenId, targetVersion: null, outcome: "succeeded", detail: {} } as const;
+    if (!(await revokeToken(deps.sql, tokenId)))
+      throw new AppError("not_found", { detail: "There is no unused token with this id." });
+    const row = {
+      action: "bootstrap_token.revoked",
+      targetId: tokenId,
+      targetVersion: null,
+      outcome: "succeeded",
+      detail: {},
+    } as const;
     await insertAuditRow(deps.sql, { ...row, actor: c.var.principal.id, requestId: c.var.requestId });
     return c.body(null, 204);
   });
@@ -104,7 +142,10 @@ function addNodes(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
   api.openapi(list, async (c) => {
     const { limit, cursor } = c.req.valid("query");
     const rows = await readNodes(deps.sql, { id: null, after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(pageOfRows(rows, limit, (row) => row.id), 200);
+    return c.json(
+      pageOfRows(rows, limit, (row) => row.id),
+      200,
+    );
   });
   const get = createRoute({
     ...secured("fleet.node.read"),
@@ -142,7 +183,12 @@ function addActions(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
       responses: { 200: jsonAnswer(nodeSchema, "The host now."), ...PROBLEMS },
     });
     api.openapi(route, async (c) => {
-      const change = { nodeId: c.req.valid("param").nodeId, action, actor: c.var.principal.id, requestId: c.var.requestId };
+      const change = {
+        nodeId: c.req.valid("param").nodeId,
+        action,
+        actor: c.var.principal.id,
+        requestId: c.var.requestId,
+      };
       return c.json(await changeNodeState(deps, change), 200);
     });
   }

@@ -7,7 +7,10 @@ import type { IssuedCertificate } from "../pki/certificate-authority.ts";
 /** A node that was not heard for this long counts as offline; three missed polls. */
 const ONLINE_SECONDS = 45;
 
-export async function insertNode(tx: Tx, node: { readonly id: string; readonly name: string; readonly protocolVersion: number; readonly agentVersion: string }): Promise<void> {
+export async function insertNode(
+  tx: Tx,
+  node: { readonly id: string; readonly name: string; readonly protocolVersion: number; readonly agentVersion: string },
+): Promise<void> {
   await tx`
     insert into nodes (id, name, state, protocol_version, agent_version)
     values (${node.id}, ${node.name}, 'enrolled', ${node.protocolVersion}, ${node.agentVersion})
@@ -51,7 +54,10 @@ export async function findCertificate(db: Queryable, serial: string): Promise<Ce
 }
 
 /** The certificate that was made for this key; a key gets one certificate. */
-export async function findCertificateByKey(db: Queryable, keyThumbprint: string): Promise<(CertificateRow & { readonly serial: string }) | undefined> {
+export async function findCertificateByKey(
+  db: Queryable,
+  keyThumbprint: string,
+): Promise<(CertificateRow & { readonly serial: string }) | undefined> {
   const [row] = await db<(CertificateRow & { serial: string })[]>`
     select c.serial, n.id as "nodeId", n.name as "nodeName", n.state as "nodeState", c.state, c.key_thumbprint as "keyThumbprint", c.generation,
       c.chain_pem as "chainPem", c.not_after as "notAfter"
@@ -88,7 +94,11 @@ export async function revokeCertificates(tx: Tx, nodeId: string): Promise<void> 
 }
 
 /** Moves the node where the table of transitions allows it. Undefined when it does not, or there is no such node. */
-export async function moveNode(tx: Tx, nodeId: string, target: NodeState): Promise<{ readonly version: number; readonly name: string } | undefined> {
+export async function moveNode(
+  tx: Tx,
+  nodeId: string,
+  target: NodeState,
+): Promise<{ readonly version: number; readonly name: string } | undefined> {
   const [row] = await tx<{ version: number; name: string }[]>`
     update nodes
     set state = ${target}, version = version + 1
@@ -103,10 +113,15 @@ export async function lockNodeState(tx: Tx, nodeId: string): Promise<NodeState |
   return row?.state;
 }
 
-export async function updateInventory(tx: Tx, nodeId: string, inventory: Inventory, capacity: { readonly vcpus: number; readonly memoryMib: number }): Promise<void> {
+export async function updateInventory(
+  tx: Tx,
+  nodeId: string,
+  inventory: Inventory,
+  capacity: { readonly vcpus: number; readonly memoryMib: number },
+): Promise<void> {
   await tx`
     update nodes
-    set facts = ${tx.json(inventory.facts)}, drivers = ${tx.json(inventory.drivers as never)}, gpus_simulated = ${inventory.gpusSimulated},
+    set facts = ${tx.json(inventory.facts)}, drivers = ${tx.json(inventory.drivers)}, gpus_simulated = ${inventory.gpusSimulated},
       agent_version = ${inventory.agentVersion}, vcpus_total = ${capacity.vcpus}, memory_mib_total = ${capacity.memoryMib}
     where id = ${nodeId}
   `;
@@ -176,10 +191,18 @@ interface NodeRow {
   readonly lastSeenAt: Date | null;
   readonly certificateExpiresAt: Date | null;
   readonly createdAt: Date;
-  readonly slots: readonly { readonly gpu: Gpu; readonly state: SlotState; readonly allocationId: string | null; readonly reason: string | null }[];
+  readonly slots: readonly {
+    readonly gpu: Gpu;
+    readonly state: SlotState;
+    readonly allocationId: string | null;
+    readonly reason: string | null;
+  }[];
 }
 
-export async function readNodes(db: Queryable, filter: { readonly id: string | null; readonly after: string | null; readonly limit: number }): Promise<Node[]> {
+export async function readNodes(
+  db: Queryable,
+  filter: { readonly id: string | null; readonly after: string | null; readonly limit: number },
+): Promise<Node[]> {
   const rows = await db<NodeRow[]>`
     select n.id, n.name, n.state, n.facts, n.drivers, n.gpus_simulated as "gpusSimulated", n.agent_version as "agentVersion",
       greatest(n.vcpus_total - n.vcpus_used, 0) as "freeVcpus", greatest(n.memory_mib_total - n.memory_mib_used, 0) as "freeMemoryMib",
@@ -206,7 +229,11 @@ function viewOf(row: NodeRow): Node {
     ...rest,
     drivers: [...row.drivers],
     slots: row.slots.map((slot) => ({ ...slot })),
-    free: { gpus: row.slots.filter((slot) => slot.state === "available").length, vcpus: freeVcpus, memoryMib: freeMemoryMib },
+    free: {
+      gpus: row.slots.filter((slot) => slot.state === "available").length,
+      vcpus: freeVcpus,
+      memoryMib: freeMemoryMib,
+    },
     lastSeenAt: row.lastSeenAt?.toISOString() ?? null,
     certificateExpiresAt: row.certificateExpiresAt?.toISOString() ?? null,
     createdAt: row.createdAt.toISOString(),

@@ -13,7 +13,13 @@ export interface TokenRow {
 
 export async function insertToken(
   db: Queryable,
-  token: { readonly id: string; readonly secretHash: Buffer; readonly hostName: string | null; readonly createdBy: string; readonly ttlSeconds: number },
+  token: {
+    readonly id: string;
+    readonly secretHash: Buffer;
+    readonly hostName: string | null;
+    readonly createdBy: string;
+    readonly ttlSeconds: number;
+  },
 ): Promise<BootstrapToken> {
   const [row] = await db<{ createdAt: Date; expiresAt: Date }[]>`
     insert into bootstrap_tokens (id, secret_hash, host_name, created_by, expires_at)
@@ -21,11 +27,30 @@ export async function insertToken(
     returning created_at as "createdAt", expires_at as "expiresAt"
   `;
   if (row === undefined) throw new Error("insert returned no row");
-  return { id: token.id, state: "unused", hostName: token.hostName, nodeId: null, createdAt: row.createdAt.toISOString(), expiresAt: row.expiresAt.toISOString() };
+  return {
+    id: token.id,
+    state: "unused",
+    hostName: token.hostName,
+    nodeId: null,
+    createdAt: row.createdAt.toISOString(),
+    expiresAt: row.expiresAt.toISOString(),
+  };
 }
 
-export async function listTokens(db: Queryable, page: { readonly after: string | null; readonly limit: number }): Promise<BootstrapToken[]> {
-  const rows = await db<{ id: string; state: BootstrapToken["state"]; hostName: string | null; nodeId: string | null; createdAt: Date; expiresAt: Date }[]>`
+export async function listTokens(
+  db: Queryable,
+  page: { readonly after: string | null; readonly limit: number },
+): Promise<BootstrapToken[]> {
+  const rows = await db<
+    {
+      id: string;
+      state: BootstrapToken["state"];
+      hostName: string | null;
+      nodeId: string | null;
+      createdAt: Date;
+      expiresAt: Date;
+    }[]
+  >`
     select id, host_name as "hostName", node_id as "nodeId", created_at as "createdAt", expires_at as "expiresAt",
       case
         when used_at is not null then 'used'
@@ -38,7 +63,11 @@ export async function listTokens(db: Queryable, page: { readonly after: string |
     order by id
     limit ${page.limit}
   `;
-  return rows.map((row) => ({ ...row, createdAt: row.createdAt.toISOString(), expiresAt: row.expiresAt.toISOString() }));
+  return rows.map((row) => ({
+    ...row,
+    createdAt: row.createdAt.toISOString(),
+    expiresAt: row.expiresAt.toISOString(),
+  }));
 }
 
 /** True when the token exists and was not used; revoking twice is fine. */
@@ -64,7 +93,10 @@ export async function lockToken(tx: Tx, id: string): Promise<TokenRow | undefine
   return row;
 }
 
-export async function markTokenUsed(tx: Tx, use: { readonly id: string; readonly keyThumbprint: string; readonly nodeId: string }): Promise<void> {
+export async function markTokenUsed(
+  tx: Tx,
+  use: { readonly id: string; readonly keyThumbprint: string; readonly nodeId: string },
+): Promise<void> {
   await tx`
     update bootstrap_tokens
     set used_at = now(), used_by_key = ${use.keyThumbprint}, node_id = ${use.nodeId}

@@ -2,7 +2,13 @@ import type { Operation } from "@hostler/shared/api/common.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { OperationState } from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
-import { insertOperation, moveOperation, readOperation, updateOperationProgress, type OperationError } from "./store.ts";
+import {
+  insertOperation,
+  moveOperation,
+  readOperation,
+  updateOperationProgress,
+  type OperationError,
+} from "./store.ts";
 
 /** Opens an operation for long work, in the transaction that asks for the work. */
 export async function openOperation(tx: Tx, operation: Parameters<typeof insertOperation>[1]): Promise<void> {
@@ -10,7 +16,12 @@ export async function openOperation(tx: Tx, operation: Parameters<typeof insertO
 }
 
 /** Moves an operation; the table of transitions decides, a repeated or late move changes nothing. */
-export async function advanceOperation(tx: Tx, id: string, target: OperationState, error: OperationError | null = null): Promise<void> {
+export async function advanceOperation(
+  tx: Tx,
+  id: string,
+  target: OperationState,
+  error: OperationError | null = null,
+): Promise<void> {
   await moveOperation(tx, id, target, error);
 }
 

@@ -22,9 +22,13 @@ export function operationRoutes(deps: Pick<Deps, "sql" | "clock" | "wake">): Ope
     path: `${API_PREFIX.common}/operations/{operationId}`,
     operationId: "getOperation",
     summary: "Show an operation, or wait for its end",
-    description: "With waitSeconds the answer comes when the operation has ended, or after that time with its state then.",
+    description:
+      "With waitSeconds the answer comes when the operation has ended, or after that time with its state then.",
     tags: ["operations"],
-    request: { params: z.object({ operationId: idSchema("operation") }), query: z.strictObject({ waitSeconds: z.coerce.number().int().min(0).max(25).default(0) }) },
+    request: {
+      params: z.object({ operationId: idSchema("operation") }),
+      query: z.strictObject({ waitSeconds: z.coerce.number().int().min(0).max(25).default(0) }),
+    },
     responses: { 200: jsonAnswer(operationSchema, "The operation."), ...PROBLEMS },
   });
   api.openapi(get, async (c) => {
@@ -32,7 +36,8 @@ export function operationRoutes(deps: Pick<Deps, "sql" | "clock" | "wake">): Ope
     const deadlineMs = deps.clock.monotonicMs() + c.req.valid("query").waitSeconds * 1000;
     for (;;) {
       const operation = await getOperation(deps.sql, operationId);
-      if (operation.projectId !== null) requireInProject(c.var.principal, "compute.allocation.read", operation.projectId);
+      if (operation.projectId !== null)
+        requireInProject(c.var.principal, "compute.allocation.read", operation.projectId);
       else if (!mayDo(c.var.principal, "fleet.node.read", null)) throw new AppError("not_found");
       const leftMs = deadlineMs - deps.clock.monotonicMs();
       if (isFinal(OPERATION_TRANSITIONS, operation.state) || leftMs <= 0) return c.json(operation, 200);

@@ -5,7 +5,13 @@ import type { Queryable, Tx } from "../db/sql.ts";
 
 export async function insertOperation(
   tx: Tx,
-  operation: { readonly id: string; readonly kind: string; readonly targetId: string; readonly projectId: string | null; readonly phasesTotal: number },
+  operation: {
+    readonly id: string;
+    readonly kind: string;
+    readonly targetId: string;
+    readonly projectId: string | null;
+    readonly phasesTotal: number;
+  },
 ): Promise<void> {
   await tx`
     insert into operations (id, kind, target_id, project_id, state, phases_total)
@@ -20,7 +26,12 @@ export interface OperationError {
 }
 
 /** Moves an operation where the table allows it; a move to the state it is in is fine and changes nothing. */
-export async function moveOperation(tx: Tx, id: string, target: OperationState, error: OperationError | null): Promise<void> {
+export async function moveOperation(
+  tx: Tx,
+  id: string,
+  target: OperationState,
+  error: OperationError | null,
+): Promise<void> {
   await tx`
     update operations
     set state = ${target}, version = version + 1, error = ${error === null ? null : tx.json({ ...error })}, updated_at = now()
@@ -82,7 +93,10 @@ function viewOf(row: OperationRow): Operation {
     state: row.state,
     progress: row.state === "succeeded" ? 1 : row.phasesTotal === 0 ? 0 : Math.min(1, row.phasesDone / row.phasesTotal),
     phase: row.phase,
-    error: row.error === null ? null : { ...row.error, remedy: isErrorCode(code) ? ERRORS[code].remedy : ERRORS.internal.remedy },
+    error:
+      row.error === null
+        ? null
+        : { ...row.error, remedy: isErrorCode(code) ? ERRORS[code].remedy : ERRORS.internal.remedy },
     createdAt: row.createdAt.toISOString(),
     updatedAt: row.updatedAt.toISOString(),
   };

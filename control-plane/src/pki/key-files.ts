@@ -33,11 +33,16 @@ export async function readOrMakeFile(path: string, make: () => string): Promise<
 }
 
 /** A private key in a file of mode 0600, encrypted when there is a passphrase. */
-export async function readOrMakeKey(path: string, options: { readonly passphrase: string | null; make(): KeyObject }): Promise<KeyObject> {
+export async function readOrMakeKey(
+  path: string,
+  options: { readonly passphrase: string | null; make(): KeyObject },
+): Promise<KeyObject> {
   const pem = await readOrMakeFile(path, () => exportPrivateKey(options.make(), options.passphrase));
   const isEncrypted = pem.includes("ENCRYPTED PRIVATE KEY");
   if (isEncrypted && options.passphrase === null) {
-    throw new AppError("malformed_request", { detail: `${path} is encrypted. Set HOSTLER_CA_PASSPHRASE or HOSTLER_CA_PASSPHRASE_FILE.` });
+    throw new AppError("malformed_request", {
+      detail: `${path} is encrypted. Set HOSTLER_CA_PASSPHRASE or HOSTLER_CA_PASSPHRASE_FILE.`,
+    });
   }
   if (!isEncrypted && options.passphrase !== null) {
     throw new AppError("malformed_request", {
@@ -47,7 +52,10 @@ export async function readOrMakeKey(path: string, options: { readonly passphrase
   try {
     return importPrivateKey(pem, options.passphrase);
   } catch (error) {
-    throw new AppError("malformed_request", { detail: isEncrypted ? `The passphrase does not open ${path}.` : `${path} is damaged. Restore it from a backup.`, cause: error });
+    throw new AppError("malformed_request", {
+      detail: isEncrypted ? `The passphrase does not open ${path}.` : `${path} is damaged. Restore it from a backup.`,
+      cause: error,
+    });
   }
 }
 

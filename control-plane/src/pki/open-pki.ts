@@ -37,10 +37,16 @@ export interface Pki {
  * Opens the keys and certificates in `<stateDir>/pki`, making what is not there. Keys never leave these files: the database
  * holds none. Nodes and servers have authorities of their own below one root, so neither can pass for the other.
  */
-export async function openPki(options: { readonly stateDir: string; readonly trustDomain: string; readonly passphrase: string | null; readonly clock: Clock }): Promise<Pki> {
+export async function openPki(options: {
+  readonly stateDir: string;
+  readonly trustDomain: string;
+  readonly passphrase: string | null;
+  readonly clock: Clock;
+}): Promise<Pki> {
   const { trustDomain, passphrase, clock } = options;
   const path = (name: string): string => join(options.stateDir, "pki", name);
-  const openKey = async (name: string, make: () => KeyObject): Promise<KeyObject> => await readOrMakeKey(path(`${name}.key`), { passphrase, make });
+  const openKey = async (name: string, make: () => KeyObject): Promise<KeyObject> =>
+    await readOrMakeKey(path(`${name}.key`), { passphrase, make });
   const root = { name: `Hostler root of ${trustDomain}`, key: await openKey("root", makeP256Key) };
   const nodeAuthority = { name: `Hostler node CA of ${trustDomain}`, key: await openKey("node-ca", makeP256Key) };
   const serverAuthority = { name: `Hostler server CA of ${trustDomain}`, key: await openKey("server-ca", makeP256Key) };
@@ -48,7 +54,9 @@ export async function openPki(options: { readonly stateDir: string; readonly tru
 
   const rootPem = await readOrMakeFile(path("root.pem"), () => pemOf(issueRoot(root, lifeFrom(clock, ROOT_LIFE_MS))));
   const intermediatePem = async (name: string, subject: CertificateAuthorityKey): Promise<string> =>
-    await readOrMakeFile(path(`${name}.pem`), () => pemOf(issueIntermediate({ root, subject, validity: lifeFrom(clock, AUTHORITY_LIFE_MS) })));
+    await readOrMakeFile(path(`${name}.pem`), () =>
+      pemOf(issueIntermediate({ root, subject, validity: lifeFrom(clock, AUTHORITY_LIFE_MS) })),
+    );
   const nodeAuthorityPem = await intermediatePem("node-ca", nodeAuthority);
   const serverAuthorityPem = await intermediatePem("server-ca", serverAuthority);
 
@@ -56,8 +64,16 @@ export async function openPki(options: { readonly stateDir: string; readonly tru
     taskSigner: makeTaskSigner(taskKey),
     issueServerCertificate: () => {
       const key = makeP256Key();
-      const leaf = issueServerLeaf({ issuer: serverAuthority, publicKey: createPublicKey(key), trustDomain, validity: lifeFrom(clock, SERVER_LIFE_MS) });
-      return { keyPem: key.export({ type: "pkcs8", format: "pem" }).toString(), chainPem: pemOf(leaf) + serverAuthorityPem + rootPem };
+      const leaf = issueServerLeaf({
+        issuer: serverAuthority,
+        publicKey: createPublicKey(key),
+        trustDomain,
+        validity: lifeFrom(clock, SERVER_LIFE_MS),
+      });
+      return {
+        keyPem: key.export({ type: "pkcs8", format: "pem" }).toString(),
+        chainPem: pemOf(leaf) + serverAuthorityPem + rootPem,
+      };
     },
     authority: {
       trustDomain,

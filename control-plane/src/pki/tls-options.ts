@@ -9,7 +9,13 @@ import type { Pki } from "./open-pki.ts";
  */
 export function enrolTlsOptions(pki: Pki): ServerOptions {
   const { keyPem, chainPem } = pki.issueServerCertificate();
-  return { key: keyPem, cert: chainPem, minVersion: "TLSv1.3", secureOptions: constants.SSL_OP_NO_TICKET, handshakeTimeout: 10_000 };
+  return {
+    key: keyPem,
+    cert: chainPem,
+    minVersion: "TLSv1.3",
+    secureOptions: constants.SSL_OP_NO_TICKET,
+    handshakeTimeout: 10_000,
+  };
 }
 
 /**
@@ -17,5 +23,10 @@ export function enrolTlsOptions(pki: Pki): ServerOptions {
  * agent as a bare reset, a refusal in the request says why. `authenticateNode` stands before every route.
  */
 export function nodeTlsOptions(pki: Pki): ServerOptions {
-  return { ...enrolTlsOptions(pki), ca: [pki.authority.trustBundlePem, pki.authority.nodeAuthorityPem], requestCert: true, rejectUnauthorized: false };
+  return {
+    ...enrolTlsOptions(pki),
+    ca: [pki.authority.trustBundlePem, pki.authority.nodeAuthorityPem],
+    requestCert: true,
+    rejectUnauthorized: false,
+  };
 }

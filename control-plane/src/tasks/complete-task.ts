@@ -24,12 +24,20 @@ export async function completeTask(
   request: { readonly nodeId: string; readonly taskId: string; readonly resultJws: string; readonly requestId: string },
 ): Promise<void> {
   const claims = await verifyWithNodeKeys(deps.sql, request.nodeId, request.resultJws);
-  if (claims.iss !== request.nodeId || claims.jti !== request.taskId) throw new AppError("result_invalid", { detail: "The result names another node or another task." });
+  if (claims.iss !== request.nodeId || claims.jti !== request.taskId)
+    throw new AppError("result_invalid", { detail: "The result names another node or another task." });
   const task = await inTransaction(deps.sql, async (tx) => {
     const row = await lockTask(tx, request.taskId);
-    if (row !== undefined && row.nodeId === request.nodeId && isFinal(TASK_TRANSITIONS, row.state) && row.resultJws === request.resultJws) return row;
+    if (
+      row !== undefined &&
+      row.nodeId === request.nodeId &&
+      isFinal(TASK_TRANSITIONS, row.state) &&
+      row.resultJws === request.resultJws
+    )
+      return row;
     const held = requireHeld(row, { nodeId: request.nodeId, fence: claims.fence });
-    if (held.grantDigest !== claims.tdig) throw new AppError("result_invalid", { detail: "The result answers another grant of this task." });
+    if (held.grantDigest !== claims.tdig)
+      throw new AppError("result_invalid", { detail: "The result answers another grant of this task." });
     if (mayRetry(held, claims)) {
       await settleTask(tx, { taskId: held.id, state: "ready", outcome: claims, resultJws: null });
       await applyTaskRetry(tx, deps, { task: held, requestId: request.requestId });
@@ -44,7 +52,13 @@ export async function completeTask(
 }
 
 function mayRetry(task: TaskRow, claims: ResultClaims): boolean {
-  return claims.outcome === "failed" && claims.failure?.class === "transient" && task.attempt < ATTEMPTS_MAX && !task.cancelRequested && task.operationId !== null;
+  return (
+    claims.outcome === "failed" &&
+    claims.failure?.class === "transient" &&
+    task.attempt < ATTEMPTS_MAX &&
+    !task.cancelRequested &&
+    task.operationId !== null
+  );
 }
 
 /** A node that renewed in the middle of a task may sign with its former key; any key of it that is not revoked will do. */

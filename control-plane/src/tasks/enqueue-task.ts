@@ -20,11 +20,25 @@ export interface TaskRequest<Kind extends TaskKind> {
  * Writes a task for a node in the caller's transaction and raises the node's revision, which its poll waits for. The caller
  * wakes `nodeTopic(nodeId)` after the commit. The params are checked here against the schema that the agent checks with.
  */
-export async function enqueueTask<Kind extends TaskKind>(tx: Tx, deps: Pick<Deps, "clock">, request: TaskRequest<Kind>): Promise<{ readonly taskId: string }> {
+export async function enqueueTask<Kind extends TaskKind>(
+  tx: Tx,
+  deps: Pick<Deps, "clock">,
+  request: TaskRequest<Kind>,
+): Promise<{ readonly taskId: string }> {
   const params = JSON.stringify(TASK_PARAMS[request.kind].parse(request.params));
   const taskId = newId("task", deps.clock);
   const revision = await raiseDesiredRevision(tx, request.nodeId);
   const { nodeId, operationId, targetId, kind, expiresInMs } = request;
-  await insertTask(tx, { id: taskId, nodeId, operationId, targetId, kind, params, paramsDigest: sha256Hex(params), revision, expiresInMs });
+  await insertTask(tx, {
+    id: taskId,
+    nodeId,
+    operationId,
+    targetId,
+    kind,
+    params,
+    paramsDigest: sha256Hex(params),
+    revision,
+    expiresInMs,
+  });
   return { taskId };
 }

@@ -3,7 +3,11 @@ import type { AuthenticatedNode } from "../http/node-env.ts";
 import type { ClaimedTask } from "./store.ts";
 
 /** The claims of one grant: this node, this key, this fence, until the task expires. Pure. */
-export function claimsOf(task: ClaimedTask, node: Pick<AuthenticatedNode, "id" | "keyThumbprint">, now: Date): TaskClaims {
+export function claimsOf(
+  task: ClaimedTask,
+  node: Pick<AuthenticatedNode, "id" | "keyThumbprint">,
+  now: Date,
+): TaskClaims {
   const seconds = Math.floor(now.getTime() / 1000);
   return {
     iss: "hostler",

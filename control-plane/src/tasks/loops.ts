@@ -18,7 +18,10 @@ const OUTAGE_MS = 5000;
  * Ends what nobody ends. Each second: leases that lapsed go back to `ready` (their next grant has a higher fence) or fail after
  * the last attempt, and tasks that no node picked up in time fail. After an outage of ours every lease is prolonged first.
  */
-export async function runTaskLoop(deps: Pick<Deps, "sql" | "clock" | "wake" | "log">, options: { readonly signal: AbortSignal; onStatus(status: string): void }): Promise<void> {
+export async function runTaskLoop(
+  deps: Pick<Deps, "sql" | "clock" | "wake" | "log">,
+  options: { readonly signal: AbortSignal; onStatus(status: string): void },
+): Promise<void> {
   let lastRoundMs = deps.clock.monotonicMs();
   while (!options.signal.aborted) {
     try {
@@ -47,8 +50,16 @@ export async function endLapsedLeases(deps: Pick<Deps, "sql" | "clock" | "wake" 
         await settleTask(tx, { taskId: task.id, state: "ready", outcome: null, resultJws: null });
         await applyTaskRetry(tx, deps, { task, requestId: null });
       } else {
-        await settleTask(tx, { taskId: task.id, state: "failed", outcome: { reason: "the lease lapsed too often" }, resultJws: null });
-        await applyTaskAbandoned(tx, deps, { task, reason: `The host took the task ${task.attempt} times and never finished it.` });
+        await settleTask(tx, {
+          taskId: task.id,
+          state: "failed",
+          outcome: { reason: "the lease lapsed too often" },
+          resultJws: null,
+        });
+        await applyTaskAbandoned(tx, deps, {
+          task,
+          reason: `The host took the task ${task.attempt} times and never finished it.`,
+        });
       }
     }
     return lapsed;

@@ -1,6 +1,13 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import { idSchema } from "@hostler/shared/ids.ts";
-import { NODE_PATHS, pollRequestSchema, progressRequestSchema, PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, resultRequestSchema } from "@hostler/shared/node-protocol.ts";
+import {
+  NODE_PATHS,
+  pollRequestSchema,
+  progressRequestSchema,
+  PROTOCOL_VERSION,
+  PROTOCOL_VERSION_MIN,
+  resultRequestSchema,
+} from "@hostler/shared/node-protocol.ts";
 import { Hono, type Context } from "hono";
 import type { NodeEnv } from "../http/node-env.ts";
 import { readJson } from "../http/read-json.ts";
@@ -14,23 +21,36 @@ export function taskNodeRoutes(deps: PollDeps & { readonly closing: AbortSignal 
   app.post(NODE_PATHS.poll, async (c) => {
     const body = await readJson(c, pollRequestSchema);
     if (body.protocolVersion < PROTOCOL_VERSION_MIN || body.protocolVersion > PROTOCOL_VERSION) {
-      throw new AppError("protocol_unsupported", { detail: `The agent speaks version ${body.protocolVersion}; this control plane speaks ${PROTOCOL_VERSION_MIN} to ${PROTOCOL_VERSION}.` });
+      throw new AppError("protocol_unsupported", {
+        detail: `The agent speaks version ${body.protocolVersion}; this control plane speaks ${PROTOCOL_VERSION_MIN} to ${PROTOCOL_VERSION}.`,
+      });
     }
     const signal = AbortSignal.any([deps.closing, c.req.raw.signal]);
     try {
       return c.json(await pollTasks(deps, { node: c.var.node, body, signal }));
     } catch (error) {
-      if (signal.aborted) throw new AppError("service_unavailable", { detail: "The control plane is stopping; poll again.", cause: error });
+      if (signal.aborted)
+        throw new AppError("service_unavailable", {
+          detail: "The control plane is stopping; poll again.",
+          cause: error,
+        });
       throw error;
     }
   });
   app.post(NODE_PATHS.progress(":taskId"), async (c) => {
     const body = await readJson(c, progressRequestSchema);
-    return c.json(await progressTask(deps, { nodeId: c.var.node.id, taskId: taskIdOf(c), requestId: c.var.requestId, ...body }));
+    return c.json(
+      await progressTask(deps, { nodeId: c.var.node.id, taskId: taskIdOf(c), requestId: c.var.requestId, ...body }),
+    );
   });
   app.post(NODE_PATHS.result(":taskId"), async (c) => {
     const { result } = await readJson(c, resultRequestSchema);
-    await completeTask(deps, { nodeId: c.var.node.id, taskId: taskIdOf(c), resultJws: result, requestId: c.var.requestId });
+    await completeTask(deps, {
+      nodeId: c.var.node.id,
+      taskId: taskIdOf(c),
+      resultJws: result,
+      requestId: c.var.requestId,
+    });
     return c.json({});
   });
   return app;

@@ -22,7 +22,10 @@ export interface PollDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log"> {
  * a lost lease, a cancellation), else it waits for a wake-up up to the time that the agent asked for. What it answers comes from
  * the tables, never from the hint.
  */
-export async function pollTasks(deps: PollDeps, request: { readonly node: AuthenticatedNode; readonly body: PollRequest; readonly signal: AbortSignal }): Promise<PollAnswer> {
+export async function pollTasks(
+  deps: PollDeps,
+  request: { readonly node: AuthenticatedNode; readonly body: PollRequest; readonly signal: AbortSignal },
+): Promise<PollAnswer> {
   const { node, body, signal } = request;
   await adoptRestartedAgent(deps, node, body);
   const deadlineMs = deps.clock.monotonicMs() + body.waitMs;
@@ -32,7 +35,13 @@ export async function pollTasks(deps: PollDeps, request: { readonly node: Authen
     const tasks = revision.ready > 0 && body.credit > 0 ? await claimAndSign(deps, node, body.credit) : [];
     const leftMs = deadlineMs - deps.clock.monotonicMs();
     if (tasks.length > 0 || held.stale.length > 0 || held.cancel.length > 0 || leftMs <= 0) {
-      return { revision: revision.number, serverTime: deps.clock.now().toISOString(), leaseTtlMs: LEASE_TTL_MS, tasks, ...held };
+      return {
+        revision: revision.number,
+        serverTime: deps.clock.now().toISOString(),
+        leaseTtlMs: LEASE_TTL_MS,
+        tasks,
+        ...held,
+      };
     }
     await deps.wake.wait(nodeTopic(node.id), Math.min(leftMs, RECHECK_MS), signal);
   }
@@ -40,13 +49,29 @@ export async function pollTasks(deps: PollDeps, request: { readonly node: Authen
 
 async function adoptRestartedAgent(deps: PollDeps, node: AuthenticatedNode, body: PollRequest): Promise<void> {
   const before = await readNodeProgress(deps.sql, node.id);
-  await deps.liveness.noteSeen({ nodeId: node.id, agentInstance: body.agentInstance, ackedRevision: body.ackedRevision });
+  await deps.liveness.noteSeen({
+    nodeId: node.id,
+    agentInstance: body.agentInstance,
+    ackedRevision: body.ackedRevision,
+  });
   if (before?.agentInstance === null || before?.agentInstance === body.agentInstance) return;
-  const freed = await inTransaction(deps.sql, async (tx) => await releaseForgottenLeases(tx, node.id, body.running.map((task) => task.taskId)));
+  const freed = await inTransaction(
+    deps.sql,
+    async (tx) =>
+      await releaseForgottenLeases(
+        tx,
+        node.id,
+        body.running.map((task) => task.taskId),
+      ),
+  );
   if (freed > 0) deps.log.info({ nodeId: node.id, tasks: freed }, "agent restarted; its tasks are handed out again");
 }
 
-async function renewHeld(deps: PollDeps, nodeId: string, body: PollRequest): Promise<{ stale: string[]; cancel: string[] }> {
+async function renewHeld(
+  deps: PollDeps,
+  nodeId: string,
+  body: PollRequest,
+): Promise<{ stale: string[]; cancel: string[] }> {
   if (body.running.length === 0) return { stale: [], cancel: [] };
   const renewed = await renewLeases(deps.sql, { nodeId, held: body.running, leaseMs: LEASE_TTL_MS });
   const ours = new Set(renewed.map((lease) => lease.taskId));
@@ -56,7 +81,10 @@ async function renewHeld(deps: PollDeps, nodeId: string, body: PollRequest): Pro
   };
 }
 
-async function currentRevision(deps: PollDeps, nodeId: string): Promise<{ readonly number: number; readonly ready: number }> {
+async function currentRevision(
+  deps: PollDeps,
+  nodeId: string,
+): Promise<{ readonly number: number; readonly ready: number }> {
   const progress = await readNodeProgress(deps.sql, nodeId);
   return { number: Number(progress?.desiredRevision ?? 0), ready: progress?.ready ?? 0 };
 }

@@ -13,7 +13,13 @@ import { extendLease, insertPhaseEvents, lockTask, type TaskRow } from "./store.
  */
 export async function progressTask(
   deps: Pick<Deps, "sql" | "clock" | "wake">,
-  progress: { readonly nodeId: string; readonly taskId: string; readonly fence: string; readonly events: readonly PhaseEvent[]; readonly requestId: string },
+  progress: {
+    readonly nodeId: string;
+    readonly taskId: string;
+    readonly fence: string;
+    readonly events: readonly PhaseEvent[];
+    readonly requestId: string;
+  },
 ): Promise<{ readonly leaseTtlMs: number; readonly cancel: boolean }> {
   const task = await inTransaction(deps.sql, async (tx) => {
     const row = requireHeld(await lockTask(tx, progress.taskId), progress);
@@ -27,10 +33,16 @@ export async function progressTask(
 }
 
 /** The task, when this node holds it under this fence. */
-export function requireHeld(task: TaskRow | undefined, holder: { readonly nodeId: string; readonly fence: string }): TaskRow {
-  if (task === undefined || task.nodeId !== holder.nodeId) throw new AppError("lease_stale", { detail: "This node has no such task." });
+export function requireHeld(
+  task: TaskRow | undefined,
+  holder: { readonly nodeId: string; readonly fence: string },
+): TaskRow {
+  if (task === undefined || task.nodeId !== holder.nodeId)
+    throw new AppError("lease_stale", { detail: "This node has no such task." });
   if (task.state !== "leased" || task.fence !== holder.fence) {
-    throw new AppError("lease_stale", { detail: `The task is ${task.state}${task.state === "leased" ? " under a higher fence" : ""}.` });
+    throw new AppError("lease_stale", {
+      detail: `The task is ${task.state}${task.state === "leased" ? " under a higher fence" : ""}.`,
+    });
   }
   return task;
 }

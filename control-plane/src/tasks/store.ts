@@ -46,7 +46,10 @@ export interface ClaimedTask {
 }
 
 /** Takes up to `limit` ready tasks of the node, oldest first: a new fence, a lease in database time, the next sequence numbers. */
-export async function claimTasks(tx: Tx, claim: { readonly nodeId: string; readonly limit: number; readonly leaseMs: number }): Promise<ClaimedTask[]> {
+export async function claimTasks(
+  tx: Tx,
+  claim: { readonly nodeId: string; readonly limit: number; readonly leaseMs: number },
+): Promise<ClaimedTask[]> {
   return await tx<ClaimedTask[]>`
     with chosen as (
       select id, row_number() over (order by created_at, id) as place
@@ -73,7 +76,10 @@ export async function claimTasks(tx: Tx, claim: { readonly nodeId: string; reado
   `;
 }
 
-export async function saveGrant(tx: Tx, grant: { readonly taskId: string; readonly fence: string; readonly digest: string }): Promise<void> {
+export async function saveGrant(
+  tx: Tx,
+  grant: { readonly taskId: string; readonly fence: string; readonly digest: string },
+): Promise<void> {
   await tx`update tasks set grant_digest = ${grant.digest} where id = ${grant.taskId} and fence = ${grant.fence}::bigint`;
 }
 
@@ -83,7 +89,10 @@ export interface Held {
 }
 
 /** Prolongs the leases that the node still holds under these fences; what does not come back is not its any more. */
-export async function renewLeases(db: Queryable, renewal: { readonly nodeId: string; readonly held: readonly Held[]; readonly leaseMs: number }): Promise<{ readonly taskId: string; readonly cancelRequested: boolean }[]> {
+export async function renewLeases(
+  db: Queryable,
+  renewal: { readonly nodeId: string; readonly held: readonly Held[]; readonly leaseMs: number },
+): Promise<{ readonly taskId: string; readonly cancelRequested: boolean }[]> {
   return await db<{ taskId: string; cancelRequested: boolean }[]>`
     update tasks t
     set lease_until = now() + make_interval(secs => ${renewal.leaseMs / 1000})
@@ -107,7 +116,12 @@ export async function releaseForgottenLeases(tx: Tx, nodeId: string, stillHeld: 
   return rows.length;
 }
 
-export async function readNodeProgress(db: Queryable, nodeId: string): Promise<{ readonly desiredRevision: string; readonly agentInstance: string | null; readonly ready: number } | undefined> {
+export async function readNodeProgress(
+  db: Queryable,
+  nodeId: string,
+): Promise<
+  { readonly desiredRevision: string; readonly agentInstance: string | null; readonly ready: number } | undefined
+> {
   const [row] = await db<{ desiredRevision: string; agentInstance: string | null; ready: number }[]>`
     select n.desired_rev as "desiredRevision", l.agent_instance as "agentInstance",
       (select count(*)::int from tasks t where t.node_id = n.id and t.state = 'ready' and t.expires_at > now()) as ready
@@ -143,7 +157,11 @@ export async function lockTask(tx: Tx, taskId: string): Promise<TaskRow | undefi
   return row;
 }
 
-export async function insertPhaseEvents(tx: Tx, task: { readonly id: string; readonly attempt: number }, events: readonly PhaseEvent[]): Promise<void> {
+export async function insertPhaseEvents(
+  tx: Tx,
+  task: { readonly id: string; readonly attempt: number },
+  events: readonly PhaseEvent[],
+): Promise<void> {
   const rows = events.map((event) => ({
     task_id: task.id,
     attempt: task.attempt,
@@ -164,7 +182,15 @@ export async function extendLease(tx: Tx, taskId: string, leaseMs: number): Prom
 }
 
 /** Ends a task, or puts it back for another attempt when `state` is `ready`. */
-export async function settleTask(tx: Tx, settlement: { readonly taskId: string; readonly state: TaskState; readonly outcome: unknown; readonly resultJws: string | null }): Promise<void> {
+export async function settleTask(
+  tx: Tx,
+  settlement: {
+    readonly taskId: string;
+    readonly state: TaskState;
+    readonly outcome: unknown;
+    readonly resultJws: string | null;
+  },
+): Promise<void> {
   await tx`
     update tasks
     set state = ${settlement.state}, lease_until = null, outcome = ${tx.json((settlement.outcome ?? null) as never)}, result_jws = ${settlement.resultJws},
@@ -174,7 +200,10 @@ export async function settleTask(tx: Tx, settlement: { readonly taskId: string; 
 }
 
 /** Asks the holder of a leased task to stop; a task that nobody holds is cancelled at once. */
-export async function cancelTask(tx: Tx, operationId: string): Promise<{ readonly taskId: string; readonly nodeId: string; readonly state: TaskState } | undefined> {
+export async function cancelTask(
+  tx: Tx,
+  operationId: string,
+): Promise<{ readonly taskId: string; readonly nodeId: string; readonly state: TaskState } | undefined> {
   const [row] = await tx<{ taskId: string; nodeId: string; state: TaskState }[]>`
     update tasks
     set cancel_requested = true, state = case when state = 'ready' and attempt = 0 then 'cancelled' else state end, updated_at = now()
@@ -234,8 +263,13 @@ export interface StoredPhaseEvent {
 }
 
 /** Every event of the operation's task, oldest first. */
-export async function readPhaseEvents(db: Queryable, operationId: string): Promise<{ readonly kind: TaskKind | null; readonly events: readonly StoredPhaseEvent[] }> {
-  const [task] = await db<{ id: string; kind: TaskKind }[]>`select id, kind from tasks where operation_id = ${operationId} order by created_at desc limit 1`;
+export async function readPhaseEvents(
+  db: Queryable,
+  operationId: string,
+): Promise<{ readonly kind: TaskKind | null; readonly events: readonly StoredPhaseEvent[] }> {
+  const [task] = await db<
+    { id: string; kind: TaskKind }[]
+  >`select id, kind from tasks where operation_id = ${operationId} order by created_at desc limit 1`;
   if (task === undefined) return { kind: null, events: [] };
   const events = await db<StoredPhaseEvent[]>`
     select attempt, seq, phase, direction, status, phase_attempt as "phaseAttempt", at, duration_ms as "durationMs", message

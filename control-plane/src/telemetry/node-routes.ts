@@ -15,8 +15,13 @@ export function telemetryNodeRoutes(deps: Pick<Deps, "sql" | "clock">): Hono<Nod
   app.post(NODE_PATHS.telemetry, async (c) => {
     const { samples } = await readJson(c, telemetryRequestSchema);
     const now = deps.clock.now().getTime();
-    const usable = samples.filter((sample) => now - Date.parse(sample.at) < AGE_MS_MAX && Date.parse(sample.at) - now < AHEAD_MS_MAX);
-    if (usable.length === 0) throw new AppError("clock_skew", { detail: `No sample is of the last day. The time here is ${deps.clock.now().toISOString()}.` });
+    const usable = samples.filter(
+      (sample) => now - Date.parse(sample.at) < AGE_MS_MAX && Date.parse(sample.at) - now < AHEAD_MS_MAX,
+    );
+    if (usable.length === 0)
+      throw new AppError("clock_skew", {
+        detail: `No sample is of the last day. The time here is ${deps.clock.now().toISOString()}.`,
+      });
     await insertSamples(deps.sql, c.var.node.id, usable);
     return c.json({ stored: usable.length });
   });

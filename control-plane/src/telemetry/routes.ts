@@ -27,7 +27,10 @@ export function telemetryRoutes(deps: Pick<Deps, "sql">): OpenAPIHono<PublicEnv>
   });
   api.openapi(ofNode, async (c) => {
     const { nodeId } = c.req.valid("param");
-    return c.json({ nodeId, samples: await readSamples(deps.sql, { nodeId, limit: SAMPLES_MAX, ...c.req.valid("query") }) }, 200);
+    return c.json(
+      { nodeId, samples: await readSamples(deps.sql, { nodeId, limit: SAMPLES_MAX, ...c.req.valid("query") }) },
+      200,
+    );
   });
   const ofAllocation = createRoute({
     ...secured("compute.telemetry.read"),
@@ -40,10 +43,24 @@ export function telemetryRoutes(deps: Pick<Deps, "sql">): OpenAPIHono<PublicEnv>
     responses: { 200: jsonAnswer(telemetrySeriesSchema, "Oldest first."), ...PROBLEMS },
   });
   api.openapi(ofAllocation, async (c) => {
-    const allocation = await requireAllocation(deps.sql, { id: c.req.valid("param").allocationId, principal: c.var.principal, permission: "compute.telemetry.read" });
+    const allocation = await requireAllocation(deps.sql, {
+      id: c.req.valid("param").allocationId,
+      principal: c.var.principal,
+      permission: "compute.telemetry.read",
+    });
     const own = new Set(allocation.gpus.map((gpu) => gpu.uuid));
-    const samples = await readSamples(deps.sql, { nodeId: allocation.nodeId, limit: SAMPLES_MAX, ...c.req.valid("query") });
-    return c.json({ nodeId: allocation.nodeId, samples: samples.map((sample) => ({ ...sample, gpus: sample.gpus.filter((gpu) => own.has(gpu.uuid)) })) }, 200);
+    const samples = await readSamples(deps.sql, {
+      nodeId: allocation.nodeId,
+      limit: SAMPLES_MAX,
+      ...c.req.valid("query"),
+    });
+    return c.json(
+      {
+        nodeId: allocation.nodeId,
+        samples: samples.map((sample) => ({ ...sample, gpus: sample.gpus.filter((gpu) => own.has(gpu.uuid)) })),
+      },
+      200,
+    );
   });
   return api;
 }

@@ -32,11 +32,16 @@ export function browserSocket(deps: BrowserSocketDeps) {
   return async (c: Context<PublicEnv>): Promise<Response> => {
     const origin = c.req.header("origin") ?? null;
     if (origin !== null && origin !== deps.publicOrigin()) {
-      throw new AppError("origin_refused", { detail: `The page comes from ${origin}; the console is at ${deps.publicOrigin()}.` });
+      throw new AppError("origin_refused", {
+        detail: `The page comes from ${origin}; the console is at ${deps.publicOrigin()}.`,
+      });
     }
     const parsed = idSchema("terminal").safeParse(c.req.param("terminalId"));
     const ticket = ticketOf(c.req.header("sec-websocket-protocol"));
-    if (!parsed.success || ticket === null) throw new AppError("ticket_invalid", { detail: `Offer the subprotocols ${TERMINAL_PROTOCOL} and ${TICKET_PROTOCOL_PREFIX}<ticket>.` });
+    if (!parsed.success || ticket === null)
+      throw new AppError("ticket_invalid", {
+        detail: `Offer the subprotocols ${TERMINAL_PROTOCOL} and ${TICKET_PROTOCOL_PREFIX}<ticket>.`,
+      });
     const terminal = await redeemAndCall(deps, { id: parsed.data, ticket, origin });
     const upgrade = upgradeWebSocket(() => ({
       onOpen: (_event, socket) => {
@@ -49,7 +54,10 @@ export function browserSocket(deps: BrowserSocketDeps) {
   };
 }
 
-async function redeemAndCall(deps: BrowserSocketDeps, redemption: { readonly id: string; readonly ticket: string; readonly origin: string | null }): Promise<RedeemedTerminal> {
+async function redeemAndCall(
+  deps: BrowserSocketDeps,
+  redemption: { readonly id: string; readonly ticket: string; readonly origin: string | null },
+): Promise<RedeemedTerminal> {
   const agentTicket = makeTicket();
   const { terminal, nodeId } = await inTransaction(deps.sql, async (tx) => {
     const redeemed = await redeemTicket(tx, {
@@ -63,7 +71,14 @@ async function redeemAndCall(deps: BrowserSocketDeps, redemption: { readonly id:
     const place = await findTerminalPlace(tx, redeemed.allocationId);
     const { epoch, cols, rows } = redeemed;
     const params = { terminalId: redeemed.id, slice: place.slice, epoch, ticket: agentTicket, cols, rows };
-    await enqueueTask(tx, deps, { nodeId: place.nodeId, kind: "terminal.open", params, targetId: redeemed.id, operationId: null, expiresInMs: TASK_EXPIRES_MS });
+    await enqueueTask(tx, deps, {
+      nodeId: place.nodeId,
+      kind: "terminal.open",
+      params,
+      targetId: redeemed.id,
+      operationId: null,
+      expiresInMs: TASK_EXPIRES_MS,
+    });
     return { terminal: redeemed, nodeId: place.nodeId };
   });
   deps.liveTerminals.expectAgent(terminal.id);
@@ -75,6 +90,7 @@ async function redeemAndCall(deps: BrowserSocketDeps, redemption: { readonly id:
 export function ticketOf(header: string | undefined): string | null {
   const offered = (header ?? "").split(",").map((name) => name.trim());
   const ticket = offered.find((name) => name.startsWith(TICKET_PROTOCOL_PREFIX))?.slice(TICKET_PROTOCOL_PREFIX.length);
-  return offered.includes(TERMINAL_PROTOCOL) && ticket !== undefined && /^[A-Za-z0-9_-]{43}$/.test(ticket) ? ticket : null;
+  return offered.includes(TERMINAL_PROTOCOL) && ticket !== undefined && /^[A-Za-z0-9_-]{43}$/.test(ticket)
+    ? ticket
+    : null;
 }
-

@@ -47,7 +47,11 @@ export function startLiveTerminals(deps: Pick<Deps, "sql" | "clock" | "log">): L
       end(id, ended.reason, ended.exitCode);
     });
   };
-  const watching = watchUnwelcome(deps, { signal: stopping.signal, ids: () => [...terminals.keys()], cut: (id, reason) => cut(terminals.get(id), reason) });
+  const watching = watchUnwelcome(deps, {
+    signal: stopping.signal,
+    ids: () => [...terminals.keys()],
+    cut: (id, reason) => cut(terminals.get(id), reason),
+  });
 
   return {
     expectAgent: (id) => void terminals.set(id, { browser: null, agent: null }),
@@ -60,11 +64,14 @@ export function startLiveTerminals(deps: Pick<Deps, "sql" | "clock" | "log">): L
       if (ends.agent === null) socket.pause();
       socket.once("close", () => (ends.agent === null ? end(id, "the person left", null) : undefined));
       join(id, ends);
-      void waitForAgent(deps, ends, { ms: options.agentWaitMs, signal: stopping.signal }).then((came) => (came ? undefined : end(id, "the host did not answer", null)));
+      void waitForAgent(deps, ends, { ms: options.agentWaitMs, signal: stopping.signal }).then((came) =>
+        came ? undefined : end(id, "the host did not answer", null),
+      );
     },
     attachAgent: (id, socket) => {
       const ends = terminals.get(id);
-      if (ends === undefined || ends.agent !== null) return socket.close(TERMINAL_CLOSE.gone.code, TERMINAL_CLOSE.gone.reason);
+      if (ends === undefined || ends.agent !== null)
+        return socket.close(TERMINAL_CLOSE.gone.code, TERMINAL_CLOSE.gone.reason);
       ends.agent = socket;
       if (ends.browser === null) socket.pause();
       join(id, ends);
@@ -78,9 +85,14 @@ export function startLiveTerminals(deps: Pick<Deps, "sql" | "clock" | "log">): L
   };
 }
 
-async function waitForAgent(deps: Pick<Deps, "clock">, ends: Ends, wait: { readonly ms: number; readonly signal: AbortSignal }): Promise<boolean> {
+async function waitForAgent(
+  deps: Pick<Deps, "clock">,
+  ends: Ends,
+  wait: { readonly ms: number; readonly signal: AbortSignal },
+): Promise<boolean> {
   const deadlineMs = deps.clock.monotonicMs() + wait.ms;
-  while (ends.agent === null && deps.clock.monotonicMs() < deadlineMs && !wait.signal.aborted) await deps.clock.sleep(50, wait.signal).catch(() => undefined);
+  while (ends.agent === null && deps.clock.monotonicMs() < deadlineMs && !wait.signal.aborted)
+    await deps.clock.sleep(50, wait.signal).catch(() => undefined);
   if (ends.agent !== null) return true;
   ends.browser?.resume();
   ends.browser?.close(TERMINAL_CLOSE.hostUnreachable.code, TERMINAL_CLOSE.hostUnreachable.reason);
@@ -99,7 +111,8 @@ async function watchUnwelcome(
       if (ids.length > 0) for (const { id, reason } of await findUnwelcome(deps.sql, ids)) watch.cut(id, reason);
     } catch (error) {
       // While the database is away, live terminals go on.
-      if (!isAborted(error, watch.signal) && !isDatabaseAway(error)) deps.log.error({ err: error }, "terminal watch round failed");
+      if (!isAborted(error, watch.signal) && !isDatabaseAway(error))
+        deps.log.error({ err: error }, "terminal watch round failed");
     }
   }
 }
@@ -111,10 +124,20 @@ function cut(ends: Ends | undefined, reason: string): void {
   }
 }
 
-async function recordEnd(deps: Pick<Deps, "sql" | "log">, ended: { readonly id: string; readonly reason: string; readonly exitCode: number | null }): Promise<void> {
+async function recordEnd(
+  deps: Pick<Deps, "sql" | "log">,
+  ended: { readonly id: string; readonly reason: string; readonly exitCode: number | null },
+): Promise<void> {
   try {
     await closeTerminal(deps.sql, ended);
-    const row = { actor: "system:terminals", action: "terminal.closed", targetId: ended.id, targetVersion: null, outcome: "succeeded", requestId: null } as const;
+    const row = {
+      actor: "system:terminals",
+      action: "terminal.closed",
+      targetId: ended.id,
+      targetVersion: null,
+      outcome: "succeeded",
+      requestId: null,
+    } as const;
     await insertAuditRow(deps.sql, { ...row, detail: { reason: ended.reason, exitCode: ended.exitCode } });
   } catch (error) {
     deps.log.error({ err: error, terminalId: ended.id }, "the end of a terminal could not be recorded");

@@ -19,8 +19,12 @@ export function terminalNodeRoutes(deps: Pick<Deps, "sql"> & { readonly liveTerm
     if (c.req.header("origin") !== undefined) throw new AppError("origin_refused");
     const parsed = idSchema("terminal").safeParse(c.req.param("terminalId"));
     const ticket = ticketOf(c.req.header("sec-websocket-protocol"));
-    if (!parsed.success || ticket === null || !deps.liveTerminals.isExpected(parsed.data)) throw new AppError("ticket_invalid");
-    if (!(await redeemAgentTicket(deps.sql, { id: parsed.data, ticketHash: hashTicket(ticket), nodeId: c.var.node.id }))) throw new AppError("ticket_invalid");
+    if (!parsed.success || ticket === null || !deps.liveTerminals.isExpected(parsed.data))
+      throw new AppError("ticket_invalid");
+    if (
+      !(await redeemAgentTicket(deps.sql, { id: parsed.data, ticketHash: hashTicket(ticket), nodeId: c.var.node.id }))
+    )
+      throw new AppError("ticket_invalid");
     const upgrade = upgradeWebSocket(() => ({
       onOpen: (_event, socket) => {
         if (!(socket.raw instanceof WebSocket)) throw new Error("the WebSocket server is ws");

@@ -25,20 +25,51 @@ export interface TerminalRequest {
 }
 
 /** Writes a terminal and its single-use ticket. Nothing runs until the ticket is redeemed. */
-export async function openTerminal(deps: Pick<Deps, "sql" | "clock">, request: TerminalRequest): Promise<TerminalCreated> {
-  const allocation = await requireAllocation(deps.sql, { id: request.allocationId, principal: request.principal, permission: "compute.terminal.open" });
-  if (allocation.state !== "active") throw new AppError("allocation_state_conflict", { detail: `A terminal needs a slice that is active; this one is ${allocation.state}.` });
+export async function openTerminal(
+  deps: Pick<Deps, "sql" | "clock">,
+  request: TerminalRequest,
+): Promise<TerminalCreated> {
+  const allocation = await requireAllocation(deps.sql, {
+    id: request.allocationId,
+    principal: request.principal,
+    permission: "compute.terminal.open",
+  });
+  if (allocation.state !== "active")
+    throw new AppError("allocation_state_conflict", {
+      detail: `A terminal needs a slice that is active; this one is ${allocation.state}.`,
+    });
   const ticket = makeTicket();
   const id = newId("terminal", deps.clock);
   const expiresAt = await inTransaction(deps.sql, async (tx) => {
-    if ((await countOpenTerminals(tx, allocation.id)) >= TERMINALS_MAX) throw new AppError("terminal_limit", { detail: `A slice has at most ${TERMINALS_MAX} terminals.` });
+    if ((await countOpenTerminals(tx, allocation.id)) >= TERMINALS_MAX)
+      throw new AppError("terminal_limit", { detail: `A slice has at most ${TERMINALS_MAX} terminals.` });
     const { cols, rows, origin } = request;
-    const terminal = { id, allocationId: allocation.id, principalId: request.principal.id, ticketHash: hashTicket(ticket), origin, cols, rows };
-    const row = { actor: request.principal.id, action: "terminal.requested", targetId: id, targetVersion: null, outcome: "succeeded" } as const;
+    const terminal = {
+      id,
+      allocationId: allocation.id,
+      principalId: request.principal.id,
+      ticketHash: hashTicket(ticket),
+      origin,
+      cols,
+      rows,
+    };
+    const row = {
+      actor: request.principal.id,
+      action: "terminal.requested",
+      targetId: id,
+      targetVersion: null,
+      outcome: "succeeded",
+    } as const;
     await insertAuditRow(tx, { ...row, requestId: request.requestId, detail: { allocationId: allocation.id } });
     return await insertTerminal(tx, { ...terminal, ttlSeconds: TICKET_SECONDS });
   });
-  return { id, allocationId: allocation.id, socketPath: `${API_PREFIX.tenant}/terminals/${id}/socket`, ticket, expiresAt: expiresAt.toISOString() };
+  return {
+    id,
+    allocationId: allocation.id,
+    socketPath: `${API_PREFIX.tenant}/terminals/${id}/socket`,
+    ticket,
+    expiresAt: expiresAt.toISOString(),
+  };
 }
 
 export function makeTicket(): string {

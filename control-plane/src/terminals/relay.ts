@@ -20,7 +20,12 @@ export interface RelayEnd {
  * Joins the two sockets of a terminal until one of them closes. Frames go through as they came; only their header is looked
  * at. No queue of our own: when a sink is slow its source is paused, so memory stays flat whatever the person's network does.
  */
-export async function joinSockets(options: { readonly browser: WebSocket; readonly agent: WebSocket; readonly clock: Clock; readonly signal: AbortSignal }): Promise<RelayEnd> {
+export async function joinSockets(options: {
+  readonly browser: WebSocket;
+  readonly agent: WebSocket;
+  readonly clock: Clock;
+  readonly signal: AbortSignal;
+}): Promise<RelayEnd> {
   const { browser, agent, clock, signal } = options;
   const over = new AbortController();
   const ended = AbortSignal.any([over.signal, signal]);
@@ -35,12 +40,35 @@ export async function joinSockets(options: { readonly browser: WebSocket; readon
       socket.close(close.code, close.reason);
     }
   };
-  pipe({ source: agent, sink: browser, allowed: FROM_AGENT, clock, signal: ended, onFrame: (frame) => (exitCode = exitOf(frame) ?? exitCode), onRefused: () => finish("the host broke the protocol", TERMINAL_CLOSE.protocolError) });
-  pipe({ source: browser, sink: agent, allowed: FROM_BROWSER, clock, signal: ended, onFrame: () => undefined, onRefused: () => finish("the person's program broke the protocol", TERMINAL_CLOSE.protocolError) });
-  void keepAlive(browser, clock, ended).then((alive) => (alive ? undefined : finish("the person's side went silent", TERMINAL_CLOSE.slow)));
-  void keepAlive(agent, clock, ended).then((alive) => (alive ? undefined : finish("the host went silent", TERMINAL_CLOSE.hostUnreachable)));
+  pipe({
+    source: agent,
+    sink: browser,
+    allowed: FROM_AGENT,
+    clock,
+    signal: ended,
+    onFrame: (frame) => (exitCode = exitOf(frame) ?? exitCode),
+    onRefused: () => finish("the host broke the protocol", TERMINAL_CLOSE.protocolError),
+  });
+  pipe({
+    source: browser,
+    sink: agent,
+    allowed: FROM_BROWSER,
+    clock,
+    signal: ended,
+    onFrame: () => undefined,
+    onRefused: () => finish("the person's program broke the protocol", TERMINAL_CLOSE.protocolError),
+  });
+  void keepAlive(browser, clock, ended).then((alive) =>
+    alive ? undefined : finish("the person's side went silent", TERMINAL_CLOSE.slow),
+  );
+  void keepAlive(agent, clock, ended).then((alive) =>
+    alive ? undefined : finish("the host went silent", TERMINAL_CLOSE.hostUnreachable),
+  );
 
-  const closed = await Promise.race([once(browser, "close").then(() => "browser" as const), once(agent, "close").then(() => "agent" as const)]);
+  const closed = await Promise.race([
+    once(browser, "close").then(() => "browser" as const),
+    once(agent, "close").then(() => "agent" as const),
+  ]);
   if (exitCode !== null) finish("the program ended", TERMINAL_CLOSE.finished);
   else if (closed === "agent") finish("the host closed it", TERMINAL_CLOSE.gone);
   else finish("the person left", TERMINAL_CLOSE.finished);
@@ -73,7 +101,11 @@ function pipe(options: Pipe): void {
 
 async function resumeWhenDrained(options: Pipe): Promise<void> {
   options.source.pause();
-  while (options.sink.bufferedAmount > BUFFERED_BYTES_MAX / 2 && options.sink.readyState === options.sink.OPEN && !options.signal.aborted) {
+  while (
+    options.sink.bufferedAmount > BUFFERED_BYTES_MAX / 2 &&
+    options.sink.readyState === options.sink.OPEN &&
+    !options.signal.aborted
+  ) {
     await options.clock.sleep(DRAIN_CHECK_MS, options.signal).catch(() => undefined);
   }
   options.source.resume();

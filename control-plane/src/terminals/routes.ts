@@ -17,15 +17,26 @@ export function terminalRoutes(deps: BrowserSocketDeps): OpenAPIHono<PublicEnv> 
     path: `${API_PREFIX.tenant}/allocations/{allocationId}/terminals`,
     operationId: "openTerminal",
     summary: "Ask for a terminal in a slice",
-    description: "Answers with a ticket that opens one WebSocket within 30 seconds. Not idempotent: each call makes another ticket.",
+    description:
+      "Answers with a ticket that opens one WebSocket within 30 seconds. Not idempotent: each call makes another ticket.",
     tags: ["terminals"],
-    request: { params: z.object({ allocationId: idSchema("allocation") }), headers: idempotencyHeader, body: jsonBody(terminalCreateSchema) },
+    request: {
+      params: z.object({ allocationId: idSchema("allocation") }),
+      headers: idempotencyHeader,
+      body: jsonBody(terminalCreateSchema),
+    },
     responses: { 201: jsonAnswer(terminalCreatedSchema, "The ticket."), ...PROBLEMS },
   });
   api.openapi(open, async (c) => {
     const origin = c.req.header("origin") ?? null;
     const { allocationId } = c.req.valid("param");
-    const request = { principal: c.var.principal, allocationId, origin, requestId: c.var.requestId, ...c.req.valid("json") };
+    const request = {
+      principal: c.var.principal,
+      allocationId,
+      origin,
+      requestId: c.var.requestId,
+      ...c.req.valid("json"),
+    };
     return c.json(await openTerminal(deps, request), 201);
   });
   api.get(`${API_PREFIX.tenant}/terminals/:terminalId/socket`, browserSocket(deps));

@@ -43,7 +43,13 @@ export interface RedeemedTerminal {
 /** Uses the ticket up and makes this replica the owner, in one statement: of a hundred uses at once one wins. */
 export async function redeemTicket(
   tx: Tx,
-  redemption: { readonly id: string; readonly ticketHash: Buffer; readonly origin: string | null; readonly replicaId: string; readonly agentTicketHash: Buffer },
+  redemption: {
+    readonly id: string;
+    readonly ticketHash: Buffer;
+    readonly origin: string | null;
+    readonly replicaId: string;
+    readonly agentTicketHash: Buffer;
+  },
 ): Promise<RedeemedTerminal | undefined> {
   const [row] = await tx<RedeemedTerminal[]>`
     update terminals
@@ -56,7 +62,10 @@ export async function redeemTicket(
 }
 
 /** Uses the agent's ticket up; only the node that holds the allocation may. */
-export async function redeemAgentTicket(db: Queryable, redemption: { readonly id: string; readonly ticketHash: Buffer; readonly nodeId: string }): Promise<boolean> {
+export async function redeemAgentTicket(
+  db: Queryable,
+  redemption: { readonly id: string; readonly ticketHash: Buffer; readonly nodeId: string },
+): Promise<boolean> {
   const rows = await db`
     update terminals t
     set agent_redeemed_at = now()
@@ -68,7 +77,10 @@ export async function redeemAgentTicket(db: Queryable, redemption: { readonly id
   return rows.length === 1;
 }
 
-export async function closeTerminal(db: Queryable, closing: { readonly id: string; readonly reason: string; readonly exitCode: number | null }): Promise<void> {
+export async function closeTerminal(
+  db: Queryable,
+  closing: { readonly id: string; readonly reason: string; readonly exitCode: number | null },
+): Promise<void> {
   await db`
     update terminals
     set closed_at = now(), close_reason = ${closing.reason}, exit_code = ${closing.exitCode}
@@ -77,7 +89,10 @@ export async function closeTerminal(db: Queryable, closing: { readonly id: strin
 }
 
 /** Of these terminals, those that may not go on: their allocation is not active any more, or their key was revoked. */
-export async function findUnwelcome(db: Queryable, ids: readonly string[]): Promise<{ readonly id: string; readonly reason: string }[]> {
+export async function findUnwelcome(
+  db: Queryable,
+  ids: readonly string[],
+): Promise<{ readonly id: string; readonly reason: string }[]> {
   return await db<{ id: string; reason: string }[]>`
     select t.id, case when a.state <> 'active' then 'the slice was released' else 'the key was revoked' end as reason
     from terminals t

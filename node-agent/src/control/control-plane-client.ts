@@ -1,6 +1,13 @@
 import { serverNameOf } from "@hostler/pki";
 import { AppError } from "@hostler/shared/errors.ts";
-import { identitySchema, NODE_PATHS, POLL_WAIT_MS_MAX, pollAnswerSchema, progressAnswerSchema, type IdentityAnswer } from "@hostler/shared/node-protocol.ts";
+import {
+  identitySchema,
+  NODE_PATHS,
+  POLL_WAIT_MS_MAX,
+  pollAnswerSchema,
+  progressAnswerSchema,
+  type IdentityAnswer,
+} from "@hostler/shared/node-protocol.ts";
 import { errorOfProblem } from "@hostler/shared/problem.ts";
 import { Agent, request, type Dispatcher } from "undici";
 import * as z from "zod";
@@ -22,8 +29,105 @@ export interface ControlPlaneClient extends ControlPlane {
 /** The control plane over mTLS 1.3, without session resumption. The connection is read anew for each request. */
 export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneClient {
   let current = { identity: initial, agent: agentFor(initial) };
-  const send = async (path: string, options: { readonly body?: unknown; readonly timeoutMs?: number; readonly headers?: Record<string, string>; readonly signal: AbortSignal }): Promise<Dispatcher.ResponseData> => {
-    const { agent, identity } = current;
+  const send = makeSender(() => current);
+  const post = async <Schema extends z.ZodType>(
+    path: string,
+    body: unknown,
+    options: { readonly schema: Schema; readonly signal: AbortSignal; readonly timeoutMs?: number },
+  ): Promise<z.output<Schema>> => {
+    const answer = await send(path, {
+      body,
+      signal: options.signal,
+      ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
+    });
+    return options.schema.parse(await answer.body.json());
+  };
+  const nothing = z.looseObject({});
+  return {
+    useIdentity: (identity) => {
+      const before = current.agent;
+      current = { identity, agent: agentFor(identity) };
+      // Ends when its requests have ended; nobody waits for that.
+      void before.close().catch(() => undefined);
+    },
+    close: async () => await current.agent.destroy(),
+    renewCertificate: async (proof, signal) =>
+      await post(NODE_PATHS.renew, { proof }, { schema: identitySchema, signal }),
+    poll: async (body, signal) =>
+      await post(NODE_PATHS.poll, body, {
+        schema: pollAnswerSchema,
+        signal,
+        timeoutMs: POLL_WAIT_MS_MAX + POLL_GRACE_MS,
+      }),
+    sendInventory: async (inventory, signal) =>
+      void (await post(NODE_PATHS.inventory, inventory, { schema: nothing, signal })),
+    sendTelemetry: async (samples, signal) =>
+      void (await post(NODE_PATHS.telemetry, { samples }, { schema: nothing, signal })),
+    sendProgress: async ({ taskId, fence, events, signal }) =>
+      await post(NODE_PATHS.progress(taskId), { fence, events }, { schema: progressAnswerSchema, signal }),
+    sendResult: async ({ taskId, resultJws, signal }) =>
+      void (await post(NODE_PATHS.result(taskId), { result: resultJws }, { schema: nothing, signal })),
+    open: async (image, { offset, signal }) => {
+      // The transfer may take long; it is bounded by the phase's own deadline.
+      const answer = await send(NODE_PATHS.image(image.sha256), {
+        signal,
+        timeoutMs: 3_600_000,
+        headers: offset > 0 ? { range: `bytes=${offset}-` } : {},
+      });
+      return answer.body;
+    },
+    openTerminalSocket: async (dial) =>
+      await dialTerminalSocket(tlsOf(current.identity), { listener: current.identity.identity.nodeListener, ...dial }),
+  };
+}
+
+function agentFor(identity: StoredIdentity): Agent {
+  return new Agent({
+    connect: { ...tlsOf(identity), timeout: 10_000 },
+    maxCachedSessions: 0,
+    headersTimeout: POLL_WAIT_MS_MAX + POLL_GRACE_MS,
+    bodyTimeout: 60_000,
+    keepAliveTimeout: 30_000,
+  });
+}
+
+/** What every connection of this node uses: its certificate, one trusted root, the control plane's name whatever is dialled. */
+function tlsOf(identity: StoredIdentity): {
+  key: string;
+  cert: string;
+  ca: string;
+  servername: string;
+  minVersion: "TLSv1.3";
+} {
+  const { certificateChain, trustBundle, trustDomain } = identity.identity;
+  return {
+    key: identity.privateKeyPem,
+    cert: certificateChain,
+    ca: trustBundle,
+    servername: serverNameOf(trustDomain),
+    minVersion: "TLSv1.3",
+  };
+}
+
+interface Connection {
+  readonly identity: StoredIdentity;
+  readonly agent: Agent;
+}
+
+interface Sending {
+  /** Sent as JSON with POST; without it the request is a GET. */
+  readonly body?: unknown;
+  readonly timeoutMs?: number;
+  readonly headers?: Record<string, string>;
+  readonly signal: AbortSignal;
+}
+
+/** Sends one request over the connection of now. Rejects with the AppError of the server's problem, or `service_unavailable`. */
+function makeSender(
+  connection: () => Connection,
+): (path: string, sending: Sending) => Promise<Dispatcher.ResponseData> {
+  return async (path, options) => {
+    const { agent, identity } = connection();
     const signal = AbortSignal.any([options.signal, AbortSignal.timeout(options.timeoutMs ?? ANSWER_TIMEOUT_MS)]);
     const method = options.body === undefined ? "GET" : "POST";
     try {
@@ -39,49 +143,10 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
     } catch (error) {
       if (error instanceof AppError) throw error;
       options.signal.throwIfAborted();
-      throw new AppError("service_unavailable", { detail: `${identity.identity.nodeListener} cannot be reached.`, cause: error });
+      throw new AppError("service_unavailable", {
+        detail: `${identity.identity.nodeListener} cannot be reached.`,
+        cause: error,
+      });
     }
   };
-  const post = async <Schema extends z.ZodType>(path: string, body: unknown, options: { readonly schema: Schema; readonly signal: AbortSignal; readonly timeoutMs?: number }): Promise<z.output<Schema>> => {
-    const answer = await send(path, { body, signal: options.signal, ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }) });
-    return options.schema.parse(await answer.body.json());
-  };
-  const nothing = z.looseObject({});
-  return {
-    useIdentity: (identity) => {
-      const before = current.agent;
-      current = { identity, agent: agentFor(identity) };
-      // Ends when its requests have ended; nobody waits for that.
-      void before.close().catch(() => undefined);
-    },
-    close: async () => await current.agent.destroy(),
-    renewCertificate: async (proof, signal) => await post(NODE_PATHS.renew, { proof }, { schema: identitySchema, signal }),
-    poll: async (body, signal) => await post(NODE_PATHS.poll, body, { schema: pollAnswerSchema, signal, timeoutMs: POLL_WAIT_MS_MAX + POLL_GRACE_MS }),
-    sendInventory: async (inventory, signal) => void (await post(NODE_PATHS.inventory, inventory, { schema: nothing, signal })),
-    sendTelemetry: async (samples, signal) => void (await post(NODE_PATHS.telemetry, { samples }, { schema: nothing, signal })),
-    sendProgress: async ({ taskId, fence, events, signal }) => await post(NODE_PATHS.progress(taskId), { fence, events }, { schema: progressAnswerSchema, signal }),
-    sendResult: async ({ taskId, resultJws, signal }) => void (await post(NODE_PATHS.result(taskId), { result: resultJws }, { schema: nothing, signal })),
-    open: async (image, { offset, signal }) => {
-      // The transfer may take long; it is bounded by the phase's own deadline.
-      const answer = await send(NODE_PATHS.image(image.sha256), { signal, timeoutMs: 3_600_000, headers: offset > 0 ? { range: `bytes=${offset}-` } : {} });
-      return answer.body;
-    },
-    openTerminalSocket: async (dial) => await dialTerminalSocket(tlsOf(current.identity), { listener: current.identity.identity.nodeListener, ...dial }),
-  };
-}
-
-function agentFor(identity: StoredIdentity): Agent {
-  return new Agent({
-    connect: { ...tlsOf(identity), timeout: 10_000 },
-    maxCachedSessions: 0,
-    headersTimeout: POLL_WAIT_MS_MAX + POLL_GRACE_MS,
-    bodyTimeout: 60_000,
-    keepAliveTimeout: 30_000,
-  });
-}
-
-/** What every connection of this node uses: its certificate, one trusted root, the control plane's name whatever is dialled. */
-function tlsOf(identity: StoredIdentity): { key: string; cert: string; ca: string; servername: string; minVersion: "TLSv1.3" } {
-  const { certificateChain, trustBundle, trustDomain } = identity.identity;
-  return { key: identity.privateKeyPem, cert: certificateChain, ca: trustBundle, servername: serverNameOf(trustDomain), minVersion: "TLSv1.3" };
 }

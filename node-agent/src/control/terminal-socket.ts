@@ -10,21 +10,39 @@ const MESSAGE_BYTES_MAX = 128 * 1024;
 
 /** Dials the socket of one terminal with the node's certificate. No compression: it costs four times the processor and most of the speed. */
 export async function dialTerminalSocket(
-  tls: { readonly key: string; readonly cert: string; readonly ca: string; readonly servername: string; readonly minVersion: "TLSv1.3" },
-  dial: { readonly listener: string; readonly terminalId: string; readonly ticket: string; readonly signal: AbortSignal },
+  tls: {
+    readonly key: string;
+    readonly cert: string;
+    readonly ca: string;
+    readonly servername: string;
+    readonly minVersion: "TLSv1.3";
+  },
+  dial: {
+    readonly listener: string;
+    readonly terminalId: string;
+    readonly ticket: string;
+    readonly signal: AbortSignal;
+  },
 ): Promise<TerminalSocket> {
-  const socket = new WebSocket(`wss://${dial.listener}${NODE_PATHS.terminal(dial.terminalId)}`, [TERMINAL_PROTOCOL, `${TICKET_PROTOCOL_PREFIX}${dial.ticket}`], {
-    ...tls,
-    perMessageDeflate: false,
-    handshakeTimeout: DIAL_TIMEOUT_MS,
-    maxPayload: MESSAGE_BYTES_MAX,
-  });
+  const socket = new WebSocket(
+    `wss://${dial.listener}${NODE_PATHS.terminal(dial.terminalId)}`,
+    [TERMINAL_PROTOCOL, `${TICKET_PROTOCOL_PREFIX}${dial.ticket}`],
+    {
+      ...tls,
+      perMessageDeflate: false,
+      handshakeTimeout: DIAL_TIMEOUT_MS,
+      maxPayload: MESSAGE_BYTES_MAX,
+    },
+  );
   const onAbort = (): void => socket.terminate();
   dial.signal.addEventListener("abort", onAbort, { once: true });
   try {
     await once(socket, "open");
   } catch (error) {
-    throw new AppError("terminal_unavailable", { detail: "The control plane did not take the terminal's socket.", cause: error });
+    throw new AppError("terminal_unavailable", {
+      detail: "The control plane did not take the terminal's socket.",
+      cause: error,
+    });
   } finally {
     dial.signal.removeEventListener("abort", onAbort);
   }

@@ -1,11 +1,19 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import type { GpuHost } from "../ports/gpu-host.ts";
 import type { HostCommands } from "../ports/host-commands.ts";
-import { HEALTH_FIELDS, LIST_FIELDS, parseGpuList, parseGpuSamples, parseHelpQuery, SAMPLE_FIELDS } from "./parse-nvidia-smi.ts";
+import {
+  HEALTH_FIELDS,
+  LIST_FIELDS,
+  parseGpuList,
+  parseGpuSamples,
+  parseHelpQuery,
+  SAMPLE_FIELDS,
+} from "./parse-nvidia-smi.ts";
 
 /** nvidia-smi on a healthy host answers in under a second; on one whose GPU fell off the bus it hangs. */
 const TIMEOUT_MS = 30_000;
-const UNASSIGNABLE = "Real GPUs are inventoried and measured; handing one to a slice (VFIO passthrough) is not in this version of the agent.";
+const UNASSIGNABLE =
+  "Real GPUs are inventoried and measured; handing one to a slice (VFIO passthrough) is not in this version of the agent.";
 
 /** The GPUs that the NVIDIA driver shows. */
 export function makeNvidiaSmiGpus(commands: HostCommands): GpuHost {

@@ -7,7 +7,15 @@ import { gpuKindOf } from "./gpu-kind.ts";
  * is needed, `ERR!`, `Unknown Error` or not understood makes a GPU unhealthy with the field as the reason. Output that
  * is not the table that was asked for (a lost GPU, a driver mismatch) rejects as a whole: it says nothing about any GPU.
  */
-export const LIST_FIELDS = ["index", "uuid", "pci.bus_id", "name", "memory.total", "temperature.gpu", "mig.mode.current"] as const;
+export const LIST_FIELDS = [
+  "index",
+  "uuid",
+  "pci.bus_id",
+  "name",
+  "memory.total",
+  "temperature.gpu",
+  "mig.mode.current",
+] as const;
 
 /** Asked only of drivers that know them. Each value of `sound` is a sign of health, anything else is a fault. */
 export const HEALTH_FIELDS: Readonly<Record<string, { readonly sound: readonly string[]; readonly fault: string }>> = {
@@ -15,7 +23,10 @@ export const HEALTH_FIELDS: Readonly<Record<string, { readonly sound: readonly s
   "remapped_rows.pending": { sound: ["No", "0", "N/A"], fault: "a row remap is pending, the GPU must be reset" },
   "remapped_rows.failure": { sound: ["No", "0", "N/A"], fault: "a row remap has failed" },
   "retired_pages.pending": { sound: ["No", "0", "N/A"], fault: "a page retirement is pending, the GPU must be reset" },
-  "ecc.errors.uncorrected.volatile.total": { sound: ["0", "N/A"], fault: "there are uncorrected memory errors since the last reset" },
+  "ecc.errors.uncorrected.volatile.total": {
+    sound: ["0", "N/A"],
+    fault: "there are uncorrected memory errors since the last reset",
+  },
 };
 
 export const SAMPLE_FIELDS = [
@@ -36,7 +47,8 @@ export function parseGpuList(output: string, fields: readonly string[]): Gpu[] {
     const index = numberOf(row["index"]);
     const uuid = row["uuid"] ?? "";
     // Without these two nobody can say which GPU the line is about.
-    if (index === null || !Number.isInteger(index) || !/^GPU-[0-9A-Za-z-]+$/.test(uuid)) throw unreadable(`a GPU without index or UUID: ${JSON.stringify(row)}`);
+    if (index === null || !Number.isInteger(index) || !/^GPU-[0-9A-Za-z-]+$/.test(uuid))
+      throw unreadable(`a GPU without index or UUID: ${JSON.stringify(row)}`);
     const model = row["name"] ?? "";
     const fault = faultOf(row);
     return {
@@ -74,12 +86,15 @@ export function parseHelpQuery(output: string): ReadonlySet<string> {
 
 function faultOf(row: Row): string | null {
   for (const field of ["memory.total", "temperature.gpu"]) {
-    if (numberOf(row[field]) === null) return `${field} reads ${JSON.stringify(row[field])}, expected a number`.slice(0, 500);
+    if (numberOf(row[field]) === null)
+      return `${field} reads ${JSON.stringify(row[field])}, expected a number`.slice(0, 500);
   }
-  if (!/^[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7]$/.test(row["pci.bus_id"] ?? "")) return `pci.bus_id reads ${JSON.stringify(row["pci.bus_id"])}`.slice(0, 500);
+  if (!/^[0-9A-Fa-f]{4,8}:[0-9A-Fa-f]{2}:[0-9A-Fa-f]{2}\.[0-7]$/.test(row["pci.bus_id"] ?? ""))
+    return `pci.bus_id reads ${JSON.stringify(row["pci.bus_id"])}`.slice(0, 500);
   for (const [field, { sound, fault }] of Object.entries(HEALTH_FIELDS)) {
     const value = row[field];
-    if (value !== undefined && !sound.includes(withoutBrackets(value))) return `${fault} (${field} reads ${JSON.stringify(value)})`.slice(0, 500);
+    if (value !== undefined && !sound.includes(withoutBrackets(value)))
+      return `${fault} (${field} reads ${JSON.stringify(value)})`.slice(0, 500);
   }
   return null;
 }
@@ -95,7 +110,10 @@ function withoutBrackets(text: string): string {
 
 /** No field that is asked for can contain a comma, so the columns are exactly the fields. */
 function rowsOf(output: string, fields: readonly string[]): Row[] {
-  const lines = output.split("\n").map((line) => line.trim()).filter((line) => line !== "");
+  const lines = output
+    .split("\n")
+    .map((line) => line.trim())
+    .filter((line) => line !== "");
   return lines.map((line) => {
     const values = line.split(",").map((value) => value.trim());
     if (values.length !== fields.length) throw unreadable(line);
@@ -104,5 +122,7 @@ function rowsOf(output: string, fields: readonly string[]): Row[] {
 }
 
 function unreadable(line: string): AppError {
-  return new AppError("command_failed", { detail: `nvidia-smi answered something else than the table that was asked for: ${line.slice(0, 300)}` });
+  return new AppError("command_failed", {
+    detail: `nvidia-smi answered something else than the table that was asked for: ${line.slice(0, 300)}`,
+  });
 }

@@ -8,11 +8,32 @@ import type { StateFiles } from "../ports/state-files.ts";
 
 /** GPUs that can be made up: real products with their real memory and limits, so that screens and placement look right. */
 export const SIMULATED_MODELS = {
-  h100: { model: "NVIDIA H100 80GB HBM3", memoryMib: 81_559, migCapable: true, idleWatts: 70, maxWatts: 700, maxClockMhz: 1980 },
+  h100: {
+    model: "NVIDIA H100 80GB HBM3",
+    memoryMib: 81_559,
+    migCapable: true,
+    idleWatts: 70,
+    maxWatts: 700,
+    maxClockMhz: 1980,
+  },
   h200: { model: "NVIDIA H200", memoryMib: 143_771, migCapable: true, idleWatts: 77, maxWatts: 700, maxClockMhz: 1980 },
-  a100: { model: "NVIDIA A100-SXM4-80GB", memoryMib: 81_920, migCapable: true, idleWatts: 60, maxWatts: 400, maxClockMhz: 1410 },
+  a100: {
+    model: "NVIDIA A100-SXM4-80GB",
+    memoryMib: 81_920,
+    migCapable: true,
+    idleWatts: 60,
+    maxWatts: 400,
+    maxClockMhz: 1410,
+  },
   l40s: { model: "NVIDIA L40S", memoryMib: 46_068, migCapable: false, idleWatts: 35, maxWatts: 350, maxClockMhz: 2520 },
-  "rtx-4090": { model: "NVIDIA GeForce RTX 4090", memoryMib: 24_564, migCapable: false, idleWatts: 20, maxWatts: 450, maxClockMhz: 3105 },
+  "rtx-4090": {
+    model: "NVIDIA GeForce RTX 4090",
+    memoryMib: 24_564,
+    migCapable: false,
+    idleWatts: 20,
+    maxWatts: 450,
+    maxClockMhz: 3105,
+  },
 } as const;
 export type SimulatedKind = keyof typeof SIMULATED_MODELS;
 
@@ -30,11 +51,16 @@ const PATH = "simulated-gpus.json";
  * Made-up GPUs with true bookkeeping: ownership survives restarts and refuses a second owner as real binding would.
  * UUIDs follow from `seed` (the node's id), so the same host always shows the same GPUs and two hosts never share one.
  */
-export function makeSimulatedGpus(deps: { readonly files: StateFiles; readonly clock: Clock }, plan: SimulatedGpuPlan, seed: string): GpuHost {
+export function makeSimulatedGpus(
+  deps: { readonly files: StateFiles; readonly clock: Clock },
+  plan: SimulatedGpuPlan,
+  seed: string,
+): GpuHost {
   const model = SIMULATED_MODELS[plan.kind];
   const uuids = Array.from({ length: plan.count }, (_unused, index) => uuidOf(`${seed}/${plan.kind}/${index}`));
   let turn: Promise<unknown> = Promise.resolve();
-  const read = async (): Promise<State> => stateSchema.parse(JSON.parse((await deps.files.read(PATH)) ?? '{"owners":{},"faults":{}}'));
+  const read = async (): Promise<State> =>
+    stateSchema.parse(JSON.parse((await deps.files.read(PATH)) ?? '{"owners":{},"faults":{}}'));
   /** One change at a time, so that two slices cannot both find a GPU free. */
   const change = async (edit: (state: State) => State): Promise<void> => {
     const mine = turn.then(async () => {
@@ -53,7 +79,17 @@ export function makeSimulatedGpus(deps: { readonly files: StateFiles; readonly c
       return uuids.map((uuid, index): Gpu => {
         const fault = faults[uuid] ?? null;
         const pciAddress = `0000:${(index + 1).toString(16).padStart(2, "0")}:00.0`;
-        return { uuid, index, model: model.model, kind: plan.kind, memoryMib: model.memoryMib, pciAddress, migCapable: model.migCapable, healthy: fault === null, fault };
+        return {
+          uuid,
+          index,
+          model: model.model,
+          kind: plan.kind,
+          memoryMib: model.memoryMib,
+          pciAddress,
+          migCapable: model.migCapable,
+          healthy: fault === null,
+          fault,
+        };
       });
     },
     sample: async () => {
@@ -66,8 +102,10 @@ export function makeSimulatedGpus(deps: { readonly files: StateFiles; readonly c
       await change((state) => {
         const held = state.owners[uuid];
         if (held === owner) return state;
-        const refusal = held === undefined ? (uuids.includes(uuid) ? null : "is not on this host") : `is held by ${held}`;
-        if (refusal !== null) throw new AppError("gpu_unavailable", { detail: `${uuid} ${refusal}.`, facts: { gpuUuids: [uuid] } });
+        const refusal =
+          held === undefined ? (uuids.includes(uuid) ? null : "is not on this host") : `is held by ${held}`;
+        if (refusal !== null)
+          throw new AppError("gpu_unavailable", { detail: `${uuid} ${refusal}.`, facts: { gpuUuids: [uuid] } });
         return { ...state, owners: { ...state.owners, [uuid]: owner } };
       }),
     unbind: async (uuid, owner) =>

@@ -22,7 +22,11 @@ export function makeHostReader(diskPath: string): HostReader {
       return { ...(await unchanging), diskFreeGib: await diskFreeGib(diskPath) };
     },
     sample: async () => {
-      const [load, memory, free] = await Promise.all([systeminformation.currentLoad(), systeminformation.mem(), diskFreeGib(diskPath)]);
+      const [load, memory, free] = await Promise.all([
+        systeminformation.currentLoad(),
+        systeminformation.mem(),
+        diskFreeGib(diskPath),
+      ]);
       return {
         cpuPercent: Math.round(10 * load.currentLoad) / 10,
         memoryUsedMib: Math.round((memory.total - memory.available) / MIB),
@@ -36,7 +40,12 @@ export function makeHostReader(diskPath: string): HostReader {
 }
 
 async function readUnchanging(): Promise<Omit<HostFacts, "diskFreeGib">> {
-  const [os, cpu, memory, bootId] = await Promise.all([systeminformation.osInfo(), systeminformation.cpu(), systeminformation.mem(), readBootId()]);
+  const [os, cpu, memory, bootId] = await Promise.all([
+    systeminformation.osInfo(),
+    systeminformation.cpu(),
+    systeminformation.mem(),
+    readBootId(),
+  ]);
   return {
     hostName: hostname().slice(0, 253),
     os: `${os.distro} ${os.release}`.trim().slice(0, 128),

@@ -25,7 +25,11 @@ export function makeHostCommands(deps: { readonly clock: Clock }): HostCommands 
       options.signal.throwIfAborted();
       const startedMs = deps.clock.monotonicMs();
       const [program, ...args] = argv;
-      const child = spawn(program, args, { detached: true, stdio: [options.input === undefined ? "ignore" : "pipe", "pipe", "pipe"], env: { ...process.env, LC_ALL: "C" } });
+      const child = spawn(program, args, {
+        detached: true,
+        stdio: [options.input === undefined ? "ignore" : "pipe", "pipe", "pipe"],
+        env: { ...process.env, LC_ALL: "C" },
+      });
       const limit = options.outputBytesMax ?? OUTPUT_BYTES_MAX;
       const stdout = collect(child.stdout, limit);
       const stderr = collect(child.stderr, limit);
@@ -34,7 +38,12 @@ export function makeHostCommands(deps: { readonly clock: Clock }): HostCommands 
         child.stdin?.end(options.input);
       }
       const exitCode = await endOf(deps.clock, child, { program, options });
-      return { exitCode, stdout: stdout(), stderr: stderr(), durationMs: Math.round(deps.clock.monotonicMs() - startedMs) };
+      return {
+        exitCode,
+        stdout: stdout(),
+        stderr: stderr(),
+        durationMs: Math.round(deps.clock.monotonicMs() - startedMs),
+      };
     },
   };
 }
@@ -44,19 +53,30 @@ export function requireSuccess(argv: readonly string[], result: CommandResult): 
   if (result.exitCode === 0) return result;
   const words = (result.stderr.trim() || result.stdout.trim() || "no message").slice(-1500);
   if (/No space left on device/.test(words)) throw new AppError("disk_full", { detail: `${argv[0]}: ${words}` });
-  throw new AppError("command_failed", { detail: `${argv.slice(0, 3).join(" ")} ended with ${result.exitCode}: ${words}` });
+  throw new AppError("command_failed", {
+    detail: `${argv.slice(0, 3).join(" ")} ended with ${result.exitCode}: ${words}`,
+  });
 }
 
-async function endOf(clock: Clock, child: ChildProcess, run: { readonly program: string; readonly options: CommandOptions }): Promise<number> {
+async function endOf(
+  clock: Clock,
+  child: ChildProcess,
+  run: { readonly program: string; readonly options: CommandOptions },
+): Promise<number> {
   const { program, options } = run;
   const over = new AbortController();
   const ended = new Promise<number>((resolve, reject) => {
-    child.once("error", (error: NodeJS.ErrnoException) => reject(error.code === "ENOENT" ? missingProgram(program, error) : error));
+    child.once("error", (error: NodeJS.ErrnoException) =>
+      reject(error.code === "ENOENT" ? missingProgram(program, error) : error),
+    );
     // 128 plus the signal's number is what a shell would say.
     child.once("close", (code, signal) => resolve(code ?? (signal === null ? 255 : 137)));
   });
   const timeUp = clock.sleep(options.timeoutMs, AbortSignal.any([options.signal, over.signal])).then(
-    () => new AppError("command_timeout", { detail: `${program} did not end within ${options.timeoutMs / 1000} s and was killed.` }),
+    () =>
+      new AppError("command_timeout", {
+        detail: `${program} did not end within ${options.timeoutMs / 1000} s and was killed.`,
+      }),
     () => options.signal.reason as unknown,
   );
   const stopped = timeUp.then(async (reason) => {
@@ -79,7 +99,8 @@ async function killGroup(clock: Clock, child: ChildProcess, ended: Promise<numbe
     () => true,
     () => true,
   );
-  const grace = async (): Promise<boolean> => await clock.sleep(KILL_GRACE_MS, new AbortController().signal).then(() => false);
+  const grace = async (): Promise<boolean> =>
+    await clock.sleep(KILL_GRACE_MS, new AbortController().signal).then(() => false);
   if (await Promise.race([gone, grace()])) return;
   signalGroup(child, "SIGKILL");
   await Promise.race([gone, grace()]);

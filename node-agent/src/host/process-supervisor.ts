@@ -11,17 +11,28 @@ import { startTimeOf } from "./process-start-time.ts";
 /** Long-lived programs that must survive the agent: each has a name, and the name finds it again. */
 export interface ProcessSupervisor {
   /** Starts the program under the name. Rejects with `conflict` when one runs under it. */
-  start(name: string, argv: readonly [string, ...string[]], options: { readonly logPath: string; readonly signal: AbortSignal }): Promise<void>;
+  start(
+    name: string,
+    argv: readonly [string, ...string[]],
+    options: { readonly logPath: string; readonly signal: AbortSignal },
+  ): Promise<void>;
   inspect(name: string): Promise<ProcessState>;
   /** SIGTERM, then SIGKILL after the grace; resolves when it is gone, nothing there is success. Forgets the name. */
   stop(name: string, options: { readonly graceMs: number; readonly signal: AbortSignal }): Promise<void>;
   names(): Promise<readonly string[]>;
 }
 
-export type ProcessState = { readonly state: "running"; readonly pid: number } | { readonly state: "exited" } | { readonly state: "absent" };
+export type ProcessState =
+  | { readonly state: "running"; readonly pid: number }
+  | { readonly state: "exited" }
+  | { readonly state: "absent" };
 
 /** systemd where it is PID 1, so that a slice is a unit with its own cgroup; a detached process elsewhere. */
-export async function chooseSupervisor(deps: { readonly commands: HostCommands; readonly clock: Clock; readonly stateDir: string }): Promise<ProcessSupervisor> {
+export async function chooseSupervisor(deps: {
+  readonly commands: HostCommands;
+  readonly clock: Clock;
+  readonly stateDir: string;
+}): Promise<ProcessSupervisor> {
   const hasSystemd = await access("/run/systemd/system").then(
     () => true,
     () => false,
@@ -42,14 +53,18 @@ export function makeDetachedSupervisor(deps: { readonly clock: Clock; readonly s
     const text = await readFile(path(name), "utf8").catch(() => null);
     if (text === null) return { state: "absent" };
     const record = recordSchema.parse(JSON.parse(text));
-    return (await startTimeOf(record.pid)) === record.startTime ? { state: "running", pid: record.pid } : { state: "exited" };
+    return (await startTimeOf(record.pid)) === record.startTime
+      ? { state: "running", pid: record.pid }
+      : { state: "exited" };
   };
   return {
     inspect,
-    names: async () => (await readdir(folder).catch(() => [])).filter((name) => name.endsWith(".json")).map((name) => name.slice(0, -5)),
+    names: async () =>
+      (await readdir(folder).catch(() => [])).filter((name) => name.endsWith(".json")).map((name) => name.slice(0, -5)),
     start: async (name, argv, { logPath, signal }) => {
       signal.throwIfAborted();
-      if ((await inspect(name)).state === "running") throw new AppError("conflict", { detail: `A process runs under the name ${name} already.` });
+      if ((await inspect(name)).state === "running")
+        throw new AppError("conflict", { detail: `A process runs under the name ${name} already.` });
       await mkdir(folder, { recursive: true, mode: 0o700 });
       const pid = await spawnDetached(argv, logPath);
       // A process that ended already has no start time; the record then says "exited", which is true.
@@ -59,7 +74,12 @@ export function makeDetachedSupervisor(deps: { readonly clock: Clock; readonly s
     },
     stop: async (name, { graceMs, signal }) => {
       const found = await inspect(name);
-      if (found.state === "running") await endProcess(deps.clock, found.pid, { graceMs, signal, isGone: async () => (await inspect(name)).state !== "running" });
+      if (found.state === "running")
+        await endProcess(deps.clock, found.pid, {
+          graceMs,
+          signal,
+          isGone: async () => (await inspect(name)).state !== "running",
+        });
       await rm(path(name), { force: true });
     },
   };
@@ -68,19 +88,35 @@ export function makeDetachedSupervisor(deps: { readonly clock: Clock; readonly s
 /** Transient units in `tenants.slice`; `systemctl` shows them, and the agent's own restart does not touch them. */
 export function makeSystemdSupervisor(commands: HostCommands): ProcessSupervisor {
   const unit = (name: string): string => `hostler-${name}.service`;
-  const systemctl = async (args: readonly string[], signal: AbortSignal): Promise<string> => (await commands.run(["systemctl", ...args], { timeoutMs: 30_000, signal })).stdout;
+  const systemctl = async (args: readonly string[], signal: AbortSignal): Promise<string> =>
+    (await commands.run(["systemctl", ...args], { timeoutMs: 30_000, signal })).stdout;
   const always = new AbortController().signal;
   return {
     start: async (name, argv, { logPath, signal }) => {
-      const properties = ["KillMode=mixed", "Restart=no", "LimitMEMLOCK=infinity", `StandardOutput=append:${logPath}`, `StandardError=append:${logPath}`];
-      const command = ["systemd-run", `--unit=${unit(name)}`, "--slice=tenants.slice", ...properties.map((property) => `--property=${property}`), "--", ...argv] as const;
+      const properties = [
+        "KillMode=mixed",
+        "Restart=no",
+        "LimitMEMLOCK=infinity",
+        `StandardOutput=append:${logPath}`,
+        `StandardError=append:${logPath}`,
+      ];
+      const command = [
+        "systemd-run",
+        `--unit=${unit(name)}`,
+        "--slice=tenants.slice",
+        ...properties.map((property) => `--property=${property}`),
+        "--",
+        ...argv,
+      ] as const;
       requireSuccess(command, await commands.run(["systemd-run", ...command.slice(1)], { timeoutMs: 30_000, signal }));
     },
     inspect: async (name) => {
       const text = await systemctl(["show", unit(name), "--property=LoadState,ActiveState,MainPID"], always);
       const values = Object.fromEntries(text.split("\n").map((line) => line.split("=", 2)));
       if (values["LoadState"] === "not-found") return { state: "absent" };
-      return values["ActiveState"] === "active" ? { state: "running", pid: Number(values["MainPID"]) } : { state: "exited" };
+      return values["ActiveState"] === "active"
+        ? { state: "running", pid: Number(values["MainPID"]) }
+        : { state: "exited" };
     },
     stop: async (name, { signal }) => {
       await systemctl(["stop", unit(name)], signal);
@@ -99,7 +135,9 @@ async function spawnDetached(argv: readonly [string, ...string[]], logPath: stri
   try {
     const child = spawn(program, args, { detached: true, stdio: ["ignore", log.fd, log.fd], cwd: "/" });
     const pid = await new Promise<number>((resolve, reject) => {
-      child.once("error", (error: NodeJS.ErrnoException) => reject(error.code === "ENOENT" ? missingProgram(program, error) : error));
+      child.once("error", (error: NodeJS.ErrnoException) =>
+        reject(error.code === "ENOENT" ? missingProgram(program, error) : error),
+      );
       child.once("spawn", () => resolve(child.pid ?? 0));
     });
     child.unref();
@@ -109,7 +147,11 @@ async function spawnDetached(argv: readonly [string, ...string[]], logPath: stri
   }
 }
 
-async function endProcess(clock: Clock, pid: number, end: { readonly graceMs: number; readonly signal: AbortSignal; isGone(): Promise<boolean> }): Promise<void> {
+async function endProcess(
+  clock: Clock,
+  pid: number,
+  end: { readonly graceMs: number; readonly signal: AbortSignal; isGone(): Promise<boolean> },
+): Promise<void> {
   const killAtMs = clock.monotonicMs() + end.graceMs;
   let isKilled = false;
   kill(pid, "SIGTERM");

@@ -19,14 +19,20 @@ const NAME = "agent.lock";
 export async function lockStateDir(stateDir: string): Promise<StateLock> {
   await mkdir(stateDir, { recursive: true, mode: 0o700 });
   const path = join(stateDir, NAME);
-  const me: Holder = { pid: process.pid, startTime: (await startTimeOf(process.pid)) ?? "", bootId: await readBootId() };
+  const me: Holder = {
+    pid: process.pid,
+    startTime: (await startTimeOf(process.pid)) ?? "",
+    bootId: await readBootId(),
+  };
   for (let attempt = 1; attempt <= 5; attempt += 1) {
     if (await tryCreate(path, me)) return { release: async () => await rm(path, { force: true }) };
     const text = await readFile(path, "utf8").catch(() => null);
     if (text === null) continue;
     const holder = parseHolder(text);
     if (holder !== null && (await isAlive(holder, me.bootId))) {
-      throw new AppError("conflict", { detail: `Another agent (pid ${holder.pid}) runs on ${stateDir}. Stop it, or give this one another HOSTLER_AGENT_STATE_DIR.` });
+      throw new AppError("conflict", {
+        detail: `Another agent (pid ${holder.pid}) runs on ${stateDir}. Stop it, or give this one another HOSTLER_AGENT_STATE_DIR.`,
+      });
     }
     await setAside(path, text);
   }

@@ -21,12 +21,17 @@ export interface EnrolRequest {
  * proof is signed by it. May be repeated with the same token until it succeeds: the key is kept and the server answers with
  * the same certificate.
  */
-export async function enrol(deps: { readonly files: StateFiles; readonly clock: Clock }, enrolment: EnrolRequest): Promise<StoredIdentity> {
+export async function enrol(
+  deps: { readonly files: StateFiles; readonly clock: Clock },
+  enrolment: EnrolRequest,
+): Promise<StoredIdentity> {
   const token = parseBootstrapToken(enrolment.token);
   const server = parseServer(enrolment.server);
   const existing = await readIdentity(deps.files);
   if (existing !== null) {
-    throw new AppError("conflict", { detail: `This host is enrolled already as ${existing.identity.nodeId}. To enrol it anew, stop the agent and remove its state folder first.` });
+    throw new AppError("conflict", {
+      detail: `This host is enrolled already as ${existing.identity.nodeId}. To enrol it anew, stop the agent and remove its state folder first.`,
+    });
   }
   const root = await fetchPinnedRoot(server, token.pin);
   const key = await pendingKey(deps.files, "enrol");
@@ -44,20 +49,36 @@ export async function enrol(deps: { readonly files: StateFiles; readonly clock: 
   return stored;
 }
 
-async function sendProof(sending: { readonly server: { readonly host: string; readonly port: number }; readonly rootPem: string; readonly proof: string }): Promise<StoredIdentity["identity"]> {
+async function sendProof(sending: {
+  readonly server: { readonly host: string; readonly port: number };
+  readonly rootPem: string;
+  readonly proof: string;
+}): Promise<StoredIdentity["identity"]> {
   const { server } = sending;
   // The trust domain, and with it the server's name, is known only from the answer: TLS checks the chain up to the pinned
   // root and the server purpose, and every server certificate under that root is the control plane's.
-  const agent = new Agent({ connect: { ca: sending.rootPem, minVersion: "TLSv1.3", checkServerIdentity: () => undefined }, headersTimeout: 30_000, bodyTimeout: 30_000 });
+  const agent = new Agent({
+    connect: { ca: sending.rootPem, minVersion: "TLSv1.3", checkServerIdentity: () => undefined },
+    headersTimeout: 30_000,
+    bodyTimeout: 30_000,
+  });
   try {
     const origin = `https://${server.host.includes(":") ? `[${server.host}]` : server.host}:${server.port}`;
-    const answer = await request(`${origin}${NODE_PATHS.enrol}`, { method: "POST", dispatcher: agent, headers: { "content-type": "application/json" }, body: JSON.stringify({ proof: sending.proof }) });
+    const answer = await request(`${origin}${NODE_PATHS.enrol}`, {
+      method: "POST",
+      dispatcher: agent,
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ proof: sending.proof }),
+    });
     const body: unknown = await answer.body.json();
     if (answer.statusCode !== 200) throw errorOfProblem(body, answer.statusCode);
     return identitySchema.parse(body);
   } catch (error) {
     if (error instanceof AppError) throw error;
-    throw new AppError("service_unavailable", { detail: `${server.host}:${server.port} did not answer the enrolment. Run the same command again: the token is not used up.`, cause: error });
+    throw new AppError("service_unavailable", {
+      detail: `${server.host}:${server.port} did not answer the enrolment. Run the same command again: the token is not used up.`,
+      cause: error,
+    });
   } finally {
     await agent.close();
   }
@@ -68,7 +89,9 @@ function parseServer(text: string): { readonly host: string; readonly port: numb
   const host = match?.[1] ?? match?.[2];
   const port = Number(match?.[3]);
   if (host === undefined || port < 1 || port > 65_535) {
-    throw new AppError("malformed_request", { detail: `--server ${text} is not host:port. Write it as the token's command shows, such as cloud.example.org:7443.` });
+    throw new AppError("malformed_request", {
+      detail: `--server ${text} is not host:port. Write it as the token's command shows, such as cloud.example.org:7443.`,
+    });
   }
   return { host, port };
 }

@@ -27,14 +27,23 @@ export async function readIdentity(files: StateFiles): Promise<StoredIdentity | 
     const { privateKey, identity, server } = storedSchema.parse(JSON.parse(text));
     return { privateKey: importPrivateKey(privateKey, null), privateKeyPem: privateKey, identity, server };
   } catch (error) {
-    throw new AppError("conflict", { detail: `The file ${ENROLLED} in the agent's state folder is damaged. Restore it, or remove it and enrol again with a new token.`, cause: error });
+    throw new AppError("conflict", {
+      detail: `The file ${ENROLLED} in the agent's state folder is damaged. Restore it, or remove it and enrol again with a new token.`,
+      cause: error,
+    });
   }
 }
 
 /** Replaces the identity whole, on disk before it resolves. */
-export async function writeIdentity(files: StateFiles, stored: { readonly privateKey: KeyObject; readonly identity: StoredIdentity["identity"]; readonly server: string }): Promise<StoredIdentity> {
+export async function writeIdentity(
+  files: StateFiles,
+  stored: { readonly privateKey: KeyObject; readonly identity: StoredIdentity["identity"]; readonly server: string },
+): Promise<StoredIdentity> {
   const privateKeyPem = exportPrivateKey(stored.privateKey, null);
-  await files.replace(ENROLLED, `${JSON.stringify({ privateKey: privateKeyPem, identity: stored.identity, server: stored.server })}\n`);
+  await files.replace(
+    ENROLLED,
+    `${JSON.stringify({ privateKey: privateKeyPem, identity: stored.identity, server: stored.server })}\n`,
+  );
   return { ...stored, privateKeyPem };
 }
 

@@ -12,11 +12,20 @@ export function makeNodeIdentity(deps: { readonly clock: Clock; current(): Store
     },
     verifyTask: async (jws) => {
       const { identity, privateKey } = deps.current();
-      return await verifyTask(jws, { nodeId: identity.nodeId, keyThumbprint: keyThumbprint(privateKey), now: deps.clock.now(), keyOf: (kid) => taskKeyOf(identity, kid) });
+      return await verifyTask(jws, {
+        nodeId: identity.nodeId,
+        keyThumbprint: keyThumbprint(privateKey),
+        now: deps.clock.now(),
+        keyOf: (kid) => taskKeyOf(identity, kid),
+      });
     },
     signResult: async (claims) => {
       const { identity, privateKey } = deps.current();
-      return await signResult(privateKey, { ...claims, iss: identity.nodeId, iat: Math.floor(deps.clock.now().getTime() / 1000) });
+      return await signResult(privateKey, {
+        ...claims,
+        iss: identity.nodeId,
+        iat: Math.floor(deps.clock.now().getTime() / 1000),
+      });
     },
   };
 }

@@ -10,7 +10,11 @@ import { forgetPendingKey, pendingKey, writeIdentity, type StoredIdentity } from
  * crash in between repeats the request with the same key and gets the same certificate.
  */
 export async function renewIdentity(
-  deps: { readonly files: StateFiles; readonly clock: Clock; send(proof: string, signal: AbortSignal): Promise<IdentityAnswer> },
+  deps: {
+    readonly files: StateFiles;
+    readonly clock: Clock;
+    send(proof: string, signal: AbortSignal): Promise<IdentityAnswer>;
+  },
   current: StoredIdentity,
   signal: AbortSignal,
 ): Promise<StoredIdentity> {

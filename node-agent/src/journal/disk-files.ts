@@ -89,7 +89,8 @@ async function translated(path: string, write: () => Promise<void>): Promise<voi
   try {
     await write();
   } catch (error) {
-    if (isErrno(error, "ENOSPC") || isErrno(error, "EDQUOT")) throw new AppError("disk_full", { detail: `Writing ${path} failed: no space left.`, cause: error });
+    if (isErrno(error, "ENOSPC") || isErrno(error, "EDQUOT"))
+      throw new AppError("disk_full", { detail: `Writing ${path} failed: no space left.`, cause: error });
     throw error;
   }
 }

@@ -68,7 +68,9 @@ export function makeHostLedger(files: StateFiles): HostLedger {
 function checked(ledger: Ledger, owner: string, row: LedgerRow): LedgerRow {
   const mine = ledger[owner];
   if (mine !== undefined && isLowerFence(row.fence, mine.fence)) {
-    throw new AppError("lease_stale", { detail: `Grant ${mine.fence} already acts on ${owner}; this one is ${row.fence}.` });
+    throw new AppError("lease_stale", {
+      detail: `Grant ${mine.fence} already acts on ${owner}; this one is ${row.fence}.`,
+    });
   }
   for (const [other, held] of Object.entries(ledger)) {
     const taken = other === owner ? [] : row.gpuUuids.filter((uuid) => held.gpuUuids.includes(uuid));

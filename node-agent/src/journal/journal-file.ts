@@ -5,7 +5,11 @@ import type { StateFiles } from "../ports/state-files.ts";
 import { addRecord, parseJournal, type JournalRecord, type JournalState } from "./model.ts";
 
 /** A record without its time: the journal knows the clock. */
-export type NewRecord = JournalRecord extends infer Each ? (Each extends JournalRecord ? Omit<Each, "at"> : never) : never;
+export type NewRecord = JournalRecord extends infer Each
+  ? Each extends JournalRecord
+    ? Omit<Each, "at">
+    : never
+  : never;
 
 /** The journal of one slice. One run at a time holds it; nobody else writes. */
 export interface Journal {
@@ -55,13 +59,19 @@ export function makeJournalStore(deps: { readonly files: StateFiles; readonly cl
     list: async () => (await files.list(FOLDER)).filter((name) => name.endsWith(JOURNAL_SUFFIX)).flatMap(referenceOf),
     sweep: async () => {
       const names = await files.list(FOLDER);
-      const orphans = names.filter((name) => name.endsWith(SPEC_SUFFIX) && !names.includes(name.replace(SPEC_SUFFIX, JOURNAL_SUFFIX)));
+      const orphans = names.filter(
+        (name) => name.endsWith(SPEC_SUFFIX) && !names.includes(name.replace(SPEC_SUFFIX, JOURNAL_SUFFIX)),
+      );
       for (const name of orphans) await files.remove(`${FOLDER}/${name}`);
     },
   };
 }
 
-function makeJournal(deps: { readonly files: StateFiles; readonly clock: Clock }, slice: SliceReference, opened: JournalState): Journal {
+function makeJournal(
+  deps: { readonly files: StateFiles; readonly clock: Clock },
+  slice: SliceReference,
+  opened: JournalState,
+): Journal {
   let state = opened;
   // After a failed append (a full disk) the file may end in a cut line: the next one must not be glued to it.
   let isTailUnknown = false;
@@ -70,7 +80,7 @@ function makeJournal(deps: { readonly files: StateFiles; readonly clock: Clock }
       return state;
     },
     append: async (record) => {
-      const whole = { ...record, at: deps.clock.now().toISOString() } as JournalRecord; // Only the time was missing.
+      const whole: JournalRecord = { ...record, at: deps.clock.now().toISOString() };
       const line = `${JSON.stringify(whole)}\n`;
       if (isTailUnknown) {
         const { wholeText } = parseJournal((await deps.files.read(journalPath(slice))) ?? "");

@@ -30,8 +30,23 @@ export const journalRecordSchema = z.discriminatedUnion("kind", [
     fence: fenceSchema,
   }),
   z.object({ kind: z.literal("begin"), at, ...phaseKey, attempt: z.int(), fence: fenceSchema, facts: factsSchema }),
-  z.object({ kind: z.literal("end"), at, ...phaseKey, status: z.enum(["done", "not_needed"]), facts: factsSchema, durationMs: z.number() }),
-  z.object({ kind: z.literal("failed"), at, ...phaseKey, code: z.string(), class: z.enum(FAILURE_CLASS_NAMES), message: z.string(), facts: factsSchema }),
+  z.object({
+    kind: z.literal("end"),
+    at,
+    ...phaseKey,
+    status: z.enum(["done", "not_needed"]),
+    facts: factsSchema,
+    durationMs: z.number(),
+  }),
+  z.object({
+    kind: z.literal("failed"),
+    at,
+    ...phaseKey,
+    code: z.string(),
+    class: z.enum(FAILURE_CLASS_NAMES),
+    message: z.string(),
+    facts: factsSchema,
+  }),
   z.object({ kind: z.literal("sealed"), at }),
   z.object({ kind: z.literal("closed"), at, ...outcomeSchema.shape }),
 ]);
@@ -74,7 +89,18 @@ export function addRecord(state: JournalState | null, record: JournalRecord): Jo
   if (record.kind === "opened") {
     if (state !== null) throw new Error("A journal is opened once.");
     const { allocationId, generation, driver, specDigest, fence } = record;
-    return { allocationId, generation, driver, specDigest, fence, provision: {}, release: {}, failure: null, sealed: false, closed: null };
+    return {
+      allocationId,
+      generation,
+      driver,
+      specDigest,
+      fence,
+      provision: {},
+      release: {},
+      failure: null,
+      sealed: false,
+      closed: null,
+    };
   }
   if (state === null) throw new Error("A journal begins with `opened`.");
   switch (record.kind) {
@@ -95,23 +121,33 @@ export function addRecord(state: JournalState | null, record: JournalRecord): Jo
 }
 
 /** Whole records of a journal's text. A last line that is cut short or unreadable was being written when the host died: it is not there. */
-export function parseJournal(text: string): { readonly records: readonly JournalRecord[]; readonly wholeText: string; readonly isTorn: boolean } {
+export function parseJournal(text: string): {
+  readonly records: readonly JournalRecord[];
+  readonly wholeText: string;
+  readonly isTorn: boolean;
+} {
   const lines = text.split("\n");
   // Text after the last newline, empty when the last write was whole.
   lines.pop();
   const records: JournalRecord[] = [];
   for (const [index, line] of lines.entries()) {
     const record = parseLine(line);
-    if (record === null && index < lines.length - 1) throw new Error(`Journal line ${index + 1} cannot be read; only the last line may be cut short.`);
+    if (record === null && index < lines.length - 1)
+      throw new Error(`Journal line ${index + 1} cannot be read; only the last line may be cut short.`);
     if (record !== null) records.push(record);
   }
-  const wholeText = lines.slice(0, records.length).map((line) => `${line}\n`).join("");
+  const wholeText = lines
+    .slice(0, records.length)
+    .map((line) => `${line}\n`)
+    .join("");
   return { records, wholeText, isTorn: wholeText.length < text.length };
 }
 
 /** The phases' facts by phase, of those that count now. */
 export function factsOf(records: Readonly<Record<string, PhaseRecord>>): Record<string, Facts> {
-  const settled = Object.entries(records).filter(([, record]) => record.status === "done" || record.status === "not_needed");
+  const settled = Object.entries(records).filter(
+    ([, record]) => record.status === "done" || record.status === "not_needed",
+  );
   return Object.fromEntries(settled.map(([phase, record]) => [phase, record.facts]));
 }
 
@@ -134,14 +170,18 @@ type PhaseChange = Extract<JournalRecord, { kind: "begin" | "end" | "failed" }>;
 
 function addPhase(state: JournalState, record: PhaseChange): JournalState {
   const before = state[record.task][record.phase] ?? { status: "begun", undo: "none", facts: {}, durationMs: 0 };
-  const phases = { ...state[record.task], [record.phase]: record.direction === "apply" ? applied(before, record) : undone(before, record) };
+  const phases = {
+    ...state[record.task],
+    [record.phase]: record.direction === "apply" ? applied(before, record) : undone(before, record),
+  };
   const fence = record.kind === "begin" && isLowerFence(state.fence, record.fence) ? record.fence : state.fence;
   return { ...state, fence, [record.task]: phases };
 }
 
 function applied(before: PhaseRecord, record: PhaseChange): PhaseRecord {
   if (record.kind === "begin") return { status: "begun", undo: "none", facts: record.facts, durationMs: 0 };
-  if (record.kind === "end") return { status: record.status, undo: "none", facts: record.facts, durationMs: record.durationMs };
+  if (record.kind === "end")
+    return { status: record.status, undo: "none", facts: record.facts, durationMs: record.durationMs };
   return { ...before, status: "failed" };
 }
 

@@ -30,7 +30,9 @@ export function inventoryLoop(deps: {
             if (sent !== null && text !== sent.text) log.info({ gpus: inventory.gpus.length }, "inventory changed");
             sent = { text, atMs: clock.monotonicMs() };
           }
-          setStatus(`sent: ${inventory.gpus.length} GPUs${inventory.gpusSimulated ? " (simulated)" : ""}, ${inventory.gpus.filter((gpu) => !gpu.healthy).length} unhealthy`);
+          setStatus(
+            `sent: ${inventory.gpus.length} GPUs${inventory.gpusSimulated ? " (simulated)" : ""}, ${inventory.gpus.filter((gpu) => !gpu.healthy).length} unhealthy`,
+          );
           await clock.sleep(LOOK_MS, signal);
         } catch (error) {
           signal.throwIfAborted();

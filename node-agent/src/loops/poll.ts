@@ -28,10 +28,21 @@ export function pollLoop(deps: {
   const pollOnce = async (signal: AbortSignal): Promise<PollAnswer> => {
     const sentAtMs = clock.monotonicMs();
     const { running, credit } = runner;
-    const request = { protocolVersion: PROTOCOL_VERSION, agentInstance: deps.agentInstance, ackedRevision, waitMs: POLL_WAIT_MS_MAX, credit, running };
+    const request = {
+      protocolVersion: PROTOCOL_VERSION,
+      agentInstance: deps.agentInstance,
+      ackedRevision,
+      waitMs: POLL_WAIT_MS_MAX,
+      credit,
+      running,
+    };
     const answer = await controlPlane.poll(request, signal);
     const stale = new Set(answer.stale);
-    runner.renew({ sentAtMs, ttlMs: answer.leaseTtlMs, taskIds: running.map(({ taskId }) => taskId).filter((taskId) => !stale.has(taskId)) });
+    runner.renew({
+      sentAtMs,
+      ttlMs: answer.leaseTtlMs,
+      taskIds: running.map(({ taskId }) => taskId).filter((taskId) => !stale.has(taskId)),
+    });
     for (const taskId of answer.stale) runner.lose(taskId);
     for (const taskId of answer.cancel) runner.cancel(taskId);
     for (const { jws } of answer.tasks) await runner.take({ jws, sentAtMs, leaseTtlMs: answer.leaseTtlMs });
@@ -43,7 +54,7 @@ export function pollLoop(deps: {
     name: "poll",
     run: async (setStatus, signal) => {
       setStatus("connecting");
-      for (let failures = 0; ; ) {
+      for (let failures = 0; ;) {
         signal.throwIfAborted();
         const startedAtMs = clock.monotonicMs();
         try {
@@ -73,7 +84,10 @@ const PAUSE_MS = 200;
 /** With no room for tasks, the heartbeat goes on at this pace. */
 const FULL_MS = 5000;
 
-async function waitForCredit({ runner, clock }: { readonly runner: Runner; readonly clock: Clock }, signal: AbortSignal): Promise<void> {
+async function waitForCredit(
+  { runner, clock }: { readonly runner: Runner; readonly clock: Clock },
+  signal: AbortSignal,
+): Promise<void> {
   const ended = new AbortController();
   const timer = clock.sleep(FULL_MS, AbortSignal.any([signal, ended.signal])).catch(() => "woken or aborted");
   await Promise.race([timer, runner.creditChanged()]);

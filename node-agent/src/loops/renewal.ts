@@ -20,7 +20,7 @@ export function renewalLoop(deps: {
   return {
     name: "renewal",
     run: async (setStatus, signal) => {
-      for (let failures = 0; ; ) {
+      for (let failures = 0; ;) {
         const waitMs = renewAt().getTime() - clock.now().getTime();
         if (waitMs > 0) {
           setStatus(`next renewal at ${renewAt().toISOString()}`);
@@ -35,7 +35,10 @@ export function renewalLoop(deps: {
         } catch (error) {
           signal.throwIfAborted();
           failures += 1;
-          log.warn({ failures, expiresAt: expiresAt().toISOString(), error: describeError(error) }, "certificate not renewed, will retry");
+          log.warn(
+            { failures, expiresAt: expiresAt().toISOString(), error: describeError(error) },
+            "certificate not renewed, will retry",
+          );
           setStatus(`not renewed, expires at ${expiresAt().toISOString()}: ${describeError(error)}`);
           await clock.sleep(backoffMs(RETRY, failures, deps.random), signal);
         }

@@ -26,7 +26,11 @@ export interface SupervisedLoop {
 const RESTART = { firstMs: 500, maxMs: 30_000 };
 
 /** Keeps a loop running: a crash is an error in the log and a new start after a wait. Slices never notice. */
-export function superviseLoop(deps: { readonly clock: Clock; readonly log: Log; readonly random: () => number }, loop: Loop, signal: AbortSignal): SupervisedLoop {
+export function superviseLoop(
+  deps: { readonly clock: Clock; readonly log: Log; readonly random: () => number },
+  loop: Loop,
+  signal: AbortSignal,
+): SupervisedLoop {
   const statusOf = (text: string): LoopStatus => ({ name: loop.name, text, since: deps.clock.now().toISOString() });
   let status = statusOf("starting");
   const setStatus = (text: string): void => {
@@ -41,7 +45,9 @@ export function superviseLoop(deps: { readonly clock: Clock; readonly log: Log; 
         if (isAborted(error, signal)) break;
         deps.log.error({ loop: loop.name, crashes, error: describeError(error) }, "loop crashed, restarting");
         setStatus(`crashed: ${describeError(error)}`);
-        await deps.clock.sleep(backoffMs(RESTART, crashes, deps.random), signal).catch(() => "The loop sees the signal.");
+        await deps.clock
+          .sleep(backoffMs(RESTART, crashes, deps.random), signal)
+          .catch(() => "The loop sees the signal.");
       }
     }
     setStatus("stopped");

@@ -20,12 +20,18 @@ export function driverObjectPhase(options: {
     apply: async (context) => await objectOf(context.driver).create(context.spec, context),
     verify: async ({ driver, slice, signal }) => {
       const found = await objectOf(driver).inspect(slice, signal);
-      if (found !== "present") throw new AppError("command_failed", { detail: `The ${name} was made, but reading it back found it ${found}.` });
+      if (found !== "present")
+        throw new AppError("command_failed", {
+          detail: `The ${name} was made, but reading it back found it ${found}.`,
+        });
     },
     undo: async ({ driver, slice, signal }) => {
       await objectOf(driver).remove(slice, signal);
       const found = await objectOf(driver).inspect(slice, signal);
-      if (found !== "absent") throw new AppError("command_failed", { detail: `The ${name} was removed, but reading it back found it ${found}.` });
+      if (found !== "absent")
+        throw new AppError("command_failed", {
+          detail: `The ${name} was removed, but reading it back found it ${found}.`,
+        });
     },
   };
 }

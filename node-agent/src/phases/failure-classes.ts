@@ -26,7 +26,13 @@ export function classOf(error: unknown): FailureClass {
 /** The failure as the journal and the control plane keep it. An error outside the catalogue is a bug and says `internal`. */
 export function failureOf(phase: string, error: unknown): JournalFailure {
   const known: AppError | null = isAppError(error) ? error : null;
-  return { phase, code: known?.code ?? codeOfErrno(error), class: classOf(error), message: describeError(error).slice(0, 4000), facts: known?.facts ?? {} };
+  return {
+    phase,
+    code: known?.code ?? codeOfErrno(error),
+    class: classOf(error),
+    message: describeError(error).slice(0, 4000),
+    facts: known?.facts ?? {},
+  };
 }
 
 function codeOfErrno(error: unknown): ErrorCode {

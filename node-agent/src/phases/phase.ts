@@ -25,7 +25,10 @@ export interface Phase<Context> {
   undo(context: Context): Promise<void>;
 }
 
-export type Probe = { readonly state: "needed" } | { readonly state: "done" } | { readonly state: "not_needed"; readonly why: string };
+export type Probe =
+  | { readonly state: "needed" }
+  | { readonly state: "done" }
+  | { readonly state: "not_needed"; readonly why: string };
 
 export const NEEDED: Probe = { state: "needed" };
 export const DONE: Probe = { state: "done" };

@@ -18,4 +18,22 @@ import { start } from "./provision/start.ts";
 import type { Phase, ProvisionContext } from "./phase.ts";
 
 /** The way up, in the order of PROVISION_PHASES; a test holds the two together. */
-export const PROVISION_STEPS: readonly Phase<ProvisionContext>[] = [admit, preflight, reserve, image, disk, seed, network, compute, health, quiesce, carve, bind, sanitize, fabric, start, guestReady, commit];
+export const PROVISION_STEPS: readonly Phase<ProvisionContext>[] = [
+  admit,
+  preflight,
+  reserve,
+  image,
+  disk,
+  seed,
+  network,
+  compute,
+  health,
+  quiesce,
+  carve,
+  bind,
+  sanitize,
+  fabric,
+  start,
+  guestReady,
+  commit,
+];

@@ -18,4 +18,22 @@ import { unit } from "./release/unit.ts";
 import type { Phase, ReleaseContext } from "./phase.ts";
 
 /** The way down, in the order of RELEASE_PHASES; a test holds the two together. */
-export const RELEASE_STEPS: readonly Phase<ReleaseContext>[] = [drain, powerDown, forceOff, unit, evidence, fabricOff, reset, hostBind, healthAfter, scrub, uncarve, persist, diskErase, computeBack, networkOff, secrets, giveBack];
+export const RELEASE_STEPS: readonly Phase<ReleaseContext>[] = [
+  drain,
+  powerDown,
+  forceOff,
+  unit,
+  evidence,
+  fabricOff,
+  reset,
+  hostBind,
+  healthAfter,
+  scrub,
+  uncarve,
+  persist,
+  diskErase,
+  computeBack,
+  networkOff,
+  secrets,
+  giveBack,
+];

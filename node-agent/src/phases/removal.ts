@@ -15,14 +15,16 @@ export function removalPhase(options: {
     timeoutMs,
     isGate,
     retry: RETRY_FEW,
-    probe: async ({ driver, slice, signal }) => ((await objectOf(driver).inspect(slice, signal)) === "absent" ? notNeeded("Nothing of it is there.") : NEEDED),
+    probe: async ({ driver, slice, signal }) =>
+      (await objectOf(driver).inspect(slice, signal)) === "absent" ? notNeeded("Nothing of it is there.") : NEEDED,
     apply: async ({ driver, slice, signal }) => {
       await objectOf(driver).remove(slice, signal);
       return { removed: true };
     },
     verify: async ({ driver, slice, signal }) => {
       const found = await objectOf(driver).inspect(slice, signal);
-      if (found !== "absent") throw new AppError("command_failed", { detail: `It was removed, but reading it back found it ${found}.` });
+      if (found !== "absent")
+        throw new AppError("command_failed", { detail: `It was removed, but reading it back found it ${found}.` });
     },
     undo: nothing,
   };

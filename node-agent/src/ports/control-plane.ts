@@ -18,9 +18,17 @@ export interface ControlPlane extends ImageSource {
     readonly signal: AbortSignal;
   }): Promise<{ readonly leaseTtlMs: number; readonly cancel: boolean }>;
   /** Repeating it is safe: the same result twice is accepted once. Rejects with `lease_stale` when another grant owns the task. */
-  sendResult(request: { readonly taskId: string; readonly resultJws: string; readonly signal: AbortSignal }): Promise<void>;
+  sendResult(request: {
+    readonly taskId: string;
+    readonly resultJws: string;
+    readonly signal: AbortSignal;
+  }): Promise<void>;
   /** Dials the socket of a terminal; resolves when it is open. */
-  openTerminalSocket(request: { readonly terminalId: string; readonly ticket: string; readonly signal: AbortSignal }): Promise<TerminalSocket>;
+  openTerminalSocket(request: {
+    readonly terminalId: string;
+    readonly ticket: string;
+    readonly signal: AbortSignal;
+  }): Promise<TerminalSocket>;
 }
 
 /** A WebSocket as the terminal relay needs it: binary frames both ways and a sight of what has not left yet. */

@@ -35,7 +35,10 @@ export interface Machine extends HostObject {
   /** Resolves when the guest proved that it is up; rejects with `machine_exited` or `guest_not_ready` and the end of the serial log. */
   waitReady(spec: SliceSpec, context: CreateContext): Promise<Facts>;
   /** Asks the guest to shut down; resolves true when the machine ended within the time. */
-  powerDown(slice: SliceReference, options: { readonly timeoutMs: number; readonly signal: AbortSignal }): Promise<boolean>;
+  powerDown(
+    slice: SliceReference,
+    options: { readonly timeoutMs: number; readonly signal: AbortSignal },
+  ): Promise<boolean>;
   /** The program that gives a terminal in the slice when run in a PTY on the host; its exit code is the shell's. */
   terminalCommand(slice: SliceReference): Promise<TerminalCommand>;
 }

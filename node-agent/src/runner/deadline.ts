@@ -10,7 +10,12 @@ const GRACE_MS = 2000;
  * hang for ever. What such work still does must be harmless to repeat.
  */
 export async function withDeadline<Result>(
-  options: { readonly clock: Clock; readonly timeoutMs: number; readonly what: string; readonly signals: readonly AbortSignal[] },
+  options: {
+    readonly clock: Clock;
+    readonly timeoutMs: number;
+    readonly what: string;
+    readonly signals: readonly AbortSignal[];
+  },
   work: (signal: AbortSignal) => Promise<Result>,
 ): Promise<Result> {
   const { clock, timeoutMs, what } = options;
@@ -19,11 +24,16 @@ export async function withDeadline<Result>(
   const signal = AbortSignal.any([...options.signals, timeUp.signal]);
   signal.throwIfAborted();
   void clock.sleep(timeoutMs, ended.signal).then(
-    () => timeUp.abort(new AppError("command_timeout", { detail: `${what} did not end within ${timeoutMs / 1000} s.` })),
+    () =>
+      timeUp.abort(new AppError("command_timeout", { detail: `${what} did not end within ${timeoutMs / 1000} s.` })),
     () => "The work ended first.",
   );
   const leftBehind = new Promise<never>((_resolve, reject) => {
-    signal.addEventListener("abort", () => void clock.sleep(GRACE_MS, ended.signal).then(() => reject(signal.reason), reject), { once: true, signal: ended.signal });
+    signal.addEventListener(
+      "abort",
+      () => void clock.sleep(GRACE_MS, ended.signal).then(() => reject(signal.reason), reject),
+      { once: true, signal: ended.signal },
+    );
   });
   try {
     return await Promise.race([work(signal), leftBehind]);

@@ -34,7 +34,10 @@ export async function deliverResult(deps: DeliveryDeps, entry: OutboxEntry, sign
     } catch (error) {
       if (signal.aborted) return;
       if (isRefusal(error)) {
-        deps.log.warn({ taskId, fence, outcome: entry.outcome.outcome, error: describeError(error) }, "result dropped: the control plane does not take it");
+        deps.log.warn(
+          { taskId, fence, outcome: entry.outcome.outcome, error: describeError(error) },
+          "result dropped: the control plane does not take it",
+        );
         if ((await deps.outbox.get(taskId))?.fence === fence) await deps.outbox.put({ ...entry, isDeliverable: false });
         return;
       }

@@ -19,7 +19,11 @@ export function makeHighWaterMark(files: StateFiles): HighWaterMark {
   return {
     raise: async (seq) => {
       mark ??= await readMark(files);
-      if (seq <= mark) throw new AppError("task_rejected", { detail: `Replayed: its sequence ${seq} is not above ${mark}.`, facts: { reason: "replayed" } });
+      if (seq <= mark)
+        throw new AppError("task_rejected", {
+          detail: `Replayed: its sequence ${seq} is not above ${mark}.`,
+          facts: { reason: "replayed" },
+        });
       await files.replace(PATH, JSON.stringify({ seq }));
       mark = seq;
     },

@@ -54,12 +54,19 @@ export function startProgress(deps: ProgressDeps, options: ProgressOptions): Pro
     seq += 1;
     if (queue.length === 0) drained = Promise.withResolvers<void>();
     queue.push({ ...event, seq, at: deps.clock.now().toISOString() });
-    if (queue.length > QUEUE_MAX) queue.splice(Math.max(0, queue.findIndex((old) => old.status === "progress")), 1);
+    if (queue.length > QUEUE_MAX)
+      queue.splice(
+        Math.max(
+          0,
+          queue.findIndex((old) => old.status === "progress"),
+        ),
+        1,
+      );
     wake.resolve();
   };
 
   const sendForEver = async (): Promise<void> => {
-    for (let failures = 0; !options.signal.aborted; ) {
+    for (let failures = 0; !options.signal.aborted;) {
       wake = Promise.withResolvers<void>();
       const batch = queue.slice(0, BATCH_MAX);
       const sent = await sendBatch(deps, options, batch);
@@ -84,7 +91,11 @@ export function startProgress(deps: ProgressDeps, options: ProgressOptions): Pro
 }
 
 /** Resolves false when it is worth another try. */
-async function sendBatch(deps: ProgressDeps, options: ProgressOptions, events: readonly PhaseEvent[]): Promise<boolean> {
+async function sendBatch(
+  deps: ProgressDeps,
+  options: ProgressOptions,
+  events: readonly PhaseEvent[],
+): Promise<boolean> {
   const { taskId, fence, lease, signal } = options;
   const sentAtMs = deps.clock.monotonicMs();
   try {

@@ -93,12 +93,16 @@ async function applyPhase<Context>(run: PhaseRun<Context>, phase: Phase<Context>
   const settled = record?.status === "done" || record?.status === "not_needed" ? record.status : null;
   await attempts(run, phase, "apply", async (attempt, startedAtMs) => {
     const begin = async (): Promise<void> => await journalBegin(run, phase, "apply", attempt);
-    const end = async (status: "done" | "not_needed", facts: Facts): Promise<void> => await journalEnd(run, phase, { direction: "apply", status, facts, startedAtMs });
+    const end = async (status: "done" | "not_needed", facts: Facts): Promise<void> =>
+      await journalEnd(run, phase, { direction: "apply", status, facts, startedAtMs });
     if (settled === null) await begin();
     const probe = await effect(run, phase, "apply", attempt, async (context) => await phase.probe(context));
     if (probe.state !== "needed") {
       if (settled === null) await end(probe.state, {});
-      return { status: settled ?? probe.state, message: settled === null ? whyOf(probe) : "Still in place from an earlier run." };
+      return {
+        status: settled ?? probe.state,
+        message: settled === null ? whyOf(probe) : "Still in place from an earlier run.",
+      };
     }
     if (settled !== null) await begin();
     const facts = await effect(run, phase, "apply", attempt, async (context) => await phase.apply(context));
@@ -113,7 +117,10 @@ async function undoPhase<Context>(run: PhaseRun<Context>, phase: Phase<Context>)
     // Undo frees space: a journal that cannot be written (a full disk) must not keep it from running.
     await bestEffort(run, async () => await journalBegin(run, phase, "undo", attempt));
     await effect(run, phase, "undo", attempt, async (context) => await phase.undo(context));
-    await bestEffort(run, async () => await journalEnd(run, phase, { direction: "undo", status: "done", facts: {}, startedAtMs }));
+    await bestEffort(
+      run,
+      async () => await journalEnd(run, phase, { direction: "undo", status: "done", facts: {}, startedAtMs }),
+    );
     return { status: "done", message: null };
   });
 }
@@ -123,7 +130,10 @@ async function attempts<Context>(
   run: PhaseRun<Context>,
   phase: Phase<Context>,
   direction: Direction,
-  once: (attempt: number, startedAtMs: number) => Promise<{ readonly status: "done" | "not_needed"; readonly message: string | null }>,
+  once: (
+    attempt: number,
+    startedAtMs: number,
+  ) => Promise<{ readonly status: "done" | "not_needed"; readonly message: string | null }>,
 ): Promise<void> {
   const wakeUp = AbortSignal.any(signalsOf(run, direction));
   for (let attempt = 1; ; attempt += 1) {
@@ -138,7 +148,14 @@ async function attempts<Context>(
       const mayPass = classOf(error) === "transient" && attempt < phase.retry.attempts && !wakeUp.aborted;
       if (!mayPass) throw error;
       const message = describeError(error).slice(0, 2000);
-      run.emit({ phase: phase.name, direction, status: "retrying", attempt, durationMs: sinceMs(run.clock, startedAtMs), message });
+      run.emit({
+        phase: phase.name,
+        direction,
+        status: "retrying",
+        attempt,
+        durationMs: sinceMs(run.clock, startedAtMs),
+        message,
+      });
       await run.clock.sleep(backoffMs(phase.retry.backoff, attempt, run.random), wakeUp);
     }
   }
@@ -155,32 +172,91 @@ async function effect<Context, Result>(
   const what = direction === "apply" ? `Phase ${phase.name}` : `Undo of phase ${phase.name}`;
   const deadline = { clock: run.clock, timeoutMs: phase.timeoutMs, what, signals: signalsOf(run, direction) };
   return await withDeadline(deadline, async (signal) => {
-    const report = (message: string): void => run.emit({ phase: phase.name, direction, status: "progress", attempt, durationMs: null, message: message.slice(0, 2000) });
+    const report = (message: string): void =>
+      run.emit({
+        phase: phase.name,
+        direction,
+        status: "progress",
+        attempt,
+        durationMs: null,
+        message: message.slice(0, 2000),
+      });
     return await act(run.contextOf({ signal, fence: run.fence, facts: factsOf(run.journal.state[run.task]), report }));
   });
 }
 
 /** A failure is on disk before the first undo. Resolves also when the disk refuses: then a crash would only repeat the attempt. */
-async function recordFailure<Context>(run: PhaseRun<Context>, phase: Phase<Context>, direction: Direction, error: unknown): Promise<JournalFailure> {
+async function recordFailure<Context>(
+  run: PhaseRun<Context>,
+  phase: Phase<Context>,
+  direction: Direction,
+  error: unknown,
+): Promise<JournalFailure> {
   const failure = failureOf(phase.name, error);
   const { code, message, facts } = failure;
-  await bestEffort(run, async () => await run.journal.append({ kind: "failed", task: run.task, phase: phase.name, direction, code, class: failure.class, message, facts }));
-  run.emit({ phase: phase.name, direction, status: "failed", attempt: 1, durationMs: null, message: message.slice(0, 2000) });
+  await bestEffort(
+    run,
+    async () =>
+      await run.journal.append({
+        kind: "failed",
+        task: run.task,
+        phase: phase.name,
+        direction,
+        code,
+        class: failure.class,
+        message,
+        facts,
+      }),
+  );
+  run.emit({
+    phase: phase.name,
+    direction,
+    status: "failed",
+    attempt: 1,
+    durationMs: null,
+    message: message.slice(0, 2000),
+  });
   return failure;
 }
 
-async function journalBegin<Context>(run: PhaseRun<Context>, phase: Phase<Context>, direction: Direction, attempt: number): Promise<void> {
+async function journalBegin<Context>(
+  run: PhaseRun<Context>,
+  phase: Phase<Context>,
+  direction: Direction,
+  attempt: number,
+): Promise<void> {
   run.assertHeld();
-  await run.journal.append({ kind: "begin", task: run.task, phase: phase.name, direction, attempt, fence: run.fence, facts: {} });
+  await run.journal.append({
+    kind: "begin",
+    task: run.task,
+    phase: phase.name,
+    direction,
+    attempt,
+    fence: run.fence,
+    facts: {},
+  });
 }
 
 async function journalEnd<Context>(
   run: PhaseRun<Context>,
   phase: Phase<Context>,
-  end: { readonly direction: Direction; readonly status: "done" | "not_needed"; readonly facts: Facts; readonly startedAtMs: number },
+  end: {
+    readonly direction: Direction;
+    readonly status: "done" | "not_needed";
+    readonly facts: Facts;
+    readonly startedAtMs: number;
+  },
 ): Promise<void> {
   const { direction, status, facts } = end;
-  await run.journal.append({ kind: "end", task: run.task, phase: phase.name, direction, status, facts, durationMs: sinceMs(run.clock, end.startedAtMs) });
+  await run.journal.append({
+    kind: "end",
+    task: run.task,
+    phase: phase.name,
+    direction,
+    status,
+    facts,
+    durationMs: sinceMs(run.clock, end.startedAtMs),
+  });
 }
 
 /** Undo goes on when the task is cancelled: the cancellation is why it runs. */
@@ -193,7 +269,10 @@ async function bestEffort<Context>(run: PhaseRun<Context>, write: () => Promise<
     await write();
   } catch (error) {
     run.stop.throwIfAborted();
-    run.log.warn({ allocationId: run.journal.state.allocationId, error: describeError(error) }, "journal record not written, undo goes on");
+    run.log.warn(
+      { allocationId: run.journal.state.allocationId, error: describeError(error) },
+      "journal record not written, undo goes on",
+    );
   }
 }
 

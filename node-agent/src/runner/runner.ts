@@ -85,6 +85,7 @@ interface RunningTask {
   ended: Promise<void>;
 }
 
+// oxlint-disable-next-line max-lines-per-function -- The one state machine of tasks: its steps share what is running, and read in the order in which a task passes them.
 export function makeRunner(deps: RunnerDeps): Runner {
   const running = new Map<string, RunningTask>();
   const deliveries = new Map<string, Promise<void>>();
@@ -114,7 +115,10 @@ export function makeRunner(deps: RunnerDeps): Runner {
     const task = openTask(deps, { grant, claims });
     if (claims.kind === "slice.vm_release") cancelBuildOf(running, task.plan.key);
     running.set(claims.jti, task);
-    deps.log.info({ taskId: claims.jti, kind: claims.kind, fence: claims.fence, attempt: claims.attempt }, "task taken");
+    deps.log.info(
+      { taskId: claims.jti, kind: claims.kind, fence: claims.fence, attempt: claims.attempt },
+      "task taken",
+    );
     task.ended = work(task, earlier).finally(() => {
       task.delivery.abort(new Error("ended"));
       if (running.get(claims.jti) === task) running.delete(claims.jti);
@@ -154,7 +158,13 @@ export function makeRunner(deps: RunnerDeps): Runner {
     try {
       const conclusion = await conclude(deps, task);
       if (conclusion === null) return null;
-      const entry = { taskId: task.claims.jti, fence: task.claims.fence, tdig: task.digest, isDeliverable: true, ...conclusion };
+      const entry = {
+        taskId: task.claims.jti,
+        fence: task.claims.fence,
+        tdig: task.digest,
+        isDeliverable: true,
+        ...conclusion,
+      };
       await deps.outbox.put(entry);
       if (entry.closes !== null) await (await deps.journals.open(entry.closes))?.remove();
       return entry;
@@ -180,7 +190,11 @@ export function makeRunner(deps: RunnerDeps): Runner {
       await intake;
     },
     get running() {
-      return [...running.values()].map(({ claims, progress }) => ({ taskId: claims.jti, fence: claims.fence, phase: progress.phase }));
+      return [...running.values()].map(({ claims, progress }) => ({
+        taskId: claims.jti,
+        fence: claims.fence,
+        phase: progress.phase,
+      }));
     },
     get credit() {
       return Math.max(0, TASKS_MAX - running.size);
@@ -217,7 +231,17 @@ function openTask(deps: RunnerDeps, task: { readonly grant: Grant; readonly clai
     onLost: (reason) => stop.abort(reason),
   });
   const digest = createHash("sha256").update(grant.jws).digest("hex");
-  return { claims, plan: planTask(deps.handlers, claims), digest, lease, progress, cancel, stop, delivery, ended: Promise.resolve() };
+  return {
+    claims,
+    plan: planTask(deps.handlers, claims),
+    digest,
+    lease,
+    progress,
+    cancel,
+    stop,
+    delivery,
+    ended: Promise.resolve(),
+  };
 }
 
 /** Runs the handler under its lease. Null when another grant has the slice. */
@@ -245,7 +269,14 @@ async function conclude(deps: RunnerDeps, task: RunningTask): Promise<Conclusion
     }
     deps.log.error({ taskId: claims.jti, error: describeError(error) }, "task failed outside its phases");
     const { code, class: failureClass, message } = failureOf("", error);
-    return { closes: null, outcome: { outcome: "failed", facts: {}, failure: { code, class: failureClass, phase: null, message, leftovers: [] } } };
+    return {
+      closes: null,
+      outcome: {
+        outcome: "failed",
+        facts: {},
+        failure: { code, class: failureClass, phase: null, message, leftovers: [] },
+      },
+    };
   } finally {
     watch.abort(new Error("ended"));
   }
@@ -253,7 +284,8 @@ async function conclude(deps: RunnerDeps, task: RunningTask): Promise<Conclusion
 
 /** A release is the end of a build that still runs: it need not wait for it to finish. */
 function cancelBuildOf(running: ReadonlyMap<string, RunningTask>, key: string): void {
-  for (const task of running.values()) if (task.plan.key === key && task.claims.kind === "slice.vm_provision") cancelTask(task);
+  for (const task of running.values())
+    if (task.plan.key === key && task.claims.kind === "slice.vm_provision") cancelTask(task);
 }
 
 function cancelTask(task: { readonly cancel: AbortController } | undefined): void {

@@ -13,7 +13,7 @@ export function makeTurns(limit: number): Turns {
   const busy = new Set<string>();
   const waiting: Waiting[] = [];
   const startNext = (): void => {
-    for (let index = 0; index < waiting.length && busy.size < limit; ) {
+    for (let index = 0; index < waiting.length && busy.size < limit;) {
       const next = waiting[index];
       if (next === undefined || busy.has(next.key)) {
         index += 1;

@@ -2,7 +2,9 @@ import { TASK_PARAMS, type TaskClaims, type TaskKind, type TaskParams } from "@h
 import { type Conclusion, type GrantedTask, refusal } from "./task.ts";
 
 /** Code for each kind of task. A new kind: a handler here, params in shared/src/tasks.ts. */
-export type TaskHandlers = { readonly [Kind in TaskKind]: (task: GrantedTask, params: TaskParams<Kind>) => Promise<Conclusion> };
+export type TaskHandlers = {
+  readonly [Kind in TaskKind]: (task: GrantedTask, params: TaskParams<Kind>) => Promise<Conclusion>;
+};
 
 /** What a task is about: tasks with the same key run one after the other. */
 export interface TaskPlan {

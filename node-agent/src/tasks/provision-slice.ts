@@ -25,10 +25,13 @@ export async function provisionSlice(deps: SliceTaskDeps, task: GrantedTask, spe
     if (existing.state.sealed) return { outcome: succeeded(existing.state), closes: null };
   }
   const driver = deps.drivers.get(spec.driver);
-  if (driver === undefined) return refuse(task, "driver_unavailable", `This agent runs without the driver ${spec.driver}; see --drivers.`);
+  if (driver === undefined)
+    return refuse(task, "driver_unavailable", `This agent runs without the driver ${spec.driver}; see --drivers.`);
 
   const { allocationId, generation } = spec;
-  const journal = existing ?? (await deps.journals.create({ allocationId, generation, driver: spec.driver, specDigest: pdig, fence }, spec));
+  const journal =
+    existing ??
+    (await deps.journals.create({ allocationId, generation, driver: spec.driver, specDigest: pdig, fence }, spec));
   const run = phaseRun(deps, task, { spec, driver, journal });
   const failure = await applyPhases(run);
   if (failure === null) return { outcome: succeeded(journal.state), closes: null };
@@ -83,7 +86,9 @@ function phaseRun(
 function succeeded(state: JournalState): Outcome {
   const facts = factsOf(state.provision);
   const accelerator = facts["start"]?.["accelerator"] ?? facts["preflight"]?.["accelerator"] ?? null;
-  const durationsMs = Object.fromEntries(Object.entries(state.provision).map(([phase, record]) => [phase, record.durationMs]));
+  const durationsMs = Object.fromEntries(
+    Object.entries(state.provision).map(([phase, record]) => [phase, record.durationMs]),
+  );
   const { network = {}, guest_ready: guest = {} } = facts;
   return { outcome: "succeeded", facts: { accelerator, network, guest, durationsMs }, failure: null };
 }

@@ -14,7 +14,11 @@ import { type Conclusion, type GrantedTask, refusal } from "./task.ts";
  * Takes a slice down from whatever state it is in, half built ones too, and says what is proven clean. It cannot be
  * cancelled. A slice that this host does not know is looked for all the same: its names derive from its id.
  */
-export async function releaseSlice(deps: SliceTaskDeps, task: GrantedTask, params: TaskParams<"slice.vm_release">): Promise<Conclusion> {
+export async function releaseSlice(
+  deps: SliceTaskDeps,
+  task: GrantedTask,
+  params: TaskParams<"slice.vm_release">,
+): Promise<Conclusion> {
   const { allocationId, generation } = params;
   const { fence } = task.claims;
   const existing = await deps.journals.open(params);
@@ -24,9 +28,15 @@ export async function releaseSlice(deps: SliceTaskDeps, task: GrantedTask, param
   }
   const driver = deps.drivers.get(params.driver);
   if (driver === undefined) {
-    return refusal({ code: "driver_unavailable", phase: null, message: `This agent runs without the driver ${params.driver}; see --drivers.` });
+    return refusal({
+      code: "driver_unavailable",
+      phase: null,
+      message: `This agent runs without the driver ${params.driver}; see --drivers.`,
+    });
   }
-  const journal = existing ?? (await deps.journals.create({ allocationId, generation, driver: params.driver, specDigest: null, fence }, null));
+  const journal =
+    existing ??
+    (await deps.journals.create({ allocationId, generation, driver: params.driver, specDigest: null, fence }, null));
   const gpuUuids = await gpusOf(deps, journal);
   const failures = await releasePhases(phaseRun(deps, task, { driver, journal, gpuUuids }));
   const outcome = outcomeOf(journal.state, failures);
@@ -40,7 +50,12 @@ async function gpusOf(deps: SliceTaskDeps, journal: Journal): Promise<string[]> 
   const { state } = journal;
   const row = (await deps.ledger.read())[shortName(state.allocationId, state.generation)];
   const spec = await journal.readSpec();
-  const sources = [spec?.gpuUuids, row?.gpuUuids, namesIn(state.provision["reserve"]?.facts), namesIn(state.release["drain"]?.facts)];
+  const sources = [
+    spec?.gpuUuids,
+    row?.gpuUuids,
+    namesIn(state.provision["reserve"]?.facts),
+    namesIn(state.release["drain"]?.facts),
+  ];
   return [...new Set(sources.flatMap((names) => names ?? []))];
 }
 
@@ -59,7 +74,8 @@ function phaseRun(
   const { allocationId, generation } = journal.state;
   const owner = shortName(allocationId, generation);
   const eraseSpec = async (): Promise<void> => await journal.eraseSpec();
-  const journalDigest = async (): Promise<string> => createHash("sha256").update(JSON.stringify(journal.state)).digest("hex");
+  const journalDigest = async (): Promise<string> =>
+    createHash("sha256").update(JSON.stringify(journal.state)).digest("hex");
   return {
     task: "release",
     steps: RELEASE_STEPS,
@@ -72,18 +88,40 @@ function phaseRun(
     assertHeld: task.assertHeld,
     emit: task.emit,
     log: deps.log,
-    contextOf: (base) => ({ ...base, slice: { allocationId, generation }, owner, driver, gpus, ledger, gpuUuids, eraseSpec, journalDigest }),
+    contextOf: (base) => ({
+      ...base,
+      slice: { allocationId, generation },
+      owner,
+      driver,
+      gpus,
+      ledger,
+      gpuUuids,
+      eraseSpec,
+      journalDigest,
+    }),
   };
 }
 
 function outcomeOf(state: JournalState, failures: readonly JournalFailure[]): Outcome {
   const released = factsOf(state.release);
   const { receipts = [], diskErased = false } = released["return"] ?? {};
-  const durationsMs = Object.fromEntries(Object.entries(state.release).map(([phase, record]) => [phase, record.durationMs]));
+  const durationsMs = Object.fromEntries(
+    Object.entries(state.release).map(([phase, record]) => [phase, record.durationMs]),
+  );
   // `wasKnown` false: the host has no memory of the slice, so it proves nothing about its GPUs.
-  const facts = { receipts, diskErased, wasKnown: state.specDigest !== null, evidence: released["evidence"] ?? {}, durationsMs };
+  const facts = {
+    receipts,
+    diskErased,
+    wasKnown: state.specDigest !== null,
+    evidence: released["evidence"] ?? {},
+    durationsMs,
+  };
   const [first] = failures;
   if (first === undefined) return { outcome: "succeeded", facts, failure: null };
   const leftovers = failures.map(({ phase, message }) => `${phase}: ${message}`.slice(0, 2000));
-  return { outcome: "failed", facts, failure: { code: first.code, class: first.class, phase: first.phase, message: first.message, leftovers } };
+  return {
+    outcome: "failed",
+    facts,
+    failure: { code: first.code, class: first.class, phase: first.phase, message: first.message, leftovers },
+  };
 }

@@ -20,5 +20,8 @@ export interface SliceTaskDeps {
 
 /** A later grant has acted on the slice: whoever holds this one must not. */
 export function assertNotLower(state: JournalState, fence: string): void {
-  if (isLowerFence(fence, state.fence)) throw new AppError("lease_stale", { detail: `Grant ${state.fence} has acted on this slice; this task carries ${fence}.` });
+  if (isLowerFence(fence, state.fence))
+    throw new AppError("lease_stale", {
+      detail: `Grant ${state.fence} has acted on this slice; this task carries ${fence}.`,
+    });
 }

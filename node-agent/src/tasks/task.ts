@@ -22,6 +22,17 @@ export interface Conclusion {
 }
 
 /** A failure before any phase touched the host: nothing to undo. */
-export function refusal(failure: { readonly code: string; readonly phase: string | null; readonly message: string }): Conclusion {
-  return { closes: null, outcome: { outcome: "failed", facts: {}, failure: { ...failure, class: "permanent", message: failure.message.slice(0, 4000), leftovers: [] } } };
+export function refusal(failure: {
+  readonly code: string;
+  readonly phase: string | null;
+  readonly message: string;
+}): Conclusion {
+  return {
+    closes: null,
+    outcome: {
+      outcome: "failed",
+      facts: {},
+      failure: { ...failure, class: "permanent", message: failure.message.slice(0, 4000), leftovers: [] },
+    },
+  };
 }

@@ -14,7 +14,11 @@ interface RawPty {
   resume(): void;
 }
 interface NodePty {
-  spawn(program: string, args: readonly string[], options: { name: string; cols: number; rows: number; cwd: string; env: Record<string, string>; encoding: null }): RawPty;
+  spawn(
+    program: string,
+    args: readonly string[],
+    options: { name: string; cols: number; rows: number; cwd: string; env: Record<string, string>; encoding: null },
+  ): RawPty;
 }
 const nodePty = createRequire(import.meta.filename)("node-pty") as NodePty;
 
@@ -25,7 +29,14 @@ const DRAIN_MS = 250;
 export const nodePtyHost: PtyHost = {
   open: (command, size) => {
     const [program, ...args] = command.argv;
-    const pty = nodePty.spawn(program, args, { name: "xterm-256color", cols: size.cols, rows: size.rows, cwd: "/", env: { ...command.env }, encoding: null });
+    const pty = nodePty.spawn(program, args, {
+      name: "xterm-256color",
+      cols: size.cols,
+      rows: size.rows,
+      cwd: "/",
+      env: { ...command.env },
+      encoding: null,
+    });
     // The kernel throws buffered output away when the last slave closes (27 of 100 bursts were cut): we hold one until the end.
     const slave = pty._pty === undefined ? null : openSync(pty._pty, constants.O_RDWR | constants.O_NOCTTY);
     const listeners: ((bytes: Uint8Array) => void)[] = [];
@@ -39,7 +50,8 @@ export const nodePtyHost: PtyHost = {
       pty.onExit(({ exitCode, signal }) => {
         const finish = (): void => {
           const quietMs = performance.now() - lastOutputMs;
-          if (isPaused || quietMs < DRAIN_MS) return void setTimeout(finish, isPaused ? DRAIN_MS : Math.max(10, DRAIN_MS - quietMs));
+          if (isPaused || quietMs < DRAIN_MS)
+            return void setTimeout(finish, isPaused ? DRAIN_MS : Math.max(10, DRAIN_MS - quietMs));
           if (slave !== null) closeSync(slave);
           resolve({ exitCode, signal: signal ?? 0 });
         };
@@ -51,7 +63,12 @@ export const nodePtyHost: PtyHost = {
   },
 };
 
-function sessionOf(pty: RawPty, exited: PtySession["exited"], listeners: ((bytes: Uint8Array) => void)[], onPause: (paused: boolean) => void): PtySession {
+function sessionOf(
+  pty: RawPty,
+  exited: PtySession["exited"],
+  listeners: ((bytes: Uint8Array) => void)[],
+  onPause: (paused: boolean) => void,
+): PtySession {
   return {
     exited,
     onOutput: (listener) => void listeners.push(listener),

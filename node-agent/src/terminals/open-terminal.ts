@@ -31,18 +31,29 @@ export function makeTerminals(deps: TerminalDeps): Terminals {
   return {
     open: async (spec, signal) => {
       const driver = deps.drivers.get(spec.slice.driver);
-      if (driver === undefined) throw new AppError("driver_unavailable", { detail: `This agent runs without the driver ${spec.slice.driver}.` });
-      if (spec.epoch <= (sessions.get(spec.terminalId) ?? 0)) throw new AppError("conflict", { detail: "A later owner has this terminal." });
-      if (sessions.size >= SESSIONS_MAX) throw new AppError("terminal_limit", { detail: `This host has ${SESSIONS_MAX} terminals open.` });
-      if ((await driver.machine.inspect(spec.slice, signal)) !== "present") throw new AppError("terminal_unavailable", { detail: "The slice does not run on this host." });
+      if (driver === undefined)
+        throw new AppError("driver_unavailable", {
+          detail: `This agent runs without the driver ${spec.slice.driver}.`,
+        });
+      if (spec.epoch <= (sessions.get(spec.terminalId) ?? 0))
+        throw new AppError("conflict", { detail: "A later owner has this terminal." });
+      if (sessions.size >= SESSIONS_MAX)
+        throw new AppError("terminal_limit", { detail: `This host has ${SESSIONS_MAX} terminals open.` });
+      if ((await driver.machine.inspect(spec.slice, signal)) !== "present")
+        throw new AppError("terminal_unavailable", { detail: "The slice does not run on this host." });
       const command = await driver.machine.terminalCommand(spec.slice);
-      const socket = await deps.controlPlane.openTerminalSocket({ terminalId: spec.terminalId, ticket: spec.ticket, signal });
+      const socket = await deps.controlPlane.openTerminalSocket({
+        terminalId: spec.terminalId,
+        ticket: spec.ticket,
+        signal,
+      });
       sessions.set(spec.terminalId, spec.epoch);
       const session = runSession({ socket, pty: deps.pty.open(command, spec), clock: deps.clock, signal: deps.signal });
       void session
         .then(
           (ended) => deps.log.info({ terminalId: spec.terminalId, ...ended }, "terminal ended"),
-          (error: unknown) => deps.log.error({ terminalId: spec.terminalId, error: describeError(error) }, "terminal failed"),
+          (error: unknown) =>
+            deps.log.error({ terminalId: spec.terminalId, error: describeError(error) }, "terminal failed"),
         )
         .finally(() => sessions.delete(spec.terminalId));
       return { attached: true };

@@ -1,5 +1,13 @@
 import type { Clock } from "@hostler/shared/clock.ts";
-import { decodeFrame, decodeSize, encodeExit, encodeFrame, INPUT_WINDOW_BYTES, OUTPUT_WINDOW_BYTES, TERMINAL_CLOSE } from "@hostler/shared/frames.ts";
+import {
+  decodeFrame,
+  decodeSize,
+  encodeExit,
+  encodeFrame,
+  INPUT_WINDOW_BYTES,
+  OUTPUT_WINDOW_BYTES,
+  TERMINAL_CLOSE,
+} from "@hostler/shared/frames.ts";
 import type { TerminalSocket } from "../ports/control-plane.ts";
 import type { PtySession } from "../ports/pty.ts";
 
@@ -14,7 +22,12 @@ const RESIZE_MS = 50;
  * expected offset and within what was granted. Ends with the program, whose exit code follows its last byte, or with the socket,
  * and then the program is hung up.
  */
-export async function runSession(options: { readonly socket: TerminalSocket; readonly pty: PtySession; readonly clock: Clock; readonly signal: AbortSignal }): Promise<{ readonly reason: string; readonly exitCode: number | null }> {
+export async function runSession(options: {
+  readonly socket: TerminalSocket;
+  readonly pty: PtySession;
+  readonly clock: Clock;
+  readonly signal: AbortSignal;
+}): Promise<{ readonly reason: string; readonly exitCode: number | null }> {
   const { socket, pty } = options;
   let sent = 0;
   let acknowledged = 0;
@@ -53,7 +66,12 @@ export async function runSession(options: { readonly socket: TerminalSocket; rea
     const frame = decodeFrame(bytes);
     const size = frame?.type === "resize" ? decodeSize(frame.body) : null;
     if (size !== null) return resize(size.cols, size.rows);
-    const isTaken = frame?.type === "input" ? takeInput(frame.offset, frame.body) : frame?.type === "ack" ? takeAck(frame.offset) : false;
+    const isTaken =
+      frame?.type === "input"
+        ? takeInput(frame.offset, frame.body)
+        : frame?.type === "ack"
+          ? takeAck(frame.offset)
+          : false;
     if (!isTaken) socket.close(TERMINAL_CLOSE.protocolError.code, TERMINAL_CLOSE.protocolError.reason);
   });
   const onAbort = (): void => socket.close(TERMINAL_CLOSE.gone.code, "the agent is stopping");
@@ -72,7 +90,11 @@ export async function runSession(options: { readonly socket: TerminalSocket; rea
   return { reason: "the program ended", exitCode: ended.exitCode };
 }
 
-function throttledResize(options: { readonly pty: PtySession; readonly clock: Clock; readonly signal: AbortSignal }): (cols: number, rows: number) => void {
+function throttledResize(options: {
+  readonly pty: PtySession;
+  readonly clock: Clock;
+  readonly signal: AbortSignal;
+}): (cols: number, rows: number) => void {
   let wanted: { cols: number; rows: number } | null = null;
   return (cols, rows) => {
     const isWaiting = wanted !== null;

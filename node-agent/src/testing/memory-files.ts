@@ -13,7 +13,10 @@ export interface MemoryFiles extends StateFiles {
  * State files in memory. `onEffect` is called before each write and may throw: then nothing was written, or, for an
  * append, the part that the error's `torn` names. The same map given twice is the same disk after a restart.
  */
-export function makeMemoryFiles(texts = new Map<string, string>(), onEffect: (effect: FileEffect) => void = () => {}): MemoryFiles {
+export function makeMemoryFiles(
+  texts = new Map<string, string>(),
+  onEffect: (effect: FileEffect) => void = () => {},
+): MemoryFiles {
   return {
     texts,
     read: async (path) => texts.get(path) ?? null,
@@ -25,7 +28,8 @@ export function makeMemoryFiles(texts = new Map<string, string>(), onEffect: (ef
       try {
         onEffect({ kind: "append", path });
       } catch (error) {
-        if (error instanceof CrashError && error.torn) texts.set(path, (texts.get(path) ?? "") + text.slice(0, Math.ceil(text.length / 2)));
+        if (error instanceof CrashError && error.torn)
+          texts.set(path, (texts.get(path) ?? "") + text.slice(0, Math.ceil(text.length / 2)));
         throw error;
       }
       texts.set(path, (texts.get(path) ?? "") + text);

@@ -11,11 +11,13 @@ export const allocationCreateSchema = z
     vcpus: z.int().min(1).max(512).default(1),
     memoryMib: z.int().min(128).max(8_388_608).default(512),
     diskGib: z.int().min(1).max(65_536).default(4),
-    gpus: z.strictObject({
-      count: z.int().min(0).max(64),
-      /** Such as `h100`; null takes any. */
-      kind: z.string().max(64).nullable().default(null),
-    }).default({ count: 0, kind: null }),
+    gpus: z
+      .strictObject({
+        count: z.int().min(0).max(64),
+        /** Such as `h100`; null takes any. */
+        kind: z.string().max(64).nullable().default(null),
+      })
+      .default({ count: 0, kind: null }),
     sshPublicKeys: z.array(sshPublicKeySchema).max(32).default([]),
     userData: z.string().max(65_536).nullable().default(null),
     labels: labelsSchema.default({}),
@@ -50,7 +52,9 @@ export const allocationSchema = z
   .meta({ id: "Allocation" });
 export type Allocation = z.infer<typeof allocationSchema>;
 
-export const allocationOperationSchema = z.object({ allocation: allocationSchema, operation: operationSchema }).meta({ id: "AllocationOperation" });
+export const allocationOperationSchema = z
+  .object({ allocation: allocationSchema, operation: operationSchema })
+  .meta({ id: "AllocationOperation" });
 export type AllocationOperation = z.infer<typeof allocationOperationSchema>;
 
 /** One phase as a screen shows it: the newest status of each phase of one task. */
@@ -67,5 +71,7 @@ export const phaseViewSchema = z
   })
   .meta({ id: "Phase" });
 export type PhaseView = z.infer<typeof phaseViewSchema>;
-export const phaseListSchema = z.object({ operation: operationSchema, phases: z.array(phaseViewSchema) }).meta({ id: "PhaseList" });
+export const phaseListSchema = z
+  .object({ operation: operationSchema, phases: z.array(phaseViewSchema) })
+  .meta({ id: "PhaseList" });
 export type PhaseList = z.infer<typeof phaseListSchema>;

@@ -29,7 +29,9 @@ export const operationSchema = z
     /** Share of the phases that are done, 0 to 1. */
     progress: z.number().min(0).max(1),
     phase: z.string().nullable(),
-    error: z.object({ code: z.string(), message: z.string(), remedy: z.string(), phase: z.string().nullable() }).nullable(),
+    error: z
+      .object({ code: z.string(), message: z.string(), remedy: z.string(), phase: z.string().nullable() })
+      .nullable(),
     createdAt: timestampSchema,
     updatedAt: timestampSchema,
   })
@@ -42,7 +44,14 @@ export const whoamiSchema = z
     name: z.string(),
     permissions: z.array(z.string()),
     bindings: z.array(z.object({ role: z.string(), scope: z.string() })),
-    projects: z.array(z.object({ id: idSchema("project"), name: z.string(), organizationId: idSchema("organization"), organizationName: z.string() })),
+    projects: z.array(
+      z.object({
+        id: idSchema("project"),
+        name: z.string(),
+        organizationId: idSchema("organization"),
+        organizationName: z.string(),
+      }),
+    ),
   })
   .meta({ id: "Whoami" });
 export type Whoami = z.infer<typeof whoamiSchema>;

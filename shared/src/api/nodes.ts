@@ -31,7 +31,12 @@ export const bootstrapTokenCreatedSchema = bootstrapTokenSchema
 export type BootstrapTokenCreated = z.infer<typeof bootstrapTokenCreatedSchema>;
 
 export const slotSchema = z
-  .object({ gpu: gpuSchema, state: z.enum(SLOT_STATES), allocationId: idSchema("allocation").nullable(), reason: z.string().nullable() })
+  .object({
+    gpu: gpuSchema,
+    state: z.enum(SLOT_STATES),
+    allocationId: idSchema("allocation").nullable(),
+    reason: z.string().nullable(),
+  })
   .meta({ id: "Slot" });
 
 export const nodeSchema = z
@@ -54,7 +59,9 @@ export const nodeSchema = z
   .meta({ id: "Node" });
 export type Node = z.infer<typeof nodeSchema>;
 
-export const telemetrySeriesSchema = z.object({ nodeId: idSchema("node"), samples: z.array(telemetrySampleSchema) }).meta({ id: "TelemetrySeries" });
+export const telemetrySeriesSchema = z
+  .object({ nodeId: idSchema("node"), samples: z.array(telemetrySampleSchema) })
+  .meta({ id: "TelemetrySeries" });
 export type TelemetrySeries = z.infer<typeof telemetrySeriesSchema>;
 
 export const imageSchema = z

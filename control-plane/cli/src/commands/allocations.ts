@@ -1,5 +1,10 @@
 import { readFile } from "node:fs/promises";
-import { allocationOperationSchema, allocationSchema, type Allocation, type AllocationCreateInput } from "@hostler/shared/api/allocations.ts";
+import {
+  allocationOperationSchema,
+  allocationSchema,
+  type Allocation,
+  type AllocationCreateInput,
+} from "@hostler/shared/api/allocations.ts";
 import { whoamiSchema } from "@hostler/shared/api/common.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { ApiClient } from "../api-client.ts";
@@ -29,7 +34,11 @@ export const allocationCommands: readonly Command[] = [
     run: async (invocation) => {
       const client = await invocation.client();
       const projectId = textOf(invocation, "project") ?? (await onlyProject(client));
-      const created = await client.post(`/api/tenant/v1/projects/${projectId}/allocations`, await requestOf(invocation), allocationOperationSchema);
+      const created = await client.post(
+        `/api/tenant/v1/projects/${projectId}/allocations`,
+        await requestOf(invocation),
+        allocationOperationSchema,
+      );
       if (invocation.values["wait"] !== true) {
         invocation.print.result(created, (value) => value.allocation.id);
         return 0;
@@ -46,7 +55,9 @@ export const allocationCommands: readonly Command[] = [
       const client = await invocation.client();
       const projectId = textOf(invocation, "project") ?? (await onlyProject(client));
       const allocations = await client.list(`/api/tenant/v1/projects/${projectId}/allocations`, allocationSchema);
-      invocation.print.result(allocations, (items) => table(["name", "state", "node", "gpus", "id"], items.map(allocationRow)));
+      invocation.print.result(allocations, (items) =>
+        table(["name", "state", "node", "gpus", "id"], items.map(allocationRow)),
+      );
       return 0;
     },
   },
@@ -57,8 +68,13 @@ export const allocationCommands: readonly Command[] = [
     options: {},
     run: async (invocation) => {
       const client = await invocation.client();
-      const allocation = await client.get(`${ALLOCATIONS}/${encodeURIComponent(positional(invocation, 0))}`, allocationSchema);
-      invocation.print.result(allocation, (value) => table(["name", "state", "node", "gpus", "id"], [allocationRow(value)]));
+      const allocation = await client.get(
+        `${ALLOCATIONS}/${encodeURIComponent(positional(invocation, 0))}`,
+        allocationSchema,
+      );
+      invocation.print.result(allocation, (value) =>
+        table(["name", "state", "node", "gpus", "id"], [allocationRow(value)]),
+      );
       return 0;
     },
   },
@@ -69,7 +85,11 @@ export const allocationCommands: readonly Command[] = [
     options: { wait: { type: "boolean", help: "Stay until it is released." } },
     run: async (invocation) => {
       const client = await invocation.client();
-      const answer = await client.post(`${ALLOCATIONS}/${encodeURIComponent(positional(invocation, 0))}/release`, {}, allocationOperationSchema);
+      const answer = await client.post(
+        `${ALLOCATIONS}/${encodeURIComponent(positional(invocation, 0))}/release`,
+        {},
+        allocationOperationSchema,
+      );
       if (invocation.values["wait"] !== true) {
         invocation.print.result(answer, (value) => `${value.allocation.name} is ${value.allocation.state}.`);
         return 0;
@@ -92,7 +112,8 @@ async function waitAndPrint(invocation: Invocation, client: ApiClient, allocatio
 
 async function requestOf(invocation: Invocation): Promise<AllocationCreateInput> {
   const image = textOf(invocation, "image");
-  if (image === undefined) throw new AppError("malformed_request", { detail: "allocations create needs --image. See 'hostler images list'." });
+  if (image === undefined)
+    throw new AppError("malformed_request", { detail: "allocations create needs --image. See 'hostler images list'." });
   const [count = "0", kind = null] = (textOf(invocation, "gpus") ?? "0").split(":");
   const userData = textOf(invocation, "user-data");
   return {
@@ -100,7 +121,9 @@ async function requestOf(invocation: Invocation): Promise<AllocationCreateInput>
     image,
     gpus: { count: numberOf("--gpus", count), kind },
     ...(textOf(invocation, "vcpus") === undefined ? {} : { vcpus: numberOf("--vcpus", textOf(invocation, "vcpus")) }),
-    ...(textOf(invocation, "memory") === undefined ? {} : { memoryMib: numberOf("--memory", textOf(invocation, "memory")) }),
+    ...(textOf(invocation, "memory") === undefined
+      ? {}
+      : { memoryMib: numberOf("--memory", textOf(invocation, "memory")) }),
     ...(textOf(invocation, "disk") === undefined ? {} : { diskGib: numberOf("--disk", textOf(invocation, "disk")) }),
     sshPublicKeys: await Promise.all(textsOf(invocation, "ssh-key").map(async (path) => (await readText(path)).trim())),
     userData: userData === undefined ? null : await readText(userData),
@@ -114,12 +137,15 @@ export async function onlyProject(client: ApiClient): Promise<string> {
   const [project] = whoami.projects;
   if (project !== undefined && whoami.projects.length === 1) return project.id;
   const seen = whoami.projects.map((item) => `${item.name} (${item.id})`).join(", ");
-  throw new AppError("malformed_request", { detail: `Say --project ID. This key sees ${seen === "" ? "no project" : seen}.` });
+  throw new AppError("malformed_request", {
+    detail: `Say --project ID. This key sees ${seen === "" ? "no project" : seen}.`,
+  });
 }
 
 function numberOf(option: string, text: string | undefined): number {
   const value = Number(text);
-  if (!Number.isInteger(value)) throw new AppError("malformed_request", { detail: `${option} ${text} is not a whole number.` });
+  if (!Number.isInteger(value))
+    throw new AppError("malformed_request", { detail: `${option} ${text} is not a whole number.` });
   return value;
 }
 
@@ -137,5 +163,11 @@ async function readText(path: string): Promise<string> {
 
 function allocationRow(allocation: Allocation): string[] {
   const gpus = allocation.gpus.map((gpu) => gpu.kind).join(",");
-  return [allocation.name, allocation.state, allocation.nodeName ?? "-", gpus === "" ? "-" : `${gpus}${allocation.gpusSimulated ? " (simulated)" : ""}`, allocation.id];
+  return [
+    allocation.name,
+    allocation.state,
+    allocation.nodeName ?? "-",
+    gpus === "" ? "-" : `${gpus}${allocation.gpusSimulated ? " (simulated)" : ""}`,
+    allocation.id,
+  ];
 }

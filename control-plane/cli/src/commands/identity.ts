@@ -1,4 +1,11 @@
-import { apiKeyCreatedSchema, apiKeySchema, organizationSchema, projectSchema, ROLE_NAMES, type RoleName } from "@hostler/shared/api/identity.ts";
+import {
+  apiKeyCreatedSchema,
+  apiKeySchema,
+  organizationSchema,
+  projectSchema,
+  ROLE_NAMES,
+  type RoleName,
+} from "@hostler/shared/api/identity.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { positional, textOf, textsOf, type Command } from "../command.ts";
 import { table } from "../output.ts";
@@ -11,7 +18,11 @@ export const identityCommands: readonly Command[] = [
     options: {},
     run: async (invocation) => {
       const client = await invocation.client();
-      const organization = await client.post("/api/ops/v1/organizations", { name: positional(invocation, 0) }, organizationSchema);
+      const organization = await client.post(
+        "/api/ops/v1/organizations",
+        { name: positional(invocation, 0) },
+        organizationSchema,
+      );
       invocation.print.result(organization, (value) => value.id);
       return 0;
     },
@@ -39,10 +50,16 @@ export const identityCommands: readonly Command[] = [
     run: async (invocation) => {
       const role = roleOf(textOf(invocation, "role"));
       const projects = textsOf(invocation, "project");
-      if (role === "member" && projects.length === 0) throw new AppError("malformed_request", { detail: "The role member needs --project ID." });
-      const bindings = role === "operator" ? [{ role, projectId: null }] : projects.map((projectId) => ({ role, projectId }));
+      if (role === "member" && projects.length === 0)
+        throw new AppError("malformed_request", { detail: "The role member needs --project ID." });
+      const bindings =
+        role === "operator" ? [{ role, projectId: null }] : projects.map((projectId) => ({ role, projectId }));
       const client = await invocation.client();
-      const created = await client.post("/api/ops/v1/api-keys", { name: positional(invocation, 0), bindings }, apiKeyCreatedSchema);
+      const created = await client.post(
+        "/api/ops/v1/api-keys",
+        { name: positional(invocation, 0), bindings },
+        apiKeyCreatedSchema,
+      );
       invocation.print.note("Keep it now; it is not shown again.");
       invocation.print.result(created, (value) => value.secret);
       return 0;
@@ -88,6 +105,7 @@ export const identityCommands: readonly Command[] = [
 
 function roleOf(text: string | undefined): RoleName {
   const role = ROLE_NAMES.find((name) => name === text);
-  if (role === undefined) throw new AppError("malformed_request", { detail: `keys create needs --role, one of ${ROLE_NAMES.join(", ")}.` });
+  if (role === undefined)
+    throw new AppError("malformed_request", { detail: `keys create needs --role, one of ${ROLE_NAMES.join(", ")}.` });
   return role;
 }

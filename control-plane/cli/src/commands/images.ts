@@ -22,10 +22,16 @@ export const imageCommands: readonly Command[] = [
       const body = await openAsBlob(path).catch((error: unknown) => {
         throw new AppError("malformed_request", { detail: `${path} cannot be read.`, cause: error });
       });
-      const query = new URLSearchParams({ format: textOf(invocation, "format") ?? "qcow2", sha256: await sha256Of(path) });
+      const query = new URLSearchParams({
+        format: textOf(invocation, "format") ?? "qcow2",
+        sha256: await sha256Of(path),
+      });
       const client = await invocation.client();
       const image = await client.upload(`/api/ops/v1/images/${encodeURIComponent(name)}?${query}`, body, imageSchema);
-      invocation.print.result(image, (value) => `Imported ${value.name} (${value.sizeBytes} bytes, sha256 ${value.sha256}).`);
+      invocation.print.result(
+        image,
+        (value) => `Imported ${value.name} (${value.sizeBytes} bytes, sha256 ${value.sha256}).`,
+      );
       return 0;
     },
   },
@@ -38,7 +44,10 @@ export const imageCommands: readonly Command[] = [
       const client = await invocation.client();
       const images = await client.list("/api/tenant/v1/images", imageSchema);
       invocation.print.result(images, (items) =>
-        table(["name", "format", "bytes", "sha256"], items.map((image) => [image.name, image.format, String(image.sizeBytes), image.sha256])),
+        table(
+          ["name", "format", "bytes", "sha256"],
+          items.map((image) => [image.name, image.format, String(image.sizeBytes), image.sha256]),
+        ),
       );
       return 0;
     },

@@ -18,9 +18,16 @@ export const nodeCommands: readonly Command[] = [
     run: async (invocation) => {
       const ttl = textOf(invocation, "ttl") ?? "15m";
       const ttlSeconds = parseDurationSeconds(ttl);
-      if (ttlSeconds === null) throw new AppError("malformed_request", { detail: `--ttl ${ttl} is not a duration. Write 90s, 15m, 2h or 1d.` });
+      if (ttlSeconds === null)
+        throw new AppError("malformed_request", {
+          detail: `--ttl ${ttl} is not a duration. Write 90s, 15m, 2h or 1d.`,
+        });
       const client = await invocation.client();
-      const created = await client.post(TOKENS, { ttlSeconds, hostName: textOf(invocation, "host-name") ?? null }, bootstrapTokenCreatedSchema);
+      const created = await client.post(
+        TOKENS,
+        { ttlSeconds, hostName: textOf(invocation, "host-name") ?? null },
+        bootstrapTokenCreatedSchema,
+      );
       invocation.print.note(`The token works once, until ${created.expiresAt}. On the host, run:`);
       invocation.print.result(created, (value) => value.command);
       return 0;
@@ -35,7 +42,10 @@ export const nodeCommands: readonly Command[] = [
       const client = await invocation.client();
       const tokens = await client.list(TOKENS, bootstrapTokenSchema);
       invocation.print.result(tokens, (items) =>
-        table(["id", "state", "host", "node", "expires"], items.map((token) => [token.id, token.state, token.hostName ?? "any", token.nodeId ?? "-", token.expiresAt])),
+        table(
+          ["id", "state", "host", "node", "expires"],
+          items.map((token) => [token.id, token.state, token.hostName ?? "any", token.nodeId ?? "-", token.expiresAt]),
+        ),
       );
       return 0;
     },
@@ -77,7 +87,11 @@ export const nodeCommands: readonly Command[] = [
     options: {},
     run: async (invocation) => {
       const client = await invocation.client();
-      const node = await client.post(`${NODES}/${encodeURIComponent(positional(invocation, 0))}/${verb}`, {}, nodeSchema);
+      const node = await client.post(
+        `${NODES}/${encodeURIComponent(positional(invocation, 0))}/${verb}`,
+        {},
+        nodeSchema,
+      );
       invocation.print.result(node, (value) => `${value.name} is ${value.state}.`);
       return 0;
     },

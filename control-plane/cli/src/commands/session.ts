@@ -17,7 +17,8 @@ export const sessionCommands: readonly Command[] = [
     run: async (invocation) => {
       const url = textOf(invocation, "url");
       const apiKey = textOf(invocation, "key");
-      if (url === undefined || apiKey === undefined) throw new AppError("malformed_request", { detail: "login needs --url and --key." });
+      if (url === undefined || apiKey === undefined)
+        throw new AppError("malformed_request", { detail: "login needs --url and --key." });
       const config = { url: url.replace(/\/+$/, ""), apiKey };
       const whoami = await makeApiClient(config).get("/api/common/v1/whoami", whoamiSchema);
       const path = await saveConfig(config);
@@ -38,7 +39,10 @@ export const sessionCommands: readonly Command[] = [
           `${value.name} (${value.principalId})`,
           ...value.bindings.map((binding) => `  ${binding.role} on ${binding.scope}`),
           "",
-          table(["project", "organization", "id"], value.projects.map((project) => [project.name, project.organizationName, project.id])),
+          table(
+            ["project", "organization", "id"],
+            value.projects.map((project) => [project.name, project.organizationName, project.id]),
+          ),
         ].join("\n"),
       );
       return 0;

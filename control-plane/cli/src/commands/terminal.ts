@@ -11,7 +11,11 @@ export const terminalCommands: readonly Command[] = [
     run: async (invocation) => {
       const client = await invocation.client();
       const size = { cols: process.stdout.columns ?? 80, rows: process.stdout.rows ?? 24 };
-      const created = await client.post(`/api/tenant/v1/allocations/${encodeURIComponent(positional(invocation, 0))}/terminals`, size, terminalCreatedSchema);
+      const created = await client.post(
+        `/api/tenant/v1/allocations/${encodeURIComponent(positional(invocation, 0))}/terminals`,
+        size,
+        terminalCreatedSchema,
+      );
       return await runTerminal({
         socketUrl: `${client.url.replace(/^http/, "ws")}${created.socketPath}`,
         ticket: created.ticket,

@@ -23,7 +23,10 @@ const EXIT_CONNECTION_LOST = 255;
 
 /** Runs a terminal to its end and resolves with the remote program's exit code. The local terminal is restored in every case. */
 export async function runTerminal(run: TerminalRun): Promise<number> {
-  const socket = new WebSocket(run.socketUrl, terminalProtocols(run.ticket), { perMessageDeflate: false, handshakeTimeout: 20_000 });
+  const socket = new WebSocket(run.socketUrl, terminalProtocols(run.ticket), {
+    perMessageDeflate: false,
+    handshakeTimeout: 20_000,
+  });
   socket.on("unexpected-response", (_request, response) => {
     void refusalOf(response).then((error) => socket.emit("refused", error));
   });
@@ -32,7 +35,7 @@ export async function runTerminal(run: TerminalRun): Promise<number> {
   try {
     const closed = new Promise<{ code: number; reason: string }>((resolve, reject) => {
       socket.on("refused", reject);
-      const client = attachTerminalClient(socket as never, {
+      const client = attachTerminalClient(socket, {
         onOpen: () => restore.push(...connectKeyboard(run, client)),
         onOutput: (bytes, end) => void run.stdout.write(bytes, () => client.shown(end)),
         onNote: (text) => void run.stderr.write(`${text}\r\n`),
@@ -44,7 +47,8 @@ export async function runTerminal(run: TerminalRun): Promise<number> {
       });
     });
     const { code, reason } = await closed;
-    if (exitCode === null) run.stderr.write(`\r\nThe terminal was closed: ${reason === "" ? `code ${code}` : reason}\r\n`);
+    if (exitCode === null)
+      run.stderr.write(`\r\nThe terminal was closed: ${reason === "" ? `code ${code}` : reason}\r\n`);
     return exitCode ?? EXIT_CONNECTION_LOST;
   } finally {
     for (const undo of restore) undo();
@@ -92,6 +96,8 @@ async function refusalOf(response: NodeJS.ReadableStream & { statusCode?: number
   try {
     return errorOfProblem(JSON.parse(text), response.statusCode ?? 0);
   } catch {
-    return new AppError("ticket_invalid", { detail: `The server refused the terminal with HTTP ${response.statusCode}.` });
+    return new AppError("ticket_invalid", {
+      detail: `The server refused the terminal with HTTP ${response.statusCode}.`,
+    });
   }
 }

@@ -32,13 +32,18 @@ type ObjectName = "disk" | "seed" | "network" | "machine";
 
 export function makeMockDriver(deps: { readonly files: StateFiles; readonly clock: Clock }): SliceDriver {
   const { files } = deps;
-  const path = (slice: SliceReference, name: string): string => `${FOLDER}/${shortName(slice.allocationId, slice.generation)}/${name}`;
-  const steer = async (spec: SliceSpec, phase: string, signal: AbortSignal): Promise<void> => await obey(deps, { spec, phase, signal, oncePath: path(spec, `once-${phase}`) });
+  const path = (slice: SliceReference, name: string): string =>
+    `${FOLDER}/${shortName(slice.allocationId, slice.generation)}/${name}`;
+  const steer = async (spec: SliceSpec, phase: string, signal: AbortSignal): Promise<void> =>
+    await obey(deps, { spec, phase, signal, oncePath: path(spec, `once-${phase}`) });
 
   const object = (name: ObjectName, phase: string): HostObject => ({
     inspect: async (slice) => ((await files.read(path(slice, name))) === null ? "absent" : "present"),
     create: async (spec, context) => {
-      await files.replace(path(spec, "owner"), JSON.stringify({ allocationId: spec.allocationId, generation: spec.generation }));
+      await files.replace(
+        path(spec, "owner"),
+        JSON.stringify({ allocationId: spec.allocationId, generation: spec.generation }),
+      );
       await refuseLowerFence(files, path(spec, name), context);
       await steer(spec, phase, context.signal);
       const isStuck = spec.labels[`${MOCK_LABEL_PREFIX}${phase}`] === "stuck-undo";
@@ -47,7 +52,8 @@ export function makeMockDriver(deps: { readonly files: StateFiles; readonly cloc
     },
     remove: async (slice) => {
       const text = await files.read(path(slice, name));
-      if (text !== null && text.includes('"isStuck":true')) throw new AppError("command_failed", { detail: `The mock ${name} is stuck, as its label says.` });
+      if (text !== null && text.includes('"isStuck":true'))
+        throw new AppError("command_failed", { detail: `The mock ${name} is stuck, as its label says.` });
       await files.remove(path(slice, name));
       await forgetIfEmpty(files, slice);
     },
@@ -78,7 +84,10 @@ export function makeMockDriver(deps: { readonly files: StateFiles; readonly cloc
         return { readyAfterMs: 0 };
       },
       powerDown: async () => true,
-      terminalCommand: async () => ({ argv: ["/bin/sh"], env: { PATH: "/usr/bin:/bin", TERM: "xterm-256color", PS1: "mock$ " } }),
+      terminalCommand: async () => ({
+        argv: ["/bin/sh"],
+        env: { PATH: "/usr/bin:/bin", TERM: "xterm-256color", PS1: "mock$ " },
+      }),
     },
     listSlices: async () => {
       const names = await files.list(FOLDER);
@@ -110,7 +119,8 @@ async function obey(
 async function refuseLowerFence(files: StateFiles, path: string, context: CreateContext): Promise<void> {
   const text = await files.read(path);
   const made = text === null ? null : (JSON.parse(text) as { fence: string });
-  if (made !== null && BigInt(context.fence) < BigInt(made.fence)) throw new AppError("lease_stale", { detail: `Made under the fence ${made.fence}.` });
+  if (made !== null && BigInt(context.fence) < BigInt(made.fence))
+    throw new AppError("lease_stale", { detail: `Made under the fence ${made.fence}.` });
 }
 
 /** The folder goes with its last object; marks of `fail-once` are no objects. */

@@ -18,7 +18,11 @@ export interface AcceleratorVerdict {
 /** A live KVM answers in milliseconds; a dead one is given up on well within the five seconds that an operator waits. */
 const PROBE_TIMEOUT_MS = 3000;
 const PATH = "accelerator.json";
-const cacheSchema = z.object({ bootId: z.string(), accelerator: z.enum(["kvm", "tcg"]), reason: z.string().nullable() });
+const cacheSchema = z.object({
+  bootId: z.string(),
+  accelerator: z.enum(["kvm", "tcg"]),
+  reason: z.string().nullable(),
+});
 
 /**
  * Decides between KVM and emulation. The device file proves nothing: a nested KVM may be there and hang every guest. So KVM
@@ -28,7 +32,8 @@ export async function decideAccelerator(
   deps: { readonly commands: HostCommands; readonly files: StateFiles; readonly log: Log; readonly bootId: string },
   options: { readonly forced: Accelerator | null; readonly signal: AbortSignal },
 ): Promise<AcceleratorVerdict> {
-  if (options.forced !== null) return { accelerator: options.forced, reason: options.forced === "tcg" ? "--accelerator tcg" : null };
+  if (options.forced !== null)
+    return { accelerator: options.forced, reason: options.forced === "tcg" ? "--accelerator tcg" : null };
   const cached = await readCache(deps.files);
   if (cached?.bootId === deps.bootId) return { accelerator: cached.accelerator, reason: cached.reason };
   const reason = await reasonAgainstKvm(deps.commands, options.signal);
@@ -48,10 +53,27 @@ async function reasonAgainstKvm(commands: HostCommands, signal: AbortSignal): Pr
   try {
     const firmware = join(folder, "probe.rom");
     await writeFile(firmware, probeFirmware());
-    const flags = ["-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35", "-m", "16", "-device", "isa-debug-exit,iobase=0x501,iosize=1"];
-    const result = await commands.run(["qemu-system-x86_64", ...flags, "-accel", "kvm", "-cpu", "host", "-bios", firmware], { timeoutMs: PROBE_TIMEOUT_MS, signal });
+    const flags = [
+      "-nodefaults",
+      "-no-user-config",
+      "-display",
+      "none",
+      "-machine",
+      "q35",
+      "-m",
+      "16",
+      "-device",
+      "isa-debug-exit,iobase=0x501,iosize=1",
+    ];
+    const result = await commands.run(
+      ["qemu-system-x86_64", ...flags, "-accel", "kvm", "-cpu", "host", "-bios", firmware],
+      { timeoutMs: PROBE_TIMEOUT_MS, signal },
+    );
     if (result.exitCode === PROBE_EXIT_CODE) return null;
-    return `/dev/kvm is there but a test machine failed on it: ${result.stderr.trim().split("\n")[0] ?? `QEMU ended with ${result.exitCode}`}`.slice(0, 300);
+    return `/dev/kvm is there but a test machine failed on it: ${result.stderr.trim().split("\n")[0] ?? `QEMU ended with ${result.exitCode}`}`.slice(
+      0,
+      300,
+    );
   } catch (error) {
     signal.throwIfAborted();
     return `/dev/kvm is there but a test machine hung on it (${describeError(error)})`.slice(0, 300);

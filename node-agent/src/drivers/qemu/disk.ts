@@ -10,7 +10,11 @@ import { slicePaths, type QemuPlaces } from "./slice-paths.ts";
 const GIB = 1024 ** 3;
 
 /** The slice's own disk: what it writes over its base image, which stays as it is. */
-export function makeDisk(deps: { readonly places: QemuPlaces; readonly commands: HostCommands; readonly images: ImageCache }): HostObject {
+export function makeDisk(deps: {
+  readonly places: QemuPlaces;
+  readonly commands: HostCommands;
+  readonly images: ImageCache;
+}): HostObject {
   return {
     inspect: async (slice) => {
       const { disk } = slicePaths(deps.places, slice);
@@ -21,12 +25,26 @@ export function makeDisk(deps: { readonly places: QemuPlaces; readonly commands:
       const paths = slicePaths(deps.places, spec);
       const { virtualSizeBytes } = await deps.images.fetch(spec.image, { signal, report: () => undefined });
       if (virtualSizeBytes > spec.diskGib * GIB) {
-        throw new AppError("capacity_unavailable", { detail: `The image ${spec.image.name} needs a disk of ${Math.ceil(virtualSizeBytes / GIB)} GiB; the slice asks for ${spec.diskGib}.` });
+        throw new AppError("capacity_unavailable", {
+          detail: `The image ${spec.image.name} needs a disk of ${Math.ceil(virtualSizeBytes / GIB)} GiB; the slice asks for ${spec.diskGib}.`,
+        });
       }
       await openSliceFolder(paths, spec);
       const draft = `${paths.disk}.new`;
       await rm(draft, { force: true });
-      const argv = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", spec.image.format, "-b", deps.images.pathOf(spec.image), draft, `${spec.diskGib}G`] as const;
+      const argv = [
+        "qemu-img",
+        "create",
+        "-q",
+        "-f",
+        "qcow2",
+        "-F",
+        spec.image.format,
+        "-b",
+        deps.images.pathOf(spec.image),
+        draft,
+        `${spec.diskGib}G`,
+      ] as const;
       try {
         requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: 60_000, signal }));
         await rename(draft, paths.disk);

@@ -36,7 +36,8 @@ export function makeMachine(deps: MachineDeps): Machine {
   const inspect: Machine["inspect"] = async (slice) => {
     const paths = slicePaths(deps.places, slice);
     const found = await supervisor.inspect(paths.name);
-    if (found.state === "absent") return (await exists(paths.machine)) || (await exists(paths.sockets)) ? "partial" : "absent";
+    if (found.state === "absent")
+      return (await exists(paths.machine)) || (await exists(paths.sockets)) ? "partial" : "absent";
     return found.state === "running" && (await isRunning(paths, slice, clock)) ? "present" : "partial";
   };
   const remove: Machine["remove"] = async (slice, signal) => {
@@ -87,7 +88,9 @@ async function isRunning(paths: SlicePaths, slice: SliceReference, clock: Clock)
   try {
     return await withQmp(paths.qmp, clock, async (qmp) => {
       const { UUID } = uuidSchema.parse(await qmp.run("query-uuid"));
-      return UUID === uuidOf(slice.allocationId) && statusSchema.parse(await qmp.run("query-status")).status === "running";
+      return (
+        UUID === uuidOf(slice.allocationId) && statusSchema.parse(await qmp.run("query-status")).status === "running"
+      );
     });
   } catch (error) {
     if (error instanceof AppError) return false;
@@ -100,35 +103,51 @@ async function refuseLowerFence(paths: SlicePaths, fence: string): Promise<void>
   const text = await readFile(paths.machine, "utf8").catch(() => null);
   if (text === null) return;
   const made = recordSchema.parse(JSON.parse(text));
-  if (BigInt(fence) < BigInt(made.fence)) throw new AppError("lease_stale", { detail: `The machine was made under the fence ${made.fence}; this grant has ${fence}.` });
+  if (BigInt(fence) < BigInt(made.fence))
+    throw new AppError("lease_stale", {
+      detail: `The machine was made under the fence ${made.fence}; this grant has ${fence}.`,
+    });
 }
 
 async function waitForControlSocket(deps: MachineDeps, paths: SlicePaths, signal: AbortSignal): Promise<void> {
   const deadlineMs = deps.clock.monotonicMs() + START_TIMEOUT_MS;
   while (!(await exists(paths.qmp))) {
     if ((await deps.supervisor.inspect(paths.name)).state !== "running") throw await exitedError(paths);
-    if (deps.clock.monotonicMs() > deadlineMs) throw new AppError("command_timeout", { detail: `QEMU did not open its control socket within ${START_TIMEOUT_MS / 1000} s.` });
+    if (deps.clock.monotonicMs() > deadlineMs)
+      throw new AppError("command_timeout", {
+        detail: `QEMU did not open its control socket within ${START_TIMEOUT_MS / 1000} s.`,
+      });
     await deps.clock.sleep(10, signal);
   }
 }
 
 /** The guest writes a line with the token of its seed to the serial console; nobody else knows the token. */
-async function waitReady(deps: MachineDeps, spec: SliceSpec, context: CreateContext): Promise<{ readyAfterMs: number }> {
+async function waitReady(
+  deps: MachineDeps,
+  spec: SliceSpec,
+  context: CreateContext,
+): Promise<{ readyAfterMs: number }> {
   const paths = slicePaths(deps.places, spec);
   const token = (await readFile(paths.readyToken, "utf8")).trim();
   const startedMs = deps.clock.monotonicMs();
   for (let round = 0; ; round += 1) {
-    if ((await readFile(paths.serialLog, "utf8")).includes(`HOSTLER-READY ${token}`)) return { readyAfterMs: Math.round(deps.clock.monotonicMs() - startedMs) };
-    if (round % 5 === 0 && (await deps.supervisor.inspect(paths.name)).state !== "running") throw await exitedError(paths);
+    if ((await readFile(paths.serialLog, "utf8")).includes(`HOSTLER-READY ${token}`))
+      return { readyAfterMs: Math.round(deps.clock.monotonicMs() - startedMs) };
+    if (round % 5 === 0 && (await deps.supervisor.inspect(paths.name)).state !== "running")
+      throw await exitedError(paths);
     if (deps.clock.monotonicMs() - startedMs > READY_TIMEOUT_MS) {
-      throw new AppError("guest_not_ready", { detail: `No sign of the guest for ${READY_TIMEOUT_MS / 1000} s. Its console ends: ${await tailOf(paths.serialLog)}` });
+      throw new AppError("guest_not_ready", {
+        detail: `No sign of the guest for ${READY_TIMEOUT_MS / 1000} s. Its console ends: ${await tailOf(paths.serialLog)}`,
+      });
     }
     await deps.clock.sleep(50, context.signal);
   }
 }
 
 async function exitedError(paths: SlicePaths): Promise<AppError> {
-  return new AppError("machine_exited", { detail: `QEMU ended. It said: ${await tailOf(paths.qemuLog)} The console ends: ${await tailOf(paths.serialLog)}` });
+  return new AppError("machine_exited", {
+    detail: `QEMU ended. It said: ${await tailOf(paths.qemuLog)} The console ends: ${await tailOf(paths.serialLog)}`,
+  });
 }
 
 /** The last printable text of a log, short enough for a message. */
@@ -139,7 +158,13 @@ async function tailOf(path: string): Promise<string> {
     const { size } = await file.stat();
     const buffer = Buffer.alloc(Math.min(size, 1200));
     await file.read(buffer, 0, buffer.length, size - buffer.length);
-    return buffer.toString("utf8").replaceAll(/[^\x20-\x7e\n]/g, "").trim().slice(-700) || "(nothing)";
+    return (
+      buffer
+        .toString("utf8")
+        .replaceAll(/[^\x20-\x7e\n]/g, "")
+        .trim()
+        .slice(-700) || "(nothing)"
+    );
   } finally {
     await file.close();
   }

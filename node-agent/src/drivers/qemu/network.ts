@@ -21,9 +21,17 @@ const tableName = (name: string): string => `hostler_${name}`;
  * real interface of the host with a drop rule on every path; `user` is QEMU's own network in its restricted mode, for hosts
  * where we may not make interfaces. Terminals do not need either.
  */
-export function makeNetwork(deps: { readonly places: QemuPlaces; readonly commands: HostCommands; readonly mode: NetworkMode }): HostObject {
+export function makeNetwork(deps: {
+  readonly places: QemuPlaces;
+  readonly commands: HostCommands;
+  readonly mode: NetworkMode;
+}): HostObject {
   const run = async (argv: readonly [string, ...string[]], signal: AbortSignal, input?: string): Promise<string> => {
-    const result = await deps.commands.run(argv, { timeoutMs: 20_000, signal, ...(input === undefined ? {} : { input }) });
+    const result = await deps.commands.run(argv, {
+      timeoutMs: 20_000,
+      signal,
+      ...(input === undefined ? {} : { input }),
+    });
     return requireSuccess(argv, result).stdout;
   };
   return {
@@ -42,7 +50,8 @@ export function makeNetwork(deps: { readonly places: QemuPlaces; readonly comman
       if (deps.mode === "tap") {
         const tap = tapName(paths.name);
         const alias = await linkAlias(deps.commands, tap, signal);
-        if (alias !== null && alias !== aliasOf(spec)) throw new AppError("journal_conflict", { detail: `The interface ${tap} belongs to ${alias}.` });
+        if (alias !== null && alias !== aliasOf(spec))
+          throw new AppError("journal_conflict", { detail: `The interface ${tap} belongs to ${alias}.` });
         // The rules come first: the interface is never up without them.
         await run(["nft", "-f", "-"], signal, rulesOf(tableName(paths.name), tap));
         if (alias === null) await run(["ip", "tuntap", "add", "dev", tap, "mode", "tap"], signal);
@@ -55,8 +64,10 @@ export function makeNetwork(deps: { readonly places: QemuPlaces; readonly comman
     remove: async (slice, signal) => {
       const paths = slicePaths(deps.places, slice);
       const tap = tapName(paths.name);
-      if ((await linkAlias(deps.commands, tap, signal)) === aliasOf(slice)) await run(["ip", "link", "del", "dev", tap], signal);
-      if (await tableExists(deps.commands, tableName(paths.name), signal)) await run(["nft", "delete", "table", "inet", tableName(paths.name)], signal);
+      if ((await linkAlias(deps.commands, tap, signal)) === aliasOf(slice))
+        await run(["ip", "link", "del", "dev", tap], signal);
+      if (await tableExists(deps.commands, tableName(paths.name), signal))
+        await run(["nft", "delete", "table", "inet", tableName(paths.name)], signal);
       await rm(paths.network, { force: true });
       await closeSliceFolder(paths);
     },
@@ -64,7 +75,11 @@ export function makeNetwork(deps: { readonly places: QemuPlaces; readonly comman
 }
 
 /** Tap where we are root and the host has what it takes; QEMU's restricted user network elsewhere. */
-export async function chooseNetworkMode(commands: HostCommands, wanted: NetworkMode | "auto", signal: AbortSignal): Promise<NetworkMode> {
+export async function chooseNetworkMode(
+  commands: HostCommands,
+  wanted: NetworkMode | "auto",
+  signal: AbortSignal,
+): Promise<NetworkMode> {
   if (wanted !== "auto") return wanted;
   if (process.getuid?.() !== 0 || !(await exists("/dev/net/tun"))) return "user";
   const works = async (argv: readonly [string, ...string[]]): Promise<boolean> =>
@@ -114,14 +129,18 @@ async function readMode(path: string): Promise<NetworkMode | null> {
 
 /** The owner's name on an interface; null when there is no such interface or no `ip` to make one with. */
 async function linkAlias(commands: HostCommands, name: string, signal: AbortSignal): Promise<string | null> {
-  const result = await commands.run(["ip", "-j", "link", "show", "dev", name], { timeoutMs: 10_000, signal }).catch(ignoreMissing);
+  const result = await commands
+    .run(["ip", "-j", "link", "show", "dev", name], { timeoutMs: 10_000, signal })
+    .catch(ignoreMissing);
   if (result === null || result.exitCode !== 0) return null;
   const [link] = z.array(z.looseObject({ ifalias: z.string().optional() })).parse(JSON.parse(result.stdout || "[]"));
   return link === undefined ? null : (link.ifalias ?? "");
 }
 
 async function tableExists(commands: HostCommands, table: string, signal: AbortSignal): Promise<boolean> {
-  const result = await commands.run(["nft", "list", "table", "inet", table], { timeoutMs: 10_000, signal }).catch(ignoreMissing);
+  const result = await commands
+    .run(["nft", "list", "table", "inet", table], { timeoutMs: 10_000, signal })
+    .catch(ignoreMissing);
   return result?.exitCode === 0;
 }
 

@@ -39,7 +39,11 @@ const DISK_RESERVE_GIB = 1;
 
 /** Virtual machines by QEMU, with KVM where it works and by emulation where it does not. */
 export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
-  const images = makeImageCache({ folder: join(deps.places.stateDir, "images"), source: deps.images, commands: deps.commands });
+  const images = makeImageCache({
+    folder: join(deps.places.stateDir, "images"),
+    source: deps.images,
+    commands: deps.commands,
+  });
   const accelerator = async (signal: AbortSignal): Promise<AcceleratorVerdict> =>
     await decideAccelerator({ ...deps, bootId: await readBootId() }, { forced: deps.forcedAccelerator, signal });
   const machine = makeMachine({ ...deps, accelerator });
@@ -49,9 +53,16 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
     preflight: async (spec) => {
       const missing = await missingPrograms(deps);
       if (missing[0] !== undefined) throw missingProgram(missing[0]);
-      if (spec.gpuUuids.length > 0) deps.log.info({ gpus: spec.gpuUuids.length }, "the slice holds its GPUs; they are not visible inside the machine");
+      if (spec.gpuUuids.length > 0)
+        deps.log.info(
+          { gpus: spec.gpuUuids.length },
+          "the slice holds its GPUs; they are not visible inside the machine",
+        );
       const freeGib = await deps.diskFreeGib();
-      if (freeGib <= DISK_RESERVE_GIB) throw new AppError("disk_full", { detail: `${freeGib} GiB are free under ${deps.places.stateDir}; at least ${DISK_RESERVE_GIB} GiB must stay free.` });
+      if (freeGib <= DISK_RESERVE_GIB)
+        throw new AppError("disk_full", {
+          detail: `${freeGib} GiB are free under ${deps.places.stateDir}; at least ${DISK_RESERVE_GIB} GiB must stay free.`,
+        });
       return { network: deps.network, diskFreeGib: freeGib };
     },
     image: {
@@ -66,15 +77,27 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
   };
 }
 
-async function capability(deps: QemuDriverDeps, accelerator: (signal: AbortSignal) => Promise<AcceleratorVerdict>, signal: AbortSignal): Promise<DriverCapability> {
+async function capability(
+  deps: QemuDriverDeps,
+  accelerator: (signal: AbortSignal) => Promise<AcceleratorVerdict>,
+  signal: AbortSignal,
+): Promise<DriverCapability> {
   const missing = await missingPrograms(deps);
   if (missing.length > 0) {
     const packages = [...new Set(missing.map((program) => PROGRAM_PACKAGES[program] ?? program))].join(" ");
-    return { usable: false, accelerator: "none", note: `Missing: ${missing.join(", ")}. Install with: apt-get install ${packages}` };
+    return {
+      usable: false,
+      accelerator: "none",
+      note: `Missing: ${missing.join(", ")}. Install with: apt-get install ${packages}`,
+    };
   }
   const verdict = await accelerator(signal);
   const network = deps.network === "tap" ? "tap network" : "QEMU user network";
-  return { usable: true, accelerator: verdict.accelerator, note: verdict.reason === null ? `KVM, ${network}` : `Emulated (${verdict.reason}), ${network}`.slice(0, 500) };
+  return {
+    usable: true,
+    accelerator: verdict.accelerator,
+    note: verdict.reason === null ? `KVM, ${network}` : `Emulated (${verdict.reason}), ${network}`.slice(0, 500),
+  };
 }
 
 async function missingPrograms(deps: Pick<QemuDriverDeps, "network">): Promise<string[]> {

@@ -27,7 +27,9 @@ export async function openQmp(path: string, clock: Clock): Promise<Qmp> {
     socket.write(`${JSON.stringify({ execute: command, arguments: args })}\n`);
     const patience = new AbortController();
     const timeout = clock.sleep(ANSWER_TIMEOUT_MS, patience.signal).then(() => {
-      throw new AppError("command_timeout", { detail: `QEMU did not answer ${command} within ${ANSWER_TIMEOUT_MS / 1000} s.` });
+      throw new AppError("command_timeout", {
+        detail: `QEMU did not answer ${command} within ${ANSWER_TIMEOUT_MS / 1000} s.`,
+      });
     });
     try {
       return await Promise.race([answer, timeout]);
@@ -46,7 +48,11 @@ export async function openQmp(path: string, clock: Clock): Promise<Qmp> {
 }
 
 /** Opens the socket, runs `work` and closes it, whatever happens. */
-export async function withQmp<Result>(path: string, clock: Clock, work: (qmp: Qmp) => Promise<Result>): Promise<Result> {
+export async function withQmp<Result>(
+  path: string,
+  clock: Clock,
+  work: (qmp: Qmp) => Promise<Result>,
+): Promise<Result> {
   const qmp = await openQmp(path, clock);
   try {
     return await work(qmp);
@@ -60,7 +66,8 @@ function readAnswers(socket: Socket): { next(): Promise<unknown> } {
   const waiting: { resolve(value: unknown): void; reject(error: unknown): void }[] = [];
   let text = "";
   const failAll = (): void => {
-    for (const waiter of waiting.splice(0)) waiter.reject(new AppError("machine_exited", { detail: "The machine closed its control socket." }));
+    for (const waiter of waiting.splice(0))
+      waiter.reject(new AppError("machine_exited", { detail: "The machine closed its control socket." }));
   };
   socket.on("data", (chunk: Buffer) => {
     text += chunk.toString("utf8");
@@ -68,7 +75,10 @@ function readAnswers(socket: Socket): { next(): Promise<unknown> } {
       const message = JSON.parse(text.slice(0, end)) as { return?: unknown; error?: { desc?: string } };
       text = text.slice(end + 1);
       if ("return" in message) waiting.shift()?.resolve(message.return);
-      else if (message.error !== undefined) waiting.shift()?.reject(new AppError("command_failed", { detail: `QEMU: ${message.error.desc ?? "no message"}` }));
+      else if (message.error !== undefined)
+        waiting
+          .shift()
+          ?.reject(new AppError("command_failed", { detail: `QEMU: ${message.error.desc ?? "no message"}` }));
     }
   });
   socket.on("error", failAll);
@@ -76,7 +86,8 @@ function readAnswers(socket: Socket): { next(): Promise<unknown> } {
   return {
     next: async () =>
       await new Promise((resolve, reject) => {
-        if (socket.destroyed) reject(new AppError("machine_exited", { detail: "The machine closed its control socket." }));
+        if (socket.destroyed)
+          reject(new AppError("machine_exited", { detail: "The machine closed its control socket." }));
         else waiting.push({ resolve, reject });
       }),
   };

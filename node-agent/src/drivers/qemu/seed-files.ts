@@ -19,10 +19,21 @@ export function seedFiles(spec: SliceSpec, settings: SeedSettings): Readonly<Rec
   const { network } = settings;
   const keys = [settings.platformPublicKey, ...spec.sshPublicKeys];
   return {
-    "meta-data": JSON.stringify({ "instance-id": `${spec.allocationId}-${spec.generation}`, "local-hostname": spec.hostName }),
+    "meta-data": JSON.stringify({
+      "instance-id": `${spec.allocationId}-${spec.generation}`,
+      "local-hostname": spec.hostName,
+    }),
     "user-data": spec.userData ?? "#cloud-config\n{}\n",
     "vendor-data": `#cloud-config\n${JSON.stringify(vendorData(settings.readyToken, keys))}\n`,
-    "network-config": JSON.stringify({ version: 2, ethernets: { primary: { match: { macaddress: network.mac }, ...(network.address === null ? { dhcp4: true } : { addresses: [network.address] }) } } }),
+    "network-config": JSON.stringify({
+      version: 2,
+      ethernets: {
+        primary: {
+          match: { macaddress: network.mac },
+          ...(network.address === null ? { dhcp4: true } : { addresses: [network.address] }),
+        },
+      },
+    }),
     "hostler.env": Object.entries({
       INSTANCE_ID: `${spec.allocationId}-${spec.generation}`,
       HOSTNAME: spec.hostName,
@@ -58,11 +69,24 @@ WantedBy=multi-user.target
 `;
   const ports = Array.from({ length: TERMINAL_PORTS }, (_, index) => `hostler-bridge@${index}`);
   return {
-    users: ["default", { name: GUEST_USER, shell: "/bin/bash", sudo: "ALL=(ALL) NOPASSWD:ALL", lock_passwd: true, ssh_authorized_keys: keys }],
+    users: [
+      "default",
+      {
+        name: GUEST_USER,
+        shell: "/bin/bash",
+        sudo: "ALL=(ALL) NOPASSWD:ALL",
+        lock_passwd: true,
+        ssh_authorized_keys: keys,
+      },
+    ],
     write_files: [
       { path: "/usr/local/sbin/hostler-bridge", permissions: "0755", content: bridge },
       { path: "/etc/systemd/system/hostler-bridge@.service", permissions: "0644", content: unit },
     ],
-    runcmd: [["systemctl", "daemon-reload"], ["systemctl", "enable", "--now", ...ports], ["sh", "-c", `printf '\\nHOSTLER-READY %s\\n' ${readyToken} > /dev/ttyS0`]],
+    runcmd: [
+      ["systemctl", "daemon-reload"],
+      ["systemctl", "enable", "--now", ...ports],
+      ["sh", "-c", `printf '\\nHOSTLER-READY %s\\n' ${readyToken} > /dev/ttyS0`],
+    ],
   };
 }

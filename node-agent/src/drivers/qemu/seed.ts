@@ -10,7 +10,14 @@ import { closeSliceFolder, exists, openSliceFolder, replaceFile } from "./slice-
 import { slicePaths, type QemuPlaces, type SlicePaths } from "./slice-paths.ts";
 
 /** The first-boot disk, with a key of its own for terminals and a token that proves the guest is up. All of it is secret. */
-export function makeSeed(deps: { readonly places: QemuPlaces; readonly commands: HostCommands; readonly addressOf: (allocationId: string, generation: number) => Promise<{ readonly address: string | null; readonly gateway: string | null }> }): HostObject {
+export function makeSeed(deps: {
+  readonly places: QemuPlaces;
+  readonly commands: HostCommands;
+  readonly addressOf: (
+    allocationId: string,
+    generation: number,
+  ) => Promise<{ readonly address: string | null; readonly gateway: string | null }>;
+}): HostObject {
   return {
     inspect: async (slice) => {
       const paths = slicePaths(deps.places, slice);
@@ -21,7 +28,8 @@ export function makeSeed(deps: { readonly places: QemuPlaces; readonly commands:
     create: async (spec, { signal }) => {
       const paths = slicePaths(deps.places, spec);
       await openSliceFolder(paths, spec);
-      const run = async (argv: readonly [string, ...string[]]): Promise<void> => void requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: 30_000, signal }));
+      const run = async (argv: readonly [string, ...string[]]): Promise<void> =>
+        void requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: 30_000, signal }));
       if (!(await exists(paths.readyToken))) await replaceFile(paths.readyToken, randomBytes(16).toString("hex"));
       if (!(await exists(`${paths.platformKey}.pub`))) {
         await rm(paths.platformKey, { force: true });
@@ -36,20 +44,35 @@ export function makeSeed(deps: { readonly places: QemuPlaces; readonly commands:
     },
     remove: async (slice) => {
       const paths = slicePaths(deps.places, slice);
-      for (const path of [...secretsOf(paths), `${paths.platformKey}.pub`, `${paths.seed}.new`]) await rm(path, { force: true });
+      for (const path of [...secretsOf(paths), `${paths.platformKey}.pub`, `${paths.seed}.new`])
+        await rm(path, { force: true });
       await rm(draftFolder(paths), { recursive: true, force: true });
       await closeSliceFolder(paths);
     },
   };
 }
 
-async function writeIso(paths: SlicePaths, files: Readonly<Record<string, string>>, run: (argv: readonly [string, ...string[]]) => Promise<void>): Promise<void> {
+async function writeIso(
+  paths: SlicePaths,
+  files: Readonly<Record<string, string>>,
+  run: (argv: readonly [string, ...string[]]) => Promise<void>,
+): Promise<void> {
   const draft = draftFolder(paths);
   await rm(draft, { recursive: true, force: true });
   await mkdir(draft, { mode: 0o700 });
   try {
     for (const [name, text] of Object.entries(files)) await writeFile(join(draft, name), text, { mode: 0o600 });
-    await run(["genisoimage", "-quiet", "-output", `${paths.seed}.new`, "-volid", "cidata", "-joliet", "-rock", ...Object.keys(files).map((name) => join(draft, name))]);
+    await run([
+      "genisoimage",
+      "-quiet",
+      "-output",
+      `${paths.seed}.new`,
+      "-volid",
+      "cidata",
+      "-joliet",
+      "-rock",
+      ...Object.keys(files).map((name) => join(draft, name)),
+    ]);
     await chmod(`${paths.seed}.new`, 0o600);
     await rename(`${paths.seed}.new`, paths.seed);
   } finally {

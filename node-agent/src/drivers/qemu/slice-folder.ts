@@ -11,7 +11,11 @@ const ownerSchema = z.object({ allocationId: z.string(), generation: z.int() });
 export async function openSliceFolder(paths: SlicePaths, slice: SliceReference): Promise<void> {
   await mkdir(paths.folder, { recursive: true, mode: 0o700 });
   const owner = await readOwner(paths.owner);
-  if (owner === null) return await replaceFile(paths.owner, JSON.stringify({ allocationId: slice.allocationId, generation: slice.generation }));
+  if (owner === null)
+    return await replaceFile(
+      paths.owner,
+      JSON.stringify({ allocationId: slice.allocationId, generation: slice.generation }),
+    );
   if (owner.allocationId !== slice.allocationId || owner.generation !== slice.generation) {
     throw new AppError("journal_conflict", { detail: `The folder ${paths.folder} belongs to ${owner.allocationId}.` });
   }
@@ -19,7 +23,9 @@ export async function openSliceFolder(paths: SlicePaths, slice: SliceReference):
 
 /** Removes the folder once nothing but its owner's name and logs are left in it. */
 export async function closeSliceFolder(paths: SlicePaths): Promise<void> {
-  const left = (await readdir(paths.folder).catch(() => [])).filter((name) => !/^(?:owner\.json|serial\.log|qemu\.log)$/.test(name));
+  const left = (await readdir(paths.folder).catch(() => [])).filter(
+    (name) => !/^(?:owner\.json|serial\.log|qemu\.log)$/.test(name),
+  );
   if (left.length === 0) await rm(paths.folder, { recursive: true, force: true });
 }
 

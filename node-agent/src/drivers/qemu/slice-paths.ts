@@ -38,7 +38,8 @@ export function slicePaths(places: QemuPlaces, slice: SliceReference): SlicePath
   const folder = join(places.stateDir, "slices", name);
   const sockets = join(places.runDir, name);
   const longest = join(sockets, "ssh0.sock");
-  if (Buffer.byteLength(longest) > SOCKET_PATH_BYTES_MAX) throw new Error(`the run folder ${places.runDir} is too long for sockets; choose a shorter one`);
+  if (Buffer.byteLength(longest) > SOCKET_PATH_BYTES_MAX)
+    throw new Error(`the run folder ${places.runDir} is too long for sockets; choose a shorter one`);
   return {
     name,
     folder,

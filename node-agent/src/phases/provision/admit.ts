@@ -8,7 +8,8 @@ export const admit: Phase<ProvisionContext> = {
   retry: RETRY_NEVER,
   probe: async () => NEEDED,
   apply: async ({ spec, driver }) => {
-    if (spec.driver !== driver.name) throw new AppError("task_rejected", { detail: `The slice asks for driver ${spec.driver}, got ${driver.name}.` });
+    if (spec.driver !== driver.name)
+      throw new AppError("task_rejected", { detail: `The slice asks for driver ${spec.driver}, got ${driver.name}.` });
     const twice = spec.gpuUuids.filter((uuid, index) => spec.gpuUuids.indexOf(uuid) !== index);
     if (twice.length > 0) throw new AppError("task_rejected", { detail: `A GPU is named twice: ${twice.join(", ")}.` });
     return await noFacts();

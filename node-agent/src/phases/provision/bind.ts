@@ -15,7 +15,8 @@ export const bind: Phase<ProvisionContext> = {
     return { gpuUuids: spec.gpuUuids };
   },
   verify: async (context) => {
-    if (!(await isBound(context))) throw new AppError("gpu_unavailable", { detail: "A GPU was bound, but the host does not show it as ours." });
+    if (!(await isBound(context)))
+      throw new AppError("gpu_unavailable", { detail: "A GPU was bound, but the host does not show it as ours." });
   },
   undo: async ({ spec, gpus, owner, signal }) => {
     for (const uuid of spec.gpuUuids) await gpus.unbind(uuid, owner, signal);

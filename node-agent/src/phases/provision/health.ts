@@ -11,9 +11,15 @@ export const health: Phase<ProvisionContext> = {
     const mine = (await gpus.list(signal)).filter((gpu) => spec.gpuUuids.includes(gpu.uuid));
     const gone = spec.gpuUuids.filter((uuid) => mine.every((gpu) => gpu.uuid !== uuid));
     const sick = mine.filter((gpu) => !gpu.healthy);
-    const faults = [...gone.map((uuid) => `${uuid} is gone`), ...sick.map((gpu) => `${gpu.uuid}: ${gpu.fault ?? "unhealthy"}`)];
+    const faults = [
+      ...gone.map((uuid) => `${uuid} is gone`),
+      ...sick.map((gpu) => `${gpu.uuid}: ${gpu.fault ?? "unhealthy"}`),
+    ];
     if (faults.length > 0) {
-      throw new AppError("gpu_unavailable", { detail: faults.join("; "), facts: { gpuUuids: [...gone, ...sick.map((gpu) => gpu.uuid)] } });
+      throw new AppError("gpu_unavailable", {
+        detail: faults.join("; "),
+        facts: { gpuUuids: [...gone, ...sick.map((gpu) => gpu.uuid)] },
+      });
     }
     return { healthyGpuUuids: mine.map((gpu) => gpu.uuid) };
   },

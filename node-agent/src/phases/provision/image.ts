@@ -6,10 +6,12 @@ export const image: Phase<ProvisionContext> = {
   name: "image",
   timeoutMs: 30 * 60_000,
   retry: { ...RETRY_FEW, attempts: 5 },
-  probe: async ({ driver, spec, facts, signal }) => (facts["image"] !== undefined && (await driver.image.isCached(spec, signal)) ? DONE : NEEDED),
+  probe: async ({ driver, spec, facts, signal }) =>
+    facts["image"] !== undefined && (await driver.image.isCached(spec, signal)) ? DONE : NEEDED,
   apply: async (context) => await context.driver.image.create(context.spec, context),
   verify: async ({ driver, spec, signal }) => {
-    if (!(await driver.image.isCached(spec, signal))) throw new AppError("command_failed", { detail: `Image ${spec.image.name} was fetched but is not in the cache.` });
+    if (!(await driver.image.isCached(spec, signal)))
+      throw new AppError("command_failed", { detail: `Image ${spec.image.name} was fetched but is not in the cache.` });
   },
   undo: nothing,
 };

@@ -24,5 +24,9 @@ async function checkGpus({ spec, gpus, signal }: ProvisionContext): Promise<void
   if (gpus.unassignable !== null) throw new AppError("driver_unavailable", { detail: gpus.unassignable });
   const present = new Set((await gpus.list(signal)).map((gpu) => gpu.uuid));
   const missing = spec.gpuUuids.filter((uuid) => !present.has(uuid));
-  if (missing.length > 0) throw new AppError("gpu_unavailable", { detail: `This host does not show ${missing.join(", ")}.`, facts: { gpuUuids: missing } });
+  if (missing.length > 0)
+    throw new AppError("gpu_unavailable", {
+      detail: `This host does not show ${missing.join(", ")}.`,
+      facts: { gpuUuids: missing },
+    });
 }

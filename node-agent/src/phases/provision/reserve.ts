@@ -13,7 +13,8 @@ export const reserve: Phase<ProvisionContext> = {
     return { gpuUuids, vcpus, memoryMib, diskGib };
   },
   verify: async ({ ledger, owner }) => {
-    if ((await ledger.read())[owner] === undefined) throw new AppError("command_failed", { detail: "The ledger does not show the row that was written." });
+    if ((await ledger.read())[owner] === undefined)
+      throw new AppError("command_failed", { detail: "The ledger does not show the row that was written." });
   },
   undo: async ({ ledger, owner }) => await ledger.remove(owner),
 };

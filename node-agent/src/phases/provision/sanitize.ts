@@ -10,7 +10,9 @@ export const sanitize: Phase<ProvisionContext> = {
   retry: RETRY_FEW,
   probe: async ({ spec, driver, slice, facts, signal }) => {
     if (spec.gpuUuids.length === 0) return notNeeded("The slice has no GPUs.");
-    return facts["sanitize"] !== undefined && (await driver.machine.inspect(slice, signal)) === "present" ? DONE : NEEDED;
+    return facts["sanitize"] !== undefined && (await driver.machine.inspect(slice, signal)) === "present"
+      ? DONE
+      : NEEDED;
   },
   apply: async ({ spec, gpus, signal }) => {
     const resets: Record<string, string> = {};

@@ -5,7 +5,8 @@ export const computeBack: Phase<ReleaseContext> = {
   name: "compute",
   timeoutMs: 10_000,
   retry: RETRY_NEVER,
-  probe: async ({ ledger, owner }) => ((await ledger.read())[owner] === undefined ? notNeeded("The host holds nothing for the slice.") : NEEDED),
+  probe: async ({ ledger, owner }) =>
+    (await ledger.read())[owner] === undefined ? notNeeded("The host holds nothing for the slice.") : NEEDED,
   apply: async ({ ledger, owner }) => {
     await ledger.update(owner, { vcpus: 0, memoryMib: 0 });
     return await noFacts();

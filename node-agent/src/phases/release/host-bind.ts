@@ -14,7 +14,10 @@ export const hostBind: Phase<ReleaseContext> = {
   },
   verify: async ({ gpus, gpuUuids, owner }) => {
     for (const uuid of gpuUuids) {
-      if ((await gpus.ownerOf(uuid)) === owner) throw new AppError("gpu_unavailable", { detail: `${uuid} was given back, but the host still shows it as the slice's.` });
+      if ((await gpus.ownerOf(uuid)) === owner)
+        throw new AppError("gpu_unavailable", {
+          detail: `${uuid} was given back, but the host still shows it as the slice's.`,
+        });
     }
   },
   undo: nothing,

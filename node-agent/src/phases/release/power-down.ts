@@ -8,8 +8,11 @@ export const powerDown: Phase<ReleaseContext> = {
   name: "power_down",
   timeoutMs: POWER_DOWN_MS + 10_000,
   retry: RETRY_NEVER,
-  probe: async ({ driver, slice, signal }) => ((await driver.machine.inspect(slice, signal)) === "absent" ? notNeeded("There is no machine.") : NEEDED),
-  apply: async ({ driver, slice, signal }) => ({ graceful: await driver.machine.powerDown(slice, { timeoutMs: POWER_DOWN_MS, signal }) }),
+  probe: async ({ driver, slice, signal }) =>
+    (await driver.machine.inspect(slice, signal)) === "absent" ? notNeeded("There is no machine.") : NEEDED,
+  apply: async ({ driver, slice, signal }) => ({
+    graceful: await driver.machine.powerDown(slice, { timeoutMs: POWER_DOWN_MS, signal }),
+  }),
   verify: nothing,
   undo: nothing,
 };

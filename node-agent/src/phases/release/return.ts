@@ -20,8 +20,11 @@ export const giveBack: Phase<ReleaseContext> = {
   probe: async () => NEEDED,
   apply: async (context) => {
     const { driver, slice, ledger, owner, signal } = context;
-    const left = (await driver.listSlices(signal)).filter((other) => other.allocationId === slice.allocationId && other.generation === slice.generation);
-    if (left.length > 0) throw new AppError("command_failed", { detail: "The driver still shows objects of the slice on the host." });
+    const left = (await driver.listSlices(signal)).filter(
+      (other) => other.allocationId === slice.allocationId && other.generation === slice.generation,
+    );
+    if (left.length > 0)
+      throw new AppError("command_failed", { detail: "The driver still shows objects of the slice on the host." });
     await ledger.remove(owner);
     return { receipts: context.gpuUuids.map((uuid) => receiptOf(context, uuid)), diskErased: true };
   },
@@ -37,7 +40,11 @@ function receiptOf({ facts, gpus }: ReleaseContext, gpuUuid: string): GpuReceipt
   return { gpuUuid, clean: reason === null, reason, reset: typeof reset === "string" ? reset : null, scrub };
 }
 
-function reasonOf(proof: { readonly reset: unknown; readonly fault: unknown; readonly scrub: string | null }): string | null {
+function reasonOf(proof: {
+  readonly reset: unknown;
+  readonly fault: unknown;
+  readonly scrub: string | null;
+}): string | null {
   if (proof.fault === undefined) return "Its health was not read after the release.";
   if (proof.fault !== null) return String(proof.fault);
   if (proof.scrub === null) return "Nothing proves that its memory is clean.";
@@ -46,5 +53,7 @@ function reasonOf(proof: { readonly reset: unknown; readonly fault: unknown; rea
 
 function rowOf(facts: Facts | undefined, table: string, key: string): unknown {
   const rows = facts?.[table];
-  return typeof rows === "object" && rows !== null ? Object.entries(rows).find(([name]) => name === key)?.[1] : undefined;
+  return typeof rows === "object" && rows !== null
+    ? Object.entries(rows).find(([name]) => name === key)?.[1]
+    : undefined;
 }

@@ -5,7 +5,8 @@ export const scrub: Phase<ReleaseContext> = {
   name: "scrub",
   timeoutMs: 300_000,
   retry: RETRY_NEVER,
-  probe: async ({ gpuUuids }) => notNeeded(gpuUuids.length === 0 ? "The slice had no GPUs." : "Simulated GPUs have no memory."),
+  probe: async ({ gpuUuids }) =>
+    notNeeded(gpuUuids.length === 0 ? "The slice had no GPUs." : "Simulated GPUs have no memory."),
   apply: noFacts,
   verify: nothing,
   undo: nothing,

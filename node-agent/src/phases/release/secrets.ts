@@ -14,7 +14,8 @@ export const secrets: Phase<ReleaseContext> = {
   },
   verify: async ({ driver, slice, signal }) => {
     const found = await driver.seed.inspect(slice, signal);
-    if (found !== "absent") throw new AppError("command_failed", { detail: `The seed was erased, but reading it back found it ${found}.` });
+    if (found !== "absent")
+      throw new AppError("command_failed", { detail: `The seed was erased, but reading it back found it ${found}.` });
   },
   undo: nothing,
 };

@@ -1,0 +1,94 @@
+import { bootstrapTokenCreatedSchema, nodeSchema, type Node } from "@hostler/shared/api/nodes.ts";
+import { describeError } from "@hostler/shared/errors.ts";
+import type { JSX } from "preact";
+import { useState } from "preact/hooks";
+import { listOf } from "../api.ts";
+import type { Signed } from "../signed.ts";
+import { Badge } from "../ui/badge.tsx";
+import { usePolled } from "../use-polled.ts";
+
+/** The hosts, each with its GPU slots as squares, and the command that adds another. */
+export function NodesPage({ signed }: { readonly signed: Signed }): JSX.Element {
+  const nodes = usePolled(
+    "nodes",
+    2000,
+    async () => (await signed.api.get("/api/ops/v1/nodes", listOf(nodeSchema))).items,
+  );
+  return (
+    <>
+      <div class="title">
+        <h1>Hosts</h1>
+        <span class="grow" />
+        <EnrolButton signed={signed} />
+      </div>
+      {nodes.error !== null && <p class="error">{nodes.error}</p>}
+      {nodes.value?.length === 0 && <p class="empty">No host yet. Press Add a host and run the command on it.</p>}
+      {nodes.value?.map((node) => (
+        <NodeCard key={node.id} node={node} />
+      ))}
+    </>
+  );
+}
+
+function NodeCard({ node }: { readonly node: Node }): JSX.Element {
+  return (
+    <section class="node">
+      <div class="title">
+        <h2>{node.name}</h2>
+        <Badge state={node.online ? node.state : "offline"} />
+        {node.gpusSimulated && <span class="simulated">simulated GPUs</span>}
+        <span class="grow" />
+        <small>{node.id}</small>
+      </div>
+      <div class="slots">
+        {node.slots.map((slot) => (
+          <span
+            key={slot.gpu.uuid}
+            class={`slot ${slot.state}`}
+            title={`${slot.gpu.model} ${slot.gpu.uuid}\n${slot.reason ?? slot.allocationId ?? slot.state}`}
+          >
+            {slot.gpu.kind}
+          </span>
+        ))}
+        {node.slots.length === 0 && <span class="hint">no GPUs</span>}
+      </div>
+      <p class="hint">
+        free: {node.free.gpus} GPUs, {node.free.vcpus} vCPUs, {node.free.memoryMib} MiB ·{" "}
+        {node.facts === null
+          ? "inventory not seen yet"
+          : `${node.facts.cpuModel}, ${node.facts.cpus} CPUs, ${node.facts.os}`}
+      </p>
+      {node.drivers.map((driver) => (
+        <p key={driver.name} class="hint">
+          {driver.name}: {driver.note}
+        </p>
+      ))}
+    </section>
+  );
+}
+
+function EnrolButton({ signed }: { readonly signed: Signed }): JSX.Element {
+  const [command, setCommand] = useState<string | null>(null);
+  const [error, setError] = useState<string | null>(null);
+  const onClick = async (): Promise<void> => {
+    try {
+      setCommand((await signed.api.post("/api/ops/v1/bootstrap-tokens", {}, bootstrapTokenCreatedSchema)).command);
+    } catch (failure) {
+      setError(describeError(failure));
+    }
+  };
+  return (
+    <>
+      <button type="button" onClick={() => void onClick()}>
+        Add a host
+      </button>
+      {command !== null && (
+        <p class="command">
+          Run on the host within 15 minutes; it works once and is not shown again:
+          <code>{command}</code>
+        </p>
+      )}
+      {error !== null && <p class="error">{error}</p>}
+    </>
+  );
+}

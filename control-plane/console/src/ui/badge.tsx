@@ -1,0 +1,19 @@
+import type { JSX } from "preact";
+
+const TONES: Readonly<Record<string, string>> = {
+  active: "good",
+  ready: "good",
+  requested: "busy",
+  provisioning: "busy",
+  releasing: "busy",
+  enrolled: "busy",
+  failed: "bad",
+  release_failed: "bad",
+  revoked: "bad",
+  offline: "bad",
+};
+
+/** A state as a coloured word; the word stays readable without the colour. */
+export function Badge({ state }: { readonly state: string }): JSX.Element {
+  return <span class={`badge ${TONES[state] ?? "plain"}`}>{state.replaceAll("_", " ")}</span>;
+}

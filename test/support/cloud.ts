@@ -1,0 +1,95 @@
+import { chmod, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { ApiClient } from "@hostler/cli/api-client.ts";
+import type { Node } from "@hostler/shared/api/nodes.ts";
+import {
+  clientFor,
+  enrolAgent,
+  prepareTenancy,
+  startAgentProgram,
+  startControlPlaneProgram,
+  waitForNode,
+  type AgentOptions,
+  type LocalControlPlane,
+} from "../../deploy/demo/local-cloud.ts";
+import type { Program } from "../../deploy/demo/program.ts";
+
+/** A control plane and an agent as two real processes in a folder of their own, as an operator would start them. */
+export interface TestCloud {
+  readonly folder: string;
+  readonly operator: ApiClient;
+  readonly url: string;
+  readonly apiKey: string;
+  readonly projectId: string;
+  readonly node: Node;
+  readonly agentOptions: AgentOptions;
+  readonly agent: Program;
+  readonly controlPlane: LocalControlPlane;
+  /** Starts the agent again after it was killed. */
+  restartAgent(): void;
+  /** Starts the control plane again after it was killed, on the ports it had. */
+  restartControlPlane(): Promise<void>;
+  close(): Promise<void>;
+}
+
+export interface TestCloudOptions {
+  readonly agentArgs: readonly string[];
+  readonly agentEnv?: Readonly<Record<string, string>>;
+  readonly controlPlaneEnv?: Readonly<Record<string, string>>;
+  readonly agentPrefix?: readonly string[];
+}
+
+export async function startTestCloud(options: TestCloudOptions): Promise<TestCloud> {
+  const folder = await mkdtemp(join(tmpdir(), "hostler-e2e-"));
+  await chmod(folder, 0o755);
+  const programs: Program[] = [];
+  const plane = { stateDir: join(folder, "control-plane"), logPath: join(folder, "control-plane.log") };
+  let controlPlane = await startControlPlaneProgram({ ...plane, env: options.controlPlaneEnv ?? {} });
+  programs.push(controlPlane.program);
+  const { publicUrl, enrolUrl, nodeUrl, firstOperatorKey } = controlPlane.ready;
+  const prepared = await prepareTenancy(clientFor(publicUrl, firstOperatorKey ?? ""));
+  const operator = clientFor(publicUrl, prepared.apiKey);
+  const agentOptions: AgentOptions = {
+    stateDir: join(folder, "agent"),
+    logPath: join(folder, "agent.log"),
+    args: options.agentArgs,
+    env: { HOSTLER_AGENT_RUN_DIR: join(folder, "run"), ...options.agentEnv },
+    ...(options.agentPrefix === undefined ? {} : { prefix: options.agentPrefix }),
+  };
+  await enrolAgent(operator, { ...agentOptions, server: enrolUrl.replace("https://", "") });
+  let agent = startAgentProgram(agentOptions);
+  programs.push(agent);
+  const node = await waitForNode(operator, agent);
+  return {
+    folder,
+    operator,
+    url: publicUrl,
+    ...prepared,
+    node,
+    agentOptions,
+    get agent() {
+      return agent;
+    },
+    get controlPlane() {
+      return controlPlane;
+    },
+    restartAgent: () => {
+      agent = startAgentProgram(agentOptions);
+      programs.push(agent);
+    },
+    restartControlPlane: async () => {
+      const listen = {
+        HOSTLER_PUBLIC_LISTEN: new URL(publicUrl).host,
+        HOSTLER_ENROL_LISTEN: new URL(enrolUrl).host,
+        HOSTLER_NODE_LISTEN: new URL(nodeUrl).host,
+      };
+      controlPlane = await startControlPlaneProgram({ ...plane, env: { ...options.controlPlaneEnv, ...listen } });
+      programs.push(controlPlane.program);
+    },
+    close: async () => {
+      for (const program of programs.toReversed()) await program.stop();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
