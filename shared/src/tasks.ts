@@ -10,7 +10,9 @@ export const fenceSchema = z.string().regex(/^\d{1,19}$/);
 
 const sha256Schema = z.string().regex(/^[0-9a-f]{64}$/);
 /** A label key or value, a user name, a host name: what may reach a host object. Nothing here can be read as an option or a path. */
-export const labelKeySchema = z.string().regex(/^[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?$/, "Expected lower-case letters, digits and . _ / -, at most 63.");
+export const labelKeySchema = z
+  .string()
+  .regex(/^[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?$/, "Expected lower-case letters, digits and . _ / -, at most 63.");
 export const labelsSchema = z
   .record(
     labelKeySchema,

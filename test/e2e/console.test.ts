@@ -7,7 +7,14 @@ import { importGuestImage } from "../support/guest-image.ts";
 import { startTestCloud, type TestCloud } from "../support/cloud.ts";
 
 /** The page as a person uses it: real control plane, real agent, real machine, real browser. */
-const BROWSER_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--no-first-run"];
+const BROWSER_FLAGS = [
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+  "--no-first-run",
+];
 const SCREENSHOTS = join(import.meta.dirname, "../../.cache/screenshots");
 
 let cloud: TestCloud;
@@ -18,7 +25,10 @@ const violations: string[] = [];
 beforeAll(async () => {
   cloud = await startTestCloud({ agentArgs: ["--simulate-gpus", "h100x8"] });
   await importGuestImage(cloud.operator);
-  browser = await chromium.launch({ executablePath: (await findProgram("chromium")) ?? "chromium", args: BROWSER_FLAGS });
+  browser = await chromium.launch({
+    executablePath: (await findProgram("chromium")) ?? "chromium",
+    args: BROWSER_FLAGS,
+  });
   page = await browser.newPage({ viewport: { width: 1200, height: 900 } });
   page.on("console", (message) => {
     if (message.type() === "error") violations.push(message.text());

@@ -41,10 +41,18 @@ async function makeToken(body: { ttlSeconds?: number; hostName?: string } = {}):
 }
 
 /** Enrols as a host of its own, or again as the host of that number. */
-async function enrolHost(token: string, options: { host?: number; clock?: Clock; server?: string } = {}): Promise<StoredIdentity> {
+async function enrolHost(
+  token: string,
+  options: { host?: number; clock?: Clock; server?: string } = {},
+): Promise<StoredIdentity> {
   hosts += 1;
   const files = makeDiskFiles(join(folder, `host-${options.host ?? hosts}`));
-  const request = { server: options.server ?? server, token, hostName: `host-${options.host ?? hosts}`, agentVersion: "test" };
+  const request = {
+    server: options.server ?? server,
+    token,
+    hostName: `host-${options.host ?? hosts}`,
+    agentVersion: "test",
+  };
   return await enrol({ files, clock: options.clock ?? systemClock }, request);
 }
 
@@ -67,7 +75,9 @@ describe("a bootstrap token", () => {
     const lifeHours = (leaf.validToDate.getTime() - systemClock.now().getTime()) / 3_600_000;
     expect(lifeHours).toBeGreaterThan(23.9);
     expect(lifeHours).toBeLessThanOrEqual(24);
-    const renewShare = (Date.parse(identity.renewAt) - leaf.validFromDate.getTime()) / (leaf.validToDate.getTime() - leaf.validFromDate.getTime());
+    const renewShare =
+      (Date.parse(identity.renewAt) - leaf.validFromDate.getTime()) /
+      (leaf.validToDate.getTime() - leaf.validFromDate.getTime());
     expect(renewShare).toBeGreaterThan(0.39);
     expect(renewShare).toBeLessThan(0.61);
   });
@@ -75,7 +85,9 @@ describe("a bootstrap token", () => {
   test("wrong, damaged, revoked and used ones are refused, each with its own code", async () => {
     const good = await makeToken();
     const parts = good.token.split(".");
-    expect(await codeOf(enrolHost([parts[0], parts[1], "A".repeat(43), parts[3]].join(".")))).toBe("bootstrap_token_unknown");
+    expect(await codeOf(enrolHost([parts[0], parts[1], "A".repeat(43), parts[3]].join(".")))).toBe(
+      "bootstrap_token_unknown",
+    );
     expect(await codeOf(enrolHost("hst1.nonsense"))).toBe("bootstrap_token_malformed");
     const revoked = await makeToken();
     await operator.remove(`/api/ops/v1/bootstrap-tokens/${revoked.id}`);
@@ -145,7 +157,14 @@ describe("the node listener", () => {
     const stranger = makeP256Key();
     const root = { name: "stranger", key: stranger };
     const validity = { notBefore: new Date(Date.now() - 60_000), notAfter: new Date(Date.now() + 60_000) };
-    const leaf = issueNodeLeaf({ issuer: root, publicKey: createPublicKey(stranger), trustDomain: "hostler.internal", nodeId: stored.identity.nodeId, serial: makeSerial(), validity });
+    const leaf = issueNodeLeaf({
+      issuer: root,
+      publicKey: createPublicKey(stranger),
+      trustDomain: "hostler.internal",
+      nodeId: stored.identity.nodeId,
+      serial: makeSerial(),
+      validity,
+    });
     const foreign: StoredIdentity = {
       ...stored,
       privateKey: stranger,
@@ -159,7 +178,12 @@ describe("the node listener", () => {
   test("refuses a request without a certificate and TLS 1.2", async () => {
     const stored = await enrolHost((await makeToken()).token);
     const [host = "", port = ""] = stored.identity.nodeListener.split(":");
-    const target = { host, port: Number(port), ca: stored.identity.trustBundle, servername: "control-plane.hostler.internal" };
+    const target = {
+      host,
+      port: Number(port),
+      ca: stored.identity.trustBundle,
+      servername: "control-plane.hostler.internal",
+    };
     const bare = connectTls({ ...target, minVersion: "TLSv1.3" });
     await once(bare, "secureConnect");
     bare.write("POST /node/v1/poll HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}");

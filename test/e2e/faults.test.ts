@@ -31,7 +31,13 @@ afterAll(async () => await cloud?.close());
 async function request(labels: Readonly<Record<string, string>>, gpus = 1): Promise<Allocation> {
   serial += 1;
   const { operator, projectId } = cloud;
-  return await requestSlice(operator, { projectId, name: `slice-${serial}`, image: "tiny", gpus, labels: { ...MOCK, ...labels } });
+  return await requestSlice(operator, {
+    projectId,
+    name: `slice-${serial}`,
+    image: "tiny",
+    gpus,
+    labels: { ...MOCK, ...labels },
+  });
 }
 
 async function waitForPhase(allocationId: string, phase: string): Promise<void> {
@@ -51,7 +57,9 @@ async function leftOnHost(): Promise<string[]> {
   const { stateDir } = cloud.agentOptions;
   const slices = await readdir(join(stateDir, "mock")).catch(() => []);
   const journals = await readdir(join(stateDir, "journal")).catch(() => []);
-  const gpus = JSON.parse(await readFile(join(stateDir, "simulated-gpus.json"), "utf8").catch(() => "{}")) as { owners?: object };
+  const gpus = JSON.parse(await readFile(join(stateDir, "simulated-gpus.json"), "utf8").catch(() => "{}")) as {
+    owners?: object;
+  };
   const ledger = JSON.parse(await readFile(join(stateDir, "ledger.json"), "utf8").catch(() => "{}")) as object;
   return [...slices, ...journals, ...Object.keys(gpus.owners ?? {}), ...Object.keys(ledger)];
 }
@@ -79,16 +87,20 @@ describe("a killed agent", () => {
   );
 });
 
-test("a killed control plane loses nothing: the build goes on and the slice becomes active", { timeout: 60_000 }, async () => {
-  const slice = await request({ "mock.hostler.dev/network": "slow:3000" });
-  await waitForPhase(slice.id, "network");
-  cloud.controlPlane.program.kill("SIGKILL");
-  await cloud.controlPlane.program.exited;
-  await cloud.restartControlPlane();
-  await followOperation(cloud.operator, slice.id, { timeoutMs: 40_000 });
-  await release(slice.id);
-  await expectClean();
-});
+test(
+  "a killed control plane loses nothing: the build goes on and the slice becomes active",
+  { timeout: 60_000 },
+  async () => {
+    const slice = await request({ "mock.hostler.dev/network": "slow:3000" });
+    await waitForPhase(slice.id, "network");
+    cloud.controlPlane.program.kill("SIGKILL");
+    await cloud.controlPlane.program.exited;
+    await cloud.restartControlPlane();
+    await followOperation(cloud.operator, slice.id, { timeoutMs: 40_000 });
+    await release(slice.id);
+    await expectClean();
+  },
+);
 
 test("a PostgreSQL that stands still for 10 s loses nothing", { timeout: 90_000 }, async () => {
   const slice = await request({ "mock.hostler.dev/seed": "slow:2000" });
@@ -109,7 +121,11 @@ test("a PostgreSQL that is killed is started again and nothing is lost", { timeo
   await waitForPhase(slice.id, "seed");
   const pidFile = join(cloud.folder, "control-plane/postgres/data/postmaster.pid");
   process.kill(Number((await readFile(pidFile, "utf8")).split("\n")[0]), "SIGKILL");
-  await waitFor("the slice", async () => (await readAllocation(cloud.operator, slice.id).catch(() => null))?.state === "active", { timeoutMs: 60_000 });
+  await waitFor(
+    "the slice",
+    async () => (await readAllocation(cloud.operator, slice.id).catch(() => null))?.state === "active",
+    { timeoutMs: 60_000 },
+  );
   await release(slice.id);
   await expectClean();
 });
@@ -120,16 +136,20 @@ describe("a failing phase", () => {
     ["image", "checksum", "image_checksum_mismatch"],
     ["start", "fail", "command_failed"],
     ["guest_ready", "not-ready", "guest_not_ready"],
-  ])("%s: the slice fails with the reason and everything is undone", { timeout: 60_000 }, async (phase, label, code) => {
-    const slice = await request({ [`mock.hostler.dev/${phase}`]: label });
-    await expect(followOperation(cloud.operator, slice.id, { timeoutMs: 40_000 })).rejects.toThrow(/failed/);
-    const { operation, phases } = await readPhases(cloud.operator, slice.id);
-    expect(operation.error).toMatchObject({ code, phase });
-    expect(operation.error?.remedy).not.toBe("");
-    expect(phases.some((view) => view.direction === "undo" && view.status === "done")).toBe(true);
-    expect((await readAllocation(cloud.operator, slice.id)).state).toBe("failed");
-    await expectClean();
-  });
+  ])(
+    "%s: the slice fails with the reason and everything is undone",
+    { timeout: 60_000 },
+    async (phase, label, code) => {
+      const slice = await request({ [`mock.hostler.dev/${phase}`]: label });
+      await expect(followOperation(cloud.operator, slice.id, { timeoutMs: 40_000 })).rejects.toThrow(/failed/);
+      const { operation, phases } = await readPhases(cloud.operator, slice.id);
+      expect(operation.error).toMatchObject({ code, phase });
+      expect(operation.error?.remedy).not.toBe("");
+      expect(phases.some((view) => view.direction === "undo" && view.status === "done")).toBe(true);
+      expect((await readAllocation(cloud.operator, slice.id)).state).toBe("failed");
+      await expectClean();
+    },
+  );
 
   test("a failure that passes is retried in the same phase", { timeout: 60_000 }, async () => {
     const slice = await request({ "mock.hostler.dev/disk": "fail-once" });

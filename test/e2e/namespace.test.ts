@@ -32,7 +32,11 @@ beforeAll(async () => {
   cloud = await startTestCloud({
     agentArgs: ["--simulate-gpus", "h100x2"],
     agentPrefix: ["ip", "netns", "exec", NAMESPACE],
-    controlPlaneEnv: { HOSTLER_ENROL_LISTEN: `${OUTER_ADDRESS}:0`, HOSTLER_NODE_LISTEN: `${OUTER_ADDRESS}:0`, HOSTLER_ADVERTISED_HOST: OUTER_ADDRESS },
+    controlPlaneEnv: {
+      HOSTLER_ENROL_LISTEN: `${OUTER_ADDRESS}:0`,
+      HOSTLER_NODE_LISTEN: `${OUTER_ADDRESS}:0`,
+      HOSTLER_ADVERTISED_HOST: OUTER_ADDRESS,
+    },
   });
   await importGuestImage(cloud.operator);
 });
@@ -47,18 +51,26 @@ async function listeningSockets(): Promise<string[]> {
   return stdout.split("\n").filter((line) => line.trim() !== "");
 }
 
-test.runIf(isRoot)("an agent in a network namespace of its own listens on nothing while the whole journey works", { timeout: 120_000 }, async () => {
-  const { operator, projectId, node } = cloud;
-  const slice = await requestSlice(operator, { projectId, name: "inside", image: GUEST_IMAGE_NAME, gpus: 1 });
-  await followOperation(operator, slice.id, { timeoutMs: 90_000 });
-  expect(await listeningSockets()).toEqual([]);
-  const terminal = await runInTerminal(operator, slice.id, "hostname; exit 4\n");
-  expect(terminal.output).toContain("inside");
-  expect(terminal.exitCode).toBe(4);
-  expect(await listeningSockets()).toEqual([]);
-  await requestRelease(operator, slice.id);
-  await followOperation(operator, slice.id, { timeoutMs: 60_000 });
-  const places = { stateDir: cloud.agentOptions.stateDir, runDir: join(cloud.folder, "run"), prefix: ["ip", "netns", "exec", NAMESPACE] };
-  expect(await leftoversOf(slice.id, 1, places)).toEqual([]);
-  expect(node.gpusSimulated).toBe(true);
-});
+test.runIf(isRoot)(
+  "an agent in a network namespace of its own listens on nothing while the whole journey works",
+  { timeout: 120_000 },
+  async () => {
+    const { operator, projectId, node } = cloud;
+    const slice = await requestSlice(operator, { projectId, name: "inside", image: GUEST_IMAGE_NAME, gpus: 1 });
+    await followOperation(operator, slice.id, { timeoutMs: 90_000 });
+    expect(await listeningSockets()).toEqual([]);
+    const terminal = await runInTerminal(operator, slice.id, "hostname; exit 4\n");
+    expect(terminal.output).toContain("inside");
+    expect(terminal.exitCode).toBe(4);
+    expect(await listeningSockets()).toEqual([]);
+    await requestRelease(operator, slice.id);
+    await followOperation(operator, slice.id, { timeoutMs: 60_000 });
+    const places = {
+      stateDir: cloud.agentOptions.stateDir,
+      runDir: join(cloud.folder, "run"),
+      prefix: ["ip", "netns", "exec", NAMESPACE],
+    };
+    expect(await leftoversOf(slice.id, 1, places)).toEqual([]);
+    expect(node.gpusSimulated).toBe(true);
+  },
+);

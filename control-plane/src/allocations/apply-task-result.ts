@@ -3,6 +3,7 @@ import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
 import { advanceOperation, noteOperationProgress } from "../operations/operations.ts";
 import type { TaskRow } from "../tasks/task-row.ts";
+import { beginRelease } from "./begin-release.ts";
 import { moveAndRecord } from "./record-allocation.ts";
 import { freeSlots, giveCapacityBack, lockAllocation, type AllocationRow } from "./store.ts";
 
@@ -71,8 +72,17 @@ async function endProvision(tx: Tx, deps: Pick<Deps, "clock">, ended: Ended): Pr
     requestId: ended.requestId,
   };
   if (result.outcome === "succeeded") {
-    await moveAndRecord(tx, deps, allocation, { ...move, target: "active", reason: null });
-    return;
+    // The tenant gave it back while the host finished it: it goes down again at once.
+    if (allocation.state === "releasing") return await beginRelease(tx, deps, allocation, move);
+    // A host may be done before it told of any progress.
+    if (allocation.state === "requested")
+      await moveAndRecord(tx, deps, allocation, { ...move, target: "provisioning", reason: null });
+    return await moveAndRecord(
+      tx,
+      deps,
+      { ...allocation, state: "provisioning" },
+      { ...move, target: "active", reason: null },
+    );
   }
   await freeSlots(tx, allocation.id, quarantineReason(result));
   await giveCapacityBack(tx, allocation);

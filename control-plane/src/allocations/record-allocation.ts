@@ -12,20 +12,21 @@ export interface AllocationMove {
   readonly requestId: string | null;
 }
 
-/** Moves an allocation and writes the event and audit row of the move. False when the table does not allow it from where it is. */
+/** Moves an allocation and writes the event and audit row of the move. A move that the table does not allow is a bug of the caller. */
 export async function moveAndRecord(
   tx: Tx,
   deps: Pick<Deps, "clock">,
   allocation: AllocationRow,
   move: AllocationMove,
-): Promise<boolean> {
+): Promise<void> {
   const version = await moveAllocation(tx, {
     id: allocation.id,
     target: move.target,
     reason: move.reason,
     operationId: move.operationId,
   });
-  if (version === undefined) return false;
+  if (version === undefined)
+    throw new Error(`allocation ${allocation.id} cannot move from ${allocation.state} to ${move.target}`);
   await recordChange(tx, deps.clock, {
     actor: move.actor,
     topic: `allocation.${move.target}`,
@@ -39,5 +40,4 @@ export async function moveAndRecord(
       ...(move.reason === null ? {} : { reason: move.reason }),
     },
   });
-  return true;
 }

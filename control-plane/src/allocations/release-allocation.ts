@@ -1,21 +1,16 @@
 import type { AllocationOperation } from "@hostler/shared/api/allocations.ts";
 import { AppError } from "@hostler/shared/errors.ts";
-import { newId } from "@hostler/shared/ids.ts";
-import { RELEASE_PHASE_NAMES } from "@hostler/shared/phases.ts";
 import { nodeTopic, operationTopic } from "../db/wake-bus.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
 import { requireInProject, type Principal } from "../identity/permissions.ts";
-import { advanceOperation, openOperation } from "../operations/operations.ts";
+import { advanceOperation } from "../operations/operations.ts";
 import { cancelOperationTask } from "../tasks/cancel-operation-task.ts";
-import { enqueueTask } from "../tasks/enqueue-task.ts";
+import { beginRelease } from "./begin-release.ts";
 import { getAllocationOperation } from "./read-allocation.ts";
 import { moveAndRecord } from "./record-allocation.ts";
 import { freeSlots, giveCapacityBack, lockAllocation, type AllocationRow } from "./store.ts";
-
-/** A release must happen, however long the host is away. */
-const RELEASE_EXPIRES_MS = 365 * 86_400_000;
 
 export interface ReleaseRequest {
   readonly principal: Principal;
@@ -36,7 +31,7 @@ export async function releaseAllocation(
     if (allocation === undefined) throw new AppError("not_found");
     requireInProject(request.principal, "compute.allocation.release", allocation.projectId);
     if (allocation.state === "active" || allocation.state === "release_failed")
-      await enqueueRelease(tx, deps, allocation, request);
+      await beginRelease(tx, deps, allocation, { actor: request.principal.id, requestId: request.requestId });
     else if (allocation.state === "requested" || allocation.state === "provisioning")
       await cancelProvisioning(tx, deps, allocation, request);
     return allocation;
@@ -44,39 +39,6 @@ export async function releaseAllocation(
   deps.wake.wake(nodeTopic(touched.nodeId));
   deps.wake.wake(operationTopic(touched.operationId));
   return await getAllocationOperation(deps.sql, request.allocationId);
-}
-
-async function enqueueRelease(
-  tx: Tx,
-  deps: Pick<Deps, "clock">,
-  allocation: AllocationRow,
-  request: ReleaseRequest,
-): Promise<void> {
-  const operationId = newId("operation", deps.clock);
-  const { id, projectId, nodeId, generation, driver } = allocation;
-  await openOperation(tx, {
-    id: operationId,
-    kind: "allocation.release",
-    targetId: id,
-    projectId,
-    phasesTotal: RELEASE_PHASE_NAMES.length,
-  });
-  const params = { allocationId: id, generation, driver };
-  await enqueueTask(tx, deps, {
-    nodeId,
-    kind: "slice.vm_release",
-    params,
-    targetId: id,
-    operationId,
-    expiresInMs: RELEASE_EXPIRES_MS,
-  });
-  await moveAndRecord(tx, deps, allocation, {
-    target: "releasing",
-    reason: null,
-    operationId,
-    actor: request.principal.id,
-    requestId: request.requestId,
-  });
 }
 
 async function cancelProvisioning(

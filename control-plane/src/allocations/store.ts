@@ -85,6 +85,11 @@ export async function moveAllocation(
   return row?.version;
 }
 
+/** Points the allocation at another operation without a change of state. */
+export async function setOperation(tx: Tx, id: string, operationId: string): Promise<void> {
+  await tx`update allocations set operation_id = ${operationId} where id = ${id}`;
+}
+
 /** The nodes that might take a slice, fullest first, so that large holes stay large. Nothing is locked yet. */
 export async function listCandidates(
   tx: Tx,

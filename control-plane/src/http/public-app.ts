@@ -8,6 +8,8 @@ import { answerProblem, installErrorAnswers, requestContext } from "./answers.ts
 import type { PublicEnv } from "./env.ts";
 
 const BODY_BYTES_MAX = 1024 * 1024;
+/** Of a body that is too large anyway, so much is read so that the client hears why. */
+const READ_AWAY_BYTES_MAX = 16 * 1024 * 1024;
 const STREAMED = /^\/api\/ops\/v1\/images\//;
 
 export interface PublicAppOptions {
@@ -34,7 +36,10 @@ export function publicApp(options: PublicAppOptions): OpenAPIHono<PublicEnv> {
   app.use("/api/*", refuseOddBodies);
   const limit = bodyLimit({
     maxSize: BODY_BYTES_MAX,
-    onError: (c) => answerProblem(c, new AppError("payload_too_large", { detail: `At most ${BODY_BYTES_MAX} bytes.` })),
+    onError: async (c) => {
+      await readAway(c.req.raw);
+      return answerProblem(c, new AppError("payload_too_large", { detail: `At most ${BODY_BYTES_MAX} bytes.` }));
+    },
   });
   app.use("/api/*", async (c, next) => (STREAMED.test(c.req.path) ? await next() : await limit(c, next)));
   app.use("/api/*", async (c, next) => {
@@ -65,6 +70,15 @@ export function publicApp(options: PublicAppOptions): OpenAPIHono<PublicEnv> {
   });
   app.use(options.consoleFiles);
   return app;
+}
+
+/** A client that still sends does not read: without this it sees a broken connection instead of the refusal. */
+async function readAway(request: Request): Promise<void> {
+  let left = READ_AWAY_BYTES_MAX;
+  for await (const chunk of request.body ?? []) {
+    left -= chunk.length;
+    if (left < 0) return;
+  }
 }
 
 /** A body that is not JSON is refused before anything looks at it. */

@@ -1,0 +1,118 @@
+import { join } from "node:path";
+import type { ApiClient } from "@hostler/cli/api-client.ts";
+import { makeControlPlaneClient, type ControlPlaneClient } from "@hostler/node-agent/control/control-plane-client.ts";
+import { enrol } from "@hostler/node-agent/identity/enrol.ts";
+import { makeNodeIdentity } from "@hostler/node-agent/identity/node-identity.ts";
+import { makeDiskFiles } from "@hostler/node-agent/journal/disk-files.ts";
+import type { NodeIdentity } from "@hostler/node-agent/ports/node-keys.ts";
+import { sha256Hex } from "@hostler/pki";
+import { bootstrapTokenCreatedSchema } from "@hostler/shared/api/nodes.ts";
+import { systemClock } from "@hostler/shared/clock.ts";
+import type { PollAnswer, PollRequest } from "@hostler/shared/node-protocol.ts";
+import type { TaskClaims, TaskOutcome } from "@hostler/shared/tasks.ts";
+
+const never = new AbortController().signal;
+
+/** A node that does what a test says: a real identity and the real client, with the test in the place of the runner. */
+export interface ScriptedNode {
+  readonly nodeId: string;
+  readonly client: ControlPlaneClient;
+  readonly identity: NodeIdentity;
+  poll(overrides?: Partial<PollRequest>): Promise<PollAnswer>;
+  /** Polls until a task comes, verified. */
+  takeTask(): Promise<{ readonly jws: string; readonly claims: TaskClaims }>;
+  resultOf(task: { readonly jws: string; readonly claims: TaskClaims }, outcome: TaskOutcome): Promise<string>;
+  send(taskId: string, resultJws: string): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Enrols a node with that many simulated GPUs and the mock driver, and makes it ready. */
+export async function makeScriptedNode(options: {
+  readonly operator: ApiClient;
+  readonly server: string;
+  readonly folder: string;
+  readonly name: string;
+  readonly gpus: number;
+}): Promise<ScriptedNode> {
+  const { operator, name } = options;
+  const { token } = await operator.post("/api/ops/v1/bootstrap-tokens", {}, bootstrapTokenCreatedSchema);
+  const files = makeDiskFiles(join(options.folder, name));
+  const stored = await enrol(
+    { files, clock: systemClock },
+    { server: options.server, token, hostName: name, agentVersion: "test" },
+  );
+  const client = makeControlPlaneClient(stored);
+  const identity = makeNodeIdentity({ clock: systemClock, current: () => stored });
+  const poll: ScriptedNode["poll"] = async (overrides = {}) =>
+    await client.poll(
+      { protocolVersion: 1, agentInstance: name, ackedRevision: 0, waitMs: 0, credit: 0, running: [], ...overrides },
+      never,
+    );
+  await poll();
+  await client.sendInventory(inventoryOf(name, options.gpus), never);
+  return {
+    nodeId: identity.nodeId,
+    client,
+    identity,
+    poll,
+    takeTask: async () => {
+      for (;;) {
+        const { tasks } = await poll({ credit: 1, waitMs: 5000 });
+        const [task] = tasks;
+        if (task !== undefined) return { jws: task.jws, claims: await identity.verifyTask(task.jws) };
+      }
+    },
+    resultOf: async ({ jws, claims }, outcome) => {
+      const failure =
+        outcome === "failed"
+          ? {
+              code: "command_failed",
+              class: "permanent" as const,
+              phase: "start",
+              message: "as the test says",
+              leftovers: [],
+            }
+          : null;
+      return await identity.signResult({
+        jti: claims.jti,
+        tdig: sha256Hex(jws),
+        fence: claims.fence,
+        outcome,
+        facts: {},
+        failure,
+      });
+    },
+    send: async (taskId, resultJws) => await client.sendResult({ taskId, resultJws, signal: never }),
+    close: async () => await client.close(),
+  };
+}
+
+function inventoryOf(hostName: string, gpus: number): Parameters<ControlPlaneClient["sendInventory"]>[0] {
+  return {
+    facts: {
+      hostName,
+      os: "test",
+      kernel: "test",
+      architecture: "x64",
+      cpuModel: "test",
+      cpus: 64,
+      memoryMib: 1_000_000,
+      diskFreeGib: 1000,
+      bootId: "test",
+    },
+    gpus: Array.from({ length: gpus }, (_, index) => ({
+      uuid: `GPU-${hostName}-${index}`,
+      index,
+      model: "NVIDIA H100 80GB HBM3",
+      kind: "h100",
+      memoryMib: 81_559,
+      pciAddress: "0000:01:00.0",
+      migCapable: true,
+      healthy: true,
+      fault: null,
+    })),
+    gpusSimulated: true,
+    drivers: [{ name: "mock", usable: true, accelerator: "none", note: "scripted" }],
+    agentVersion: "test",
+  };
+}
