@@ -41,7 +41,7 @@ export function isAtLeast(version, major) {
 }
 
 /** The environment without what an outer `npm run` puts there for itself: it would steer the inner npm and pnpm. */
-export function cleanEnvironment(bin = null) {
+export function cleanEnvironment(/** @type {string | null} */ bin = null) {
   const entries = Object.entries(process.env).filter(
     ([name]) =>
       !/^npm_(?:config_(?:prefix|local_prefix|global_prefix|noproxy|node_gyp)|lifecycle|package|command|execpath|node_execpath)/.test(
