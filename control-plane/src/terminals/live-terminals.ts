@@ -8,6 +8,8 @@ import { joinSockets } from "./relay.ts";
 import { closeTerminal, findUnwelcome } from "./store.ts";
 
 const WATCH_MS = 2000;
+/** From the redeemed ticket to the open socket. */
+const UPGRADE_MS = 10_000;
 
 /**
  * The terminals whose owner is this replica. States of one: expected (ticket redeemed, host called) → attached (one end is
@@ -54,7 +56,16 @@ export function startLiveTerminals(deps: Pick<Deps, "sql" | "clock" | "log">): L
   });
 
   return {
-    expectAgent: (id) => void terminals.set(id, { browser: null, agent: null }),
+    expectAgent: (id) => {
+      const ends: Ends = { browser: null, agent: null };
+      terminals.set(id, ends);
+      // A person who left during the upgrade never attaches.
+      void waitForEnd(deps, () => ends.browser, { ms: UPGRADE_MS, signal: stopping.signal }).then((came) => {
+        if (came) return;
+        cut(ends, "the person left");
+        end(id, "the person left", null);
+      });
+    },
     isExpected: (id) => terminals.has(id),
     attachBrowser: (id, socket, options) => {
       const ends = terminals.get(id);
@@ -64,9 +75,12 @@ export function startLiveTerminals(deps: Pick<Deps, "sql" | "clock" | "log">): L
       if (ends.agent === null) socket.pause();
       socket.once("close", () => (ends.agent === null ? end(id, "the person left", null) : undefined));
       join(id, ends);
-      void waitForAgent(deps, ends, { ms: options.agentWaitMs, signal: stopping.signal }).then((came) =>
-        came ? undefined : end(id, "the host did not answer", null),
-      );
+      void waitForEnd(deps, () => ends.agent, { ms: options.agentWaitMs, signal: stopping.signal }).then((came) => {
+        if (came) return;
+        socket.resume();
+        socket.close(TERMINAL_CLOSE.hostUnreachable.code, TERMINAL_CLOSE.hostUnreachable.reason);
+        end(id, "the host did not answer", null);
+      });
     },
     attachAgent: (id, socket) => {
       const ends = terminals.get(id);
@@ -85,18 +99,17 @@ export function startLiveTerminals(deps: Pick<Deps, "sql" | "clock" | "log">): L
   };
 }
 
-async function waitForAgent(
+/** False when that end of the terminal did not come in time. */
+async function waitForEnd(
   deps: Pick<Deps, "clock">,
-  ends: Ends,
+  end: () => WebSocket | null,
   wait: { readonly ms: number; readonly signal: AbortSignal },
 ): Promise<boolean> {
   const deadlineMs = deps.clock.monotonicMs() + wait.ms;
-  while (ends.agent === null && deps.clock.monotonicMs() < deadlineMs && !wait.signal.aborted)
+  while (end() === null && deps.clock.monotonicMs() < deadlineMs && !wait.signal.aborted) {
     await deps.clock.sleep(50, wait.signal).catch(() => undefined);
-  if (ends.agent !== null) return true;
-  ends.browser?.resume();
-  ends.browser?.close(TERMINAL_CLOSE.hostUnreachable.code, TERMINAL_CLOSE.hostUnreachable.reason);
-  return false;
+  }
+  return end() !== null;
 }
 
 /** Every two seconds: terminals whose slice was released or whose key was revoked, on whichever replica that happened, are cut. */

@@ -46,7 +46,12 @@ export async function joinSockets(options: {
     allowed: FROM_AGENT,
     clock,
     signal: ended,
-    onFrame: (frame) => (exitCode = exitOf(frame) ?? exitCode),
+    onForwarded: (frame) => {
+      if (frame.type !== "exit") return;
+      exitCode = exitOf(frame);
+      // The close follows the last byte: whoever reads slowly still gets both, whoever forgets to close is not waited for.
+      finish("the program ended", TERMINAL_CLOSE.finished);
+    },
     onRefused: () => finish("the host broke the protocol", TERMINAL_CLOSE.protocolError),
   });
   pipe({
@@ -55,7 +60,7 @@ export async function joinSockets(options: {
     allowed: FROM_BROWSER,
     clock,
     signal: ended,
-    onFrame: () => undefined,
+    onForwarded: () => undefined,
     onRefused: () => finish("the person's program broke the protocol", TERMINAL_CLOSE.protocolError),
   });
   void keepAlive(browser, clock, ended).then((alive) =>
@@ -69,8 +74,7 @@ export async function joinSockets(options: {
     once(browser, "close").then(() => "browser" as const),
     once(agent, "close").then(() => "agent" as const),
   ]);
-  if (exitCode !== null) finish("the program ended", TERMINAL_CLOSE.finished);
-  else if (closed === "agent") finish("the host closed it", TERMINAL_CLOSE.gone);
+  if (closed === "agent") finish("the host closed it", TERMINAL_CLOSE.gone);
   else finish("the person left", TERMINAL_CLOSE.finished);
   return { reason, exitCode };
 }
@@ -81,7 +85,7 @@ interface Pipe {
   readonly allowed: ReadonlySet<FrameType>;
   readonly clock: Clock;
   readonly signal: AbortSignal;
-  onFrame(frame: Frame): void;
+  onForwarded(frame: Frame): void;
   onRefused(): void;
 }
 
@@ -92,8 +96,8 @@ function pipe(options: Pipe): void {
     if (options.signal.aborted) return;
     const frame = isBinary && data instanceof Buffer ? decodeFrame(data) : null;
     if (frame === null || !options.allowed.has(frame.type)) return options.onRefused();
-    options.onFrame(frame);
     if (sink.readyState === sink.OPEN) sink.send(data, { binary: true, compress: false });
+    options.onForwarded(frame);
     if (sink.bufferedAmount > BUFFERED_BYTES_MAX && !source.isPaused) void resumeWhenDrained(options);
   });
   source.resume();
