@@ -1,0 +1,106 @@
+import { execFile } from "node:child_process";
+import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { shortName } from "@hostler/shared/ids.ts";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import {
+  followOperation,
+  ownedSlots,
+  readAllocation,
+  readPhases,
+  requestRelease,
+  requestSlice,
+  runInTerminal,
+} from "../../deploy/demo/journey.ts";
+import { leftoversOf } from "../../deploy/demo/leftovers.ts";
+import { startTestCloud, type TestCloud } from "../support/cloud.ts";
+import { GUEST_IMAGE_NAME, importGuestImage } from "../support/guest-image.ts";
+import { waitFor } from "../support/wait-for.ts";
+
+/** Faults around a real virtual machine. */
+const run = promisify(execFile);
+let cloud: TestCloud;
+
+beforeAll(async () => {
+  cloud = await startTestCloud({ agentArgs: ["--simulate-gpus", "h100x2"] });
+  await importGuestImage(cloud.operator);
+});
+afterAll(async () => await cloud?.close());
+
+async function request(name: string): Promise<string> {
+  return (await requestSlice(cloud.operator, { projectId: cloud.projectId, name, image: GUEST_IMAGE_NAME, gpus: 1 }))
+    .id;
+}
+
+async function machinePid(allocationId: string): Promise<number> {
+  return await waitFor("a machine", async () => {
+    for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/.test(name))) {
+      const commandLine = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
+      if (commandLine.startsWith("qemu-system") && commandLine.includes(shortName(allocationId, 1))) return Number(pid);
+    }
+    return undefined;
+  });
+}
+
+async function expectNothingLeft(allocationId: string): Promise<void> {
+  const places = { stateDir: cloud.agentOptions.stateDir, runDir: join(cloud.folder, "run") };
+  await waitFor("a clean host", async () => (await leftoversOf(allocationId, 1, places)).length === 0);
+  expect(await ownedSlots(cloud.operator, cloud.node.id)).toBe(0);
+}
+
+test(
+  "an agent killed while its machine boots finds the machine again, and the machine never notices",
+  { timeout: 90_000 },
+  async () => {
+    const id = await request("agent-killed");
+    const pid = await machinePid(id);
+    cloud.agent.kill("SIGKILL");
+    await cloud.agent.exited;
+    cloud.restartAgent();
+    await followOperation(cloud.operator, id, { timeoutMs: 60_000 });
+    expect(await machinePid(id)).toBe(pid);
+    const terminal = await runInTerminal(cloud.operator, id, "hostname; exit 9\n");
+    expect(terminal.output).toContain("agent-killed");
+    expect(terminal.exitCode).toBe(9);
+    await requestRelease(cloud.operator, id);
+    await followOperation(cloud.operator, id, { timeoutMs: 60_000 });
+    await expectNothingLeft(id);
+  },
+);
+
+test("a machine that dies while it boots is undone with the reason", { timeout: 90_000 }, async () => {
+  const id = await request("machine-killed");
+  process.kill(await machinePid(id), "SIGKILL");
+  // A machine's death may pass: the build is tried again, and dies again, until the attempts are used up or it lives.
+  const killer = setInterval(
+    () =>
+      void machinePid(id)
+        .then((pid) => process.kill(pid, "SIGKILL"))
+        .catch(() => undefined),
+    300,
+  );
+  await expect(followOperation(cloud.operator, id, { timeoutMs: 80_000 })).rejects.toThrow(/failed/);
+  clearInterval(killer);
+  const { operation } = await readPhases(cloud.operator, id);
+  expect(["machine_exited", "command_failed"]).toContain(operation.error?.code);
+  expect((await readAllocation(cloud.operator, id)).state).toBe("failed");
+  await expectNothingLeft(id);
+});
+
+test("an image that was altered on the control plane's disk never becomes a machine", { timeout: 90_000 }, async () => {
+  const { stdout } = await run("find", [join(cloud.folder, "control-plane/images"), "-type", "f"]);
+  const [path = ""] = stdout.trim().split("\n");
+  const original = await readFile(path);
+  // One bit, in the middle of the file; the agent's own verified copy is taken away so that it fetches again.
+  const altered = Buffer.from(original);
+  altered[altered.length >> 1] = (altered[altered.length >> 1] ?? 0) ^ 1;
+  await writeFile(path, altered);
+  await rm(join(cloud.agentOptions.stateDir, "images"), { recursive: true, force: true });
+  const id = await request("altered-image");
+  await expect(followOperation(cloud.operator, id, { timeoutMs: 60_000 })).rejects.toThrow(/failed/);
+  const { operation } = await readPhases(cloud.operator, id);
+  expect(operation.error).toMatchObject({ code: "image_checksum_mismatch", phase: "image" });
+  await expectNothingLeft(id);
+  await writeFile(path, original);
+});
