@@ -73,7 +73,7 @@ async function once(): Promise<void> {
   await chmod(folder, 0o755);
   let failure: unknown = null;
   try {
-    const cloud = await startCloud({ folder, publicListen: "127.0.0.1:0" });
+    const cloud = await startCloud({ folder, listen: {} });
     await journey(cloud);
   } catch (error) {
     failure = error;
@@ -128,7 +128,7 @@ async function requireNothingLeft(cloud: Cloud, allocationId: string): Promise<v
 async function stayUp(): Promise<void> {
   const folder = demoFolder();
   await mkdir(folder, { recursive: true, mode: 0o755 });
-  const cloud = await startCloud({ folder, publicListen: `127.0.0.1:${values.port}` });
+  const cloud = await startCloud({ folder, listen: fixedPorts() });
   const stop = async (): Promise<void> => {
     say("stopping; slices and data stay for the next start");
     for (const program of running.toReversed()) await program.stop();
@@ -156,7 +156,10 @@ async function stayUp(): Promise<void> {
   await stop();
 }
 
-async function startCloud(options: { readonly folder: string; readonly publicListen: string }): Promise<Cloud> {
+async function startCloud(options: {
+  readonly folder: string;
+  readonly listen: Readonly<Record<string, string>>;
+}): Promise<Cloud> {
   const { folder } = options;
   const image = await timed(
     "guestImage",
@@ -176,7 +179,7 @@ async function startCloud(options: { readonly folder: string; readonly publicLis
       await startControlPlaneProgram({
         stateDir,
         logPath: join(await made(folder), "control-plane.log"),
-        env: { HOSTLER_PUBLIC_LISTEN: options.publicListen },
+        env: options.listen,
       }),
   );
   running.push(started.program);
@@ -249,6 +252,15 @@ async function followWithTable(client: ApiClient, allocationId: string): Promise
     ...(process.stderr.isTTY ? { onChange: (now) => draw(drawPhases(now)) } : {}),
   });
   if (!process.stderr.isTTY) draw(drawPhases(list));
+}
+
+/** The same ports at every start: an enrolled agent remembers where it polls. */
+function fixedPorts(): Record<string, string> {
+  return {
+    HOSTLER_PUBLIC_LISTEN: `127.0.0.1:${values.port}`,
+    HOSTLER_ENROL_LISTEN: "127.0.0.1:7443",
+    HOSTLER_NODE_LISTEN: "127.0.0.1:7444",
+  };
 }
 
 async function timed<Result>(name: string, work: () => Promise<Result>): Promise<Result> {
