@@ -68,6 +68,10 @@ describe("signed tasks", () => {
         .sign(createPublicKey(taskKey).export({ type: "spki", format: "der" })),
       await new CompactSign(payload).setProtectedHeader({ alg: "EdDSA", typ: "JWT", kid: KID }).sign(taskKey),
       await new CompactSign(payload).setProtectedHeader({ alg: "EdDSA", typ: TASK_TYPE, kid: "other" }).sign(taskKey),
+      await new CompactSign(payload).setProtectedHeader({ alg: "EdDSA", typ: TASK_TYPE }).sign(taskKey),
+      await new CompactSign(payload)
+        .setProtectedHeader({ alg: "EdDSA", typ: TASK_TYPE, kid: KID, crit: ["exp"], exp: 1 })
+        .sign(taskKey, { crit: { exp: true } }),
     ];
     for (const forgery of forgeries) await expect(verifyTask(forgery, expected)).rejects.toThrow(/signature/);
   });
@@ -75,6 +79,21 @@ describe("signed tasks", () => {
   test("an unknown field is refused", async () => {
     const jws = await signTask(taskKey, KID, { ...makeClaims(), sudo: true } as TaskClaims);
     await expect(verifyTask(jws, expected)).rejects.toThrow(/fields/);
+  });
+
+  test("claims that were changed and put back under the old signature are refused, whichever claim it is", async () => {
+    const [header, , signature] = (await signTask(taskKey, KID, makeClaims())).split(".");
+    const odd = fc.oneof(fc.string(), fc.integer(), fc.constant(null), fc.boolean());
+    const name = fc.constantFrom(...Object.keys(makeClaims()), "sudo", "__proto__");
+    await fc.assert(
+      fc.asyncProperty(name, odd, async (field, value) => {
+        const changed = JSON.stringify({ ...makeClaims(), [field]: value });
+        fc.pre(changed !== JSON.stringify(makeClaims()));
+        const jws = [header, Buffer.from(changed).toString("base64url"), signature].join(".");
+        await expect(verifyTask(jws, expected)).rejects.toMatchObject({ code: "task_rejected" });
+      }),
+      { numRuns: 2000 },
+    );
   });
 
   test("no altered character is accepted", async () => {

@@ -3,6 +3,7 @@ import { TLSSocket } from "node:tls";
 import { nodeIdOfAltName } from "@hostler/pki";
 import { AppError } from "@hostler/shared/errors.ts";
 import { createMiddleware } from "hono/factory";
+import type { Sql } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode, NodeEnv } from "../http/node-env.ts";
 import type { CertificateAuthority } from "../pki/certificate-authority.ts";
@@ -32,9 +33,11 @@ export function authenticateNode(
       throw new AppError("certificate_expired", {
         detail: `It ended at ${certificate.validToDate.toISOString()}; the time here is ${now.toISOString()}.`,
       });
-    const node = await judgeRecord(deps, certificate);
-    deps.liveSockets.add(node.id, socket);
-    c.set("node", node);
+    const nodeId = nodeIdOfAltName(certificate.subjectAltName, deps.authority.trustDomain);
+    if (nodeId === null) throw notIssuedByUs();
+    // Before the record is read: a revocation that commits after the read finds the socket here and cuts it.
+    deps.liveSockets.add(nodeId, socket);
+    c.set("node", await judgeRecord(deps.sql, certificate, nodeId));
     await next();
   });
 }
@@ -53,22 +56,21 @@ function judgeChain(socket: TLSSocket): X509Certificate {
   return certificate;
 }
 
-async function judgeRecord(
-  deps: Pick<Deps, "sql"> & { readonly authority: CertificateAuthority },
-  certificate: X509Certificate,
-): Promise<AuthenticatedNode> {
-  const nodeId = nodeIdOfAltName(certificate.subjectAltName, deps.authority.trustDomain);
-  const row = await findCertificate(deps.sql, certificate.serialNumber);
-  if (nodeId === null || row === undefined || row.nodeId !== nodeId)
-    throw new AppError("certificate_untrusted", { detail: "We did not issue this certificate to a node." });
+async function judgeRecord(sql: Sql, certificate: X509Certificate, nodeId: string): Promise<AuthenticatedNode> {
+  const row = await findCertificate(sql, certificate.serialNumber);
+  if (row === undefined || row.nodeId !== nodeId) throw notIssuedByUs();
   if (row.nodeState === "revoked") throw new AppError("node_revoked");
   if (row.state !== "active")
     throw new AppError("certificate_inactive", { detail: `Certificate ${certificate.serialNumber} is ${row.state}.` });
-  if (row.generation > 1) await supersedeOlder(deps.sql, nodeId, row.generation);
+  if (row.replacesOlder) await supersedeOlder(sql, nodeId, row.generation);
   return {
     id: nodeId,
     name: row.nodeName,
     certificateSerial: certificate.serialNumber,
     keyThumbprint: row.keyThumbprint,
   };
+}
+
+function notIssuedByUs(): AppError {
+  return new AppError("certificate_untrusted", { detail: "We did not issue this certificate to a node." });
 }

@@ -16,7 +16,7 @@ import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
 import type { Pki } from "../pki/open-pki.ts";
 import { identityAnswer } from "./identity-answer.ts";
-import { findCertificateByKey, insertCertificate, insertNode } from "./store.ts";
+import { findCertificateByKey, insertCertificate, insertNode, type CertificateRow } from "./store.ts";
 import { lockToken, markTokenUsed, type TokenRow } from "./token-store.ts";
 
 export interface EnrolDeps extends Pick<Deps, "sql" | "clock"> {
@@ -27,8 +27,8 @@ export interface EnrolDeps extends Pick<Deps, "sql" | "clock"> {
 
 /**
  * Turns a token and a key into a node. One transaction holds the token's row, so a hundred uses at once make one node. The
- * same token with the same key answers with the same certificate: a lost answer burns nothing. Each refusal has its code and
- * leaves an audit row.
+ * same key answers with the same certificate, with the same token (a lost answer burns nothing) or with a new one that the
+ * operator made because the first seemed lost. Each refusal has its code and leaves an audit row.
  */
 export async function enrolNode(
   deps: EnrolDeps,
@@ -69,11 +69,23 @@ async function useToken(
   const token = await lockToken(tx, claims.tokenId);
   if (token === undefined || !secretMatches(claims.tokenSecret, token.secretHash))
     throw new AppError("bootstrap_token_unknown");
-  if (token.usedByKey === thumbprint) {
-    const issued = await findCertificateByKey(tx, thumbprint);
-    if (issued !== undefined && issued.state !== "revoked") return issued.chainPem;
-  }
+  const issued = await findCertificateByKey(tx, thumbprint);
+  if (token.usedByKey === thumbprint && issued !== undefined && issued.state !== "revoked") return issued.chainPem;
   refuseUselessToken(token, claims);
+  if (issued !== undefined) {
+    refuseSpentKey(issued, deps.clock.now());
+    await markTokenUsed(tx, { id: token.id, keyThumbprint: thumbprint, nodeId: issued.nodeId });
+    await insertAuditRow(tx, {
+      actor: `token:${token.id}`,
+      action: "node.enrolled_again",
+      targetId: issued.nodeId,
+      targetVersion: null,
+      outcome: "succeeded",
+      requestId: request.requestId,
+      detail: { keyThumbprint: thumbprint },
+    });
+    return issued.chainPem;
+  }
   const nodeId = newId("node", deps.clock);
   const certificate = await deps.pki.authority.issueNodeCertificate({ nodeId, publicKey });
   await insertNode(tx, {
@@ -105,6 +117,14 @@ function refuseUselessToken(token: TokenRow, claims: EnrolClaims): void {
       detail: `This token is for the host ${token.hostName}; this host calls itself ${claims.hostName}.`,
     });
   }
+}
+
+/** A key has one certificate in its life. One that is of no use any more cannot be asked for again. */
+function refuseSpentKey(issued: CertificateRow, now: Date): void {
+  if (issued.state === "active" && issued.notAfter > now) return;
+  throw new AppError("proof_invalid", {
+    detail: `This key had a certificate as ${issued.nodeId} that is of no use any more. Run the same command again: it makes a new key.`,
+  });
 }
 
 function refuseOtherVersions(claims: EnrolClaims): void {

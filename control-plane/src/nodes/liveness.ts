@@ -31,7 +31,10 @@ export function startLiveness(deps: Pick<Deps, "sql" | "clock" | "log">): Livene
   const loop = async (): Promise<void> => {
     while (!stopping.signal.aborted) {
       await deps.clock.sleep(FLUSH_MS, stopping.signal);
-      await flush();
+      // A loop that ended here would show every node as offline until the next restart: say it and go on.
+      await flush().catch((error: unknown) =>
+        deps.log.error({ err: error }, "heartbeats not written, kept for the next round"),
+      );
     }
   };
   const running = loop().catch((error: unknown) => {

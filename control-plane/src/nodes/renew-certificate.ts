@@ -32,8 +32,9 @@ export async function renewCertificate(
     // The node's row serialises renewals, so that generations rise by one.
     await lockNodeState(tx, request.node.id);
     const known = await findCertificateByKey(tx, thumbprint);
-    if (known !== undefined && known.nodeId === request.node.id) return known.chainPem;
-    if (known !== undefined) throw new AppError("proof_invalid", { detail: "Another node holds this key." });
+    if (known?.nodeId === request.node.id && known.state === "active") return known.chainPem;
+    if (known !== undefined)
+      throw new AppError("proof_invalid", { detail: "This key had a certificate before. A renewal brings a new key." });
     const certificate = await deps.pki.authority.issueNodeCertificate({ nodeId: request.node.id, publicKey });
     await insertCertificate(tx, { nodeId: request.node.id, keyThumbprint: thumbprint, certificate });
     const row = {

@@ -42,10 +42,18 @@ export interface CertificateRow {
   readonly notAfter: Date;
 }
 
-export async function findCertificate(db: Queryable, serial: string): Promise<CertificateRow | undefined> {
-  const [row] = await db<CertificateRow[]>`
+/** What a request is judged by. `replacesOlder`: older certificates of the node still count until this one is seen. */
+export async function findCertificate(
+  db: Queryable,
+  serial: string,
+): Promise<(CertificateRow & { readonly replacesOlder: boolean }) | undefined> {
+  const [row] = await db<(CertificateRow & { replacesOlder: boolean })[]>`
     select n.id as "nodeId", n.name as "nodeName", n.state as "nodeState", c.state, c.key_thumbprint as "keyThumbprint", c.generation,
-      c.chain_pem as "chainPem", c.not_after as "notAfter"
+      c.chain_pem as "chainPem", c.not_after as "notAfter",
+      exists (
+        select from node_certificates o
+        where o.node_id = c.node_id and o.generation < c.generation and o.state = 'active'
+      ) as "replacesOlder"
     from node_certificates c
     join nodes n on n.id = c.node_id
     where c.serial = ${serial}
@@ -129,7 +137,9 @@ export async function updateInventory(
 
 /**
  * One row a GPU. A healthy GPU that nobody owns becomes available unless an operator or a failed release quarantined it; a
- * faulty one that nobody owns is quarantined; an owned one stays owned and carries the reason.
+ * faulty one that nobody owns is quarantined; an owned one stays owned and carries the reason. Our own reasons begin with
+ * `gpu: ` and pass with the fault. A quarantine of another origin keeps its reason whatever the GPU does meanwhile: were it
+ * replaced, a slot that was never proven clean would go back into service with the next healthy report.
  */
 export async function upsertSlots(tx: Tx, nodeId: string, gpus: readonly Gpu[]): Promise<void> {
   for (const gpu of gpus) {
@@ -146,6 +156,7 @@ export async function upsertSlots(tx: Tx, nodeId: string, gpus: readonly Gpu[]):
           else gpu_slots.state
         end,
         reason = case
+          when gpu_slots.state = 'quarantined' and coalesce(gpu_slots.reason, '') not like 'gpu: %' then gpu_slots.reason
           when excluded.reason is not null then excluded.reason
           when gpu_slots.reason like 'gpu: %' then null
           else gpu_slots.reason
@@ -154,7 +165,11 @@ export async function upsertSlots(tx: Tx, nodeId: string, gpus: readonly Gpu[]):
   }
   await tx`
     update gpu_slots
-    set state = case when state = 'owned' then 'owned' else 'quarantined' end, reason = 'gpu: the host does not report it any more'
+    set state = case when state = 'owned' then 'owned' else 'quarantined' end,
+      reason = case
+        when state = 'quarantined' and coalesce(reason, '') not like 'gpu: %' then reason
+        else 'gpu: the host does not report it any more'
+      end
     where node_id = ${nodeId} and not (gpu_uuid = any(${gpus.map((gpu) => gpu.uuid)}))
   `;
 }
@@ -165,13 +180,14 @@ export interface Seen {
   readonly ackedRevision: number;
 }
 
-/** One statement for all nodes that were heard since the last flush. */
+/** One statement for all nodes that were heard since the last flush; in order of their ids, so that replicas never deadlock. */
 export async function flushLiveness(db: Queryable, seen: readonly Seen[]): Promise<void> {
   await db`
     insert into node_liveness (node_id, last_seen_at, agent_instance, acked_rev)
     select node_id, now(), agent_instance, acked_rev
     from unnest(${seen.map((row) => row.nodeId)}::text[], ${seen.map((row) => row.agentInstance)}::text[], ${seen.map((row) => row.ackedRevision)}::bigint[])
       as heard (node_id, agent_instance, acked_rev)
+    order by node_id
     on conflict (node_id) do update
     set last_seen_at = excluded.last_seen_at, agent_instance = excluded.agent_instance, acked_rev = excluded.acked_rev
   `;

@@ -1,4 +1,4 @@
-import type { KeyObject } from "node:crypto";
+import { randomBytes, type KeyObject } from "node:crypto";
 import { link, mkdir, open, readFile, rm } from "node:fs/promises";
 import { dirname } from "node:path";
 import { AppError } from "@hostler/shared/errors.ts";
@@ -12,15 +12,10 @@ export async function readOrMakeFile(path: string, make: () => string): Promise<
   const existing = await readIfThere(path);
   if (existing !== undefined) return existing;
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
-  const draft = `${path}.${process.pid}.new`;
-  const file = await open(draft, "wx", 0o600);
+  // A random name: replicas in containers share this folder and all have pid 1, and a crash leaves its draft behind.
+  const draft = `${path}.${randomBytes(6).toString("hex")}.new`;
   try {
-    await file.writeFile(make());
-    await file.sync();
-  } finally {
-    await file.close();
-  }
-  try {
+    await writeSynced(draft, make());
     // A link fails where a rename would overwrite.
     await link(draft, path);
     await syncFolder(dirname(path));
@@ -64,6 +59,16 @@ async function readIfThere(path: string): Promise<string | undefined> {
     if (error.code === "ENOENT") return undefined;
     throw error;
   });
+}
+
+async function writeSynced(path: string, text: string): Promise<void> {
+  const file = await open(path, "wx", 0o600);
+  try {
+    await file.writeFile(text);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
 }
 
 async function syncFolder(path: string): Promise<void> {

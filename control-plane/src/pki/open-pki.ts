@@ -1,6 +1,7 @@
 import { createPublicKey, X509Certificate, type KeyObject } from "node:crypto";
 import { join } from "node:path";
 import type { Clock } from "@hostler/shared/clock.ts";
+import { AppError } from "@hostler/shared/errors.ts";
 import {
   BACKDATE_MS,
   issueIntermediate,
@@ -52,10 +53,15 @@ export async function openPki(options: {
   const serverAuthority = { name: `Hostler server CA of ${trustDomain}`, key: await openKey("server-ca", makeP256Key) };
   const taskKey = await openKey("task-signing", makeEd25519Key);
 
-  const rootPem = await readOrMakeFile(path("root.pem"), () => pemOf(issueRoot(root, lifeFrom(clock, ROOT_LIFE_MS))));
+  const openCertificate = async (name: string, key: KeyObject, make: () => Buffer): Promise<string> => {
+    const pem = await readOrMakeFile(path(`${name}.pem`), () => pemOf(make()));
+    refuseForeignCertificate(path(name), pem, key);
+    return pem;
+  };
+  const rootPem = await openCertificate("root", root.key, () => issueRoot(root, lifeFrom(clock, ROOT_LIFE_MS)));
   const intermediatePem = async (name: string, subject: CertificateAuthorityKey): Promise<string> =>
-    await readOrMakeFile(path(`${name}.pem`), () =>
-      pemOf(issueIntermediate({ root, subject, validity: lifeFrom(clock, AUTHORITY_LIFE_MS) })),
+    await openCertificate(name, subject.key, () =>
+      issueIntermediate({ root, subject, validity: lifeFrom(clock, AUTHORITY_LIFE_MS) }),
     );
   const nodeAuthorityPem = await intermediatePem("node-ca", nodeAuthority);
   const serverAuthorityPem = await intermediatePem("server-ca", serverAuthority);
@@ -88,6 +94,14 @@ export async function openPki(options: {
       },
     },
   };
+}
+
+/** Half a backup: with a key that is not the certificate's, every host would be refused and nothing would say why. */
+function refuseForeignCertificate(path: string, pem: string, key: KeyObject): void {
+  if (new X509Certificate(pem).checkPrivateKey(key)) return;
+  throw new AppError("conflict", {
+    detail: `${path}.pem is not the certificate of ${path}.key. Restore the whole folder from one backup.`,
+  });
 }
 
 /** X.509 counts whole seconds. */

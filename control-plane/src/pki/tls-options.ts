@@ -4,8 +4,9 @@ import type { Pki } from "./open-pki.ts";
 
 /**
  * The one place that builds TLS options for our listeners; a reload must use it too, because what `setSecureContext` is not
- * told falls back to defaults. TLS 1.3 only. No session tickets: a ticket is a bearer credential that outlives the
- * certificate (measured).
+ * told falls back to defaults. TLS 1.3 only. No session is ever resumed: a ticket is a bearer credential that outlives the
+ * certificate (measured). With NO_TICKET, OpenSSL sends tickets that only name a session here, and we keep none: a listener for
+ * `newSession` or `resumeSession` would undo that.
  */
 export function enrolTlsOptions(pki: Pki): ServerOptions {
   const { keyPem, chainPem } = pki.issueServerCertificate();

@@ -1,0 +1,84 @@
+import { systemClock, type Clock } from "@hostler/shared/clock.ts";
+import { pino } from "pino";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { startLiveness } from "./liveness.ts";
+import { flushLiveness } from "./store.ts";
+import { startTestPlane, type TestPlane } from "./test-plane.ts";
+
+const log = pino({ level: "silent" });
+let plane: TestPlane;
+beforeAll(async () => void (plane = await startTestPlane()));
+afterAll(async () => await plane.close());
+
+async function seen(nodeId: string): Promise<unknown> {
+  const [row] =
+    await plane.sql`select agent_instance as "agentInstance", acked_rev::int as "ackedRevision" from node_liveness where node_id = ${nodeId}`;
+  return row;
+}
+
+async function isOnline(nodeId: string): Promise<unknown> {
+  return (await plane.asOperator("GET", `/api/ops/v1/nodes/${nodeId}`)).body["online"];
+}
+
+/** A clock whose sleeps end when the test says so. */
+function makeSteppedClock(): Clock & { step(): void } {
+  let wake: () => void = () => undefined;
+  return {
+    ...systemClock,
+    sleep: async (_ms, signal) => {
+      await new Promise<void>((resolve, reject) => {
+        wake = resolve;
+        signal.addEventListener("abort", () => reject(signal.reason as Error), { once: true });
+      });
+    },
+    step: () => wake(),
+  };
+}
+
+test("a new node is online at once; later heartbeats are written together, the last on close", async () => {
+  const { nodeId } = (await plane.makeNode()).answer;
+  const liveness = startLiveness({ sql: plane.sql, clock: makeSteppedClock(), log });
+  expect(await isOnline(nodeId)).toBe(false);
+  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1 });
+  expect(await isOnline(nodeId)).toBe(true);
+  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 2 });
+  expect(await seen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 1 });
+  await liveness.close();
+  expect(await seen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 2 });
+});
+
+test("a node is offline 45 s after it was heard, by the database's clock", async () => {
+  const { nodeId } = (await plane.makeNode()).answer;
+  const liveness = startLiveness({ sql: plane.sql, clock: makeSteppedClock(), log });
+  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1 });
+  await liveness.close();
+  await plane.sql`update node_liveness set last_seen_at = now() - interval '44 seconds' where node_id = ${nodeId}`;
+  expect(await isOnline(nodeId)).toBe(true);
+  await plane.sql`update node_liveness set last_seen_at = now() - interval '46 seconds' where node_id = ${nodeId}`;
+  expect(await isOnline(nodeId)).toBe(false);
+});
+
+test("a round that fails is not the last one", async () => {
+  const { nodeId } = (await plane.makeNode()).answer;
+  const clock = makeSteppedClock();
+  const errors: unknown[] = [];
+  const noted = { ...log, error: (fields: unknown) => errors.push(fields) } as unknown as typeof log;
+  const liveness = startLiveness({ sql: plane.sql, clock, log: noted });
+  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1 });
+  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 2 });
+  await plane.sql`alter table node_liveness rename to away`;
+  clock.step();
+  await expect.poll(() => errors.length).toBe(1);
+  await plane.sql`alter table away rename to node_liveness`;
+  clock.step();
+  await expect.poll(async () => await seen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 2 });
+  await liveness.close();
+});
+
+test("replicas that write the same nodes in other orders do not deadlock", async () => {
+  const nodes = await Promise.all(Array.from({ length: 20 }, async () => (await plane.makeNode()).answer.nodeId));
+  const rows = nodes.map((nodeId) => ({ nodeId, agentInstance: "a", ackedRevision: 1 }));
+  const orders = Array.from({ length: 100 }, (_, index) => (index % 2 === 0 ? rows : rows.toReversed()));
+  await Promise.all(orders.map(async (order) => await flushLiveness(plane.sql, order)));
+  expect(await seen(nodes[0] ?? "")).toBeDefined();
+});
