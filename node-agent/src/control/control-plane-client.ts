@@ -13,6 +13,7 @@ import { Agent, request, type Dispatcher } from "undici";
 import * as z from "zod";
 import type { StoredIdentity } from "../identity/identity-files.ts";
 import type { ControlPlane } from "../ports/control-plane.ts";
+import { connectionFailure } from "./connection-failure.ts";
 import { dialTerminalSocket } from "./terminal-socket.ts";
 
 const ANSWER_TIMEOUT_MS = 30_000;
@@ -35,12 +36,8 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
     body: unknown,
     options: { readonly schema: Schema; readonly signal: AbortSignal; readonly timeoutMs?: number },
   ): Promise<z.output<Schema>> => {
-    const answer = await send(path, {
-      body,
-      signal: options.signal,
-      ...(options.timeoutMs === undefined ? {} : { timeoutMs: options.timeoutMs }),
-    });
-    return options.schema.parse(await answer.body.json());
+    const { schema, ...rest } = options;
+    return schema.parse(await send(path, { ...rest, body }, async (answer) => await answer.body.json()));
   };
   const nothing = z.looseObject({});
   return {
@@ -69,12 +66,9 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
       void (await post(NODE_PATHS.result(taskId), { result: resultJws }, { schema: nothing, signal })),
     open: async (image, { offset, signal }) => {
       // The transfer may take long; it is bounded by the phase's own deadline.
-      const answer = await send(NODE_PATHS.image(image.sha256), {
-        signal,
-        timeoutMs: 3_600_000,
-        headers: offset > 0 ? { range: `bytes=${offset}-` } : {},
-      });
-      return answer.body;
+      const headers = offset > 0 ? { range: `bytes=${offset}-` } : {};
+      const sending = { signal, timeoutMs: 3_600_000, headers };
+      return await send(NODE_PATHS.image(image.sha256), sending, async (answer) => await Promise.resolve(answer.body));
     },
     openTerminalSocket: async (dial) =>
       await dialTerminalSocket(tlsOf(current.identity), { listener: current.identity.identity.nodeListener, ...dial }),
@@ -122,11 +116,18 @@ interface Sending {
   readonly signal: AbortSignal;
 }
 
-/** Sends one request over the connection of now. Rejects with the AppError of the server's problem, or `service_unavailable`. */
-function makeSender(
-  connection: () => Connection,
-): (path: string, sending: Sending) => Promise<Dispatcher.ResponseData> {
-  return async (path, options) => {
+type Send = <Answer>(
+  path: string,
+  sending: Sending,
+  read: (answer: Dispatcher.ResponseData) => Promise<Answer>,
+) => Promise<Answer>;
+
+/**
+ * Sends one request over the connection of now and reads its answer. Rejects with the AppError of the server's problem, or
+ * with `service_unavailable`, also when the connection breaks in the middle of the answer.
+ */
+function makeSender(connection: () => Connection): Send {
+  return async (path, options, read) => {
     const { agent, identity } = connection();
     const signal = AbortSignal.any([options.signal, AbortSignal.timeout(options.timeoutMs ?? ANSWER_TIMEOUT_MS)]);
     const method = options.body === undefined ? "GET" : "POST";
@@ -139,14 +140,11 @@ function makeSender(
         ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
       });
       if (answer.statusCode >= 400) throw errorOfProblem(await answer.body.json().catch(() => null), answer.statusCode);
-      return answer;
+      return await read(answer);
     } catch (error) {
       if (error instanceof AppError) throw error;
       options.signal.throwIfAborted();
-      throw new AppError("service_unavailable", {
-        detail: `${identity.identity.nodeListener} cannot be reached.`,
-        cause: error,
-      });
+      throw connectionFailure(identity.identity.nodeListener, error);
     }
   };
 }

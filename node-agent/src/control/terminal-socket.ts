@@ -24,6 +24,7 @@ export async function dialTerminalSocket(
     readonly signal: AbortSignal;
   },
 ): Promise<TerminalSocket> {
+  dial.signal.throwIfAborted();
   const socket = new WebSocket(
     `wss://${dial.listener}${NODE_PATHS.terminal(dial.terminalId)}`,
     [TERMINAL_PROTOCOL, `${TICKET_PROTOCOL_PREFIX}${dial.ticket}`],
@@ -34,6 +35,8 @@ export async function dialTerminalSocket(
       maxPayload: MESSAGE_BYTES_MAX,
     },
   );
+  // A frame may come in the same packet as the answer to the upgrade: nothing is read before somebody listens.
+  socket.once("open", () => socket.pause());
   const onAbort = (): void => socket.terminate();
   dial.signal.addEventListener("abort", onAbort, { once: true });
   try {
@@ -52,13 +55,19 @@ export async function dialTerminalSocket(
     send: (frame) => {
       if (socket.readyState === socket.OPEN) socket.send(frame);
     },
-    onFrame: (listener) =>
-      void socket.on("message", (data: RawData, isBinary: boolean) => {
+    onFrame: (listener) => {
+      socket.on("message", (data: RawData, isBinary: boolean) => {
         if (isBinary && data instanceof Buffer) listener(data);
         else socket.close(1003);
-      }),
+      });
+      socket.resume();
+    },
     closed,
-    close: (code, reason) => socket.close(code, reason),
+    close: (code, reason) => {
+      // A paused socket would not see the other side's answer to the closing.
+      socket.resume();
+      socket.close(code, reason);
+    },
     get bufferedBytes() {
       return socket.bufferedAmount;
     },

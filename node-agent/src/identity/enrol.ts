@@ -1,9 +1,11 @@
+import type { X509Certificate } from "node:crypto";
 import type { Clock } from "@hostler/shared/clock.ts";
-import { AppError } from "@hostler/shared/errors.ts";
+import { AppError, isAppError } from "@hostler/shared/errors.ts";
 import { identitySchema, NODE_PATHS, PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
 import { errorOfProblem } from "@hostler/shared/problem.ts";
 import { parseBootstrapToken, signEnrolProof } from "@hostler/pki";
 import { Agent, request } from "undici";
+import { isOutOfTime, isStranger } from "../control/connection-failure.ts";
 import type { StateFiles } from "../ports/state-files.ts";
 import { forgetPendingKey, pendingKey, readIdentity, writeIdentity, type StoredIdentity } from "./identity-files.ts";
 import { fetchPinnedRoot } from "./pinned-root.ts";
@@ -33,7 +35,7 @@ export async function enrol(
       detail: `This host is enrolled already as ${existing.identity.nodeId}. To enrol it anew, stop the agent and remove its state folder first.`,
     });
   }
-  const root = await fetchPinnedRoot(server, token.pin);
+  const { root, leaf } = await fetchPinnedRoot(server, token.pin);
   const key = await pendingKey(deps.files, "enrol");
   const proof = await signEnrolProof(key, {
     iat: Math.floor(deps.clock.now().getTime() / 1000),
@@ -43,7 +45,11 @@ export async function enrol(
     hostName: enrolment.hostName,
     agentVersion: enrolment.agentVersion,
   });
-  const identity = await sendProof({ server, rootPem: root.toString(), proof });
+  const identity = await sendProof({ server, rootPem: root.toString(), proof }).catch(async (error: unknown) => {
+    // The server will never take this key: the next try has another.
+    if (isAppError(error, "proof_invalid")) await forgetPendingKey(deps.files, "enrol");
+    throw isAppError(error) ? error : explain(error, { enrolment, leaf, now: deps.clock.now() });
+  });
   const stored = await writeIdentity(deps.files, { privateKey: key, identity, server: enrolment.server });
   await forgetPendingKey(deps.files, "enrol");
   return stored;
@@ -73,15 +79,41 @@ async function sendProof(sending: {
     const body: unknown = await answer.body.json();
     if (answer.statusCode !== 200) throw errorOfProblem(body, answer.statusCode);
     return identitySchema.parse(body);
-  } catch (error) {
-    if (error instanceof AppError) throw error;
-    throw new AppError("service_unavailable", {
-      detail: `${server.host}:${server.port} did not answer the enrolment. Run the same command again: the token is not used up.`,
-      cause: error,
-    });
   } finally {
     await agent.close();
   }
+}
+
+/** What it means that there was no answer. */
+function explain(
+  error: unknown,
+  seen: { readonly enrolment: EnrolRequest; readonly leaf: X509Certificate; readonly now: Date },
+): AppError {
+  const { server } = seen.enrolment;
+  if (isOutOfTime(error)) return clockSkew(seen.leaf, seen.now);
+  if (isStranger(error))
+    return new AppError("pin_mismatch", {
+      detail: `${server} showed the pinned root, but its own certificate is not from it.`,
+      cause: error,
+    });
+  return new AppError("service_unavailable", {
+    detail: `${server} did not answer the enrolment. Run the same command again: the token is not used up.`,
+    cause: error,
+  });
+}
+
+/**
+ * TLS refuses a certificate without naming the clock. How far that is off is not known then, only how far at least; a clock
+ * that passes here is measured exactly by the server.
+ */
+function clockSkew(leaf: X509Certificate, now: Date): AppError {
+  const behindMs = leaf.validFromDate.getTime() - now.getTime();
+  const offsetMs = behindMs > 0 ? -behindMs : now.getTime() - leaf.validToDate.getTime();
+  const direction = offsetMs < 0 ? "behind" : "ahead of";
+  return new AppError("clock_skew", {
+    detail: `This host's clock (${now.toISOString()}) is at least ${Math.ceil(Math.abs(offsetMs) / 1000)} s ${direction} the control plane's, whose certificate is valid from ${leaf.validFromDate.toISOString()} to ${leaf.validToDate.toISOString()}.`,
+    facts: { offsetMs },
+  });
 }
 
 function parseServer(text: string): { readonly host: string; readonly port: number } {

@@ -8,12 +8,12 @@ const CONNECT_TIMEOUT_MS = 15_000;
 
 /**
  * Looks at the certificates that the server shows, on a connection of its own over which nothing is sent, and returns the
- * root that the token pins. Rejects with `pin_mismatch` when it is not among them.
+ * root that the token pins, with the server's own. Rejects with `pin_mismatch` when the root is not among them.
  */
 export async function fetchPinnedRoot(
   server: { readonly host: string; readonly port: number },
   pin: string,
-): Promise<X509Certificate> {
+): Promise<{ readonly root: X509Certificate; readonly leaf: X509Certificate }> {
   // Nothing is trusted yet: the chain is only looked at, and the next connection trusts nothing but the pinned root.
   const socket = connect({
     host: server.host,
@@ -25,7 +25,9 @@ export async function fetchPinnedRoot(
   socket.on("timeout", () => socket.destroy(new Error(`no answer within ${CONNECT_TIMEOUT_MS / 1000} s`)));
   try {
     await once(socket, "secureConnect");
-    return findPinnedRoot(chainOf(socket), pin);
+    const chain = chainOf(socket);
+    const root = findPinnedRoot(chain, pin);
+    return { root, leaf: chain[0] ?? root };
   } catch (error) {
     if (error instanceof AppError) throw error;
     throw new AppError("service_unavailable", {

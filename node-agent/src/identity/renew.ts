@@ -1,5 +1,6 @@
 import { X509Certificate } from "node:crypto";
 import type { Clock } from "@hostler/shared/clock.ts";
+import { isAppError } from "@hostler/shared/errors.ts";
 import type { IdentityAnswer } from "@hostler/shared/node-protocol.ts";
 import { signRenewProof } from "@hostler/pki";
 import type { StateFiles } from "../ports/state-files.ts";
@@ -22,7 +23,11 @@ export async function renewIdentity(
   const replacesSerial = new X509Certificate(current.identity.certificateChain).serialNumber;
   const iat = Math.floor(deps.clock.now().getTime() / 1000);
   const proof = await signRenewProof(key, { iat, nodeId: current.identity.nodeId, replacesSerial });
-  const identity = await deps.send(proof, signal);
+  const identity = await deps.send(proof, signal).catch(async (error: unknown) => {
+    // The server will never take this key, such as one of an earlier enrolment: the next try has another.
+    if (isAppError(error, "proof_invalid")) await forgetPendingKey(deps.files, "renew");
+    throw error;
+  });
   const stored = await writeIdentity(deps.files, { privateKey: key, identity, server: current.server });
   await forgetPendingKey(deps.files, "renew");
   return stored;
