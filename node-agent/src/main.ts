@@ -3,6 +3,7 @@ import { hostname } from "node:os";
 import { parseArgs } from "node:util";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { AppError, describeError, ERRORS } from "@hostler/shared/errors.ts";
+import { shortName } from "@hostler/shared/ids.ts";
 import { readRunConfig, RUN_OPTIONS, stateDirOf } from "./config.ts";
 import { readLockHolder } from "./host/state-lock.ts";
 import { enrol } from "./identity/enrol.ts";
@@ -10,6 +11,8 @@ import { readIdentity } from "./identity/identity-files.ts";
 import { makeDiskFiles } from "./journal/disk-files.ts";
 import { makeHostLedger } from "./journal/host-ledger.ts";
 import { makeJournalStore } from "./journal/journal-file.ts";
+import { stageOf } from "./journal/model.ts";
+import { readStatusFile } from "./loops/status-file.ts";
 import { startAgent } from "./start-agent.ts";
 import { AGENT_VERSION } from "./version.ts";
 
@@ -85,13 +88,17 @@ async function run(words: readonly string[]): Promise<void> {
 
 async function status(): Promise<void> {
   const stateDir = stateDirOf();
-  const stored = await readIdentity(makeDiskFiles(stateDir));
+  const files = makeDiskFiles(stateDir);
+  const stored = await readIdentity(files);
   const holder = await readLockHolder(stateDir);
   const lines = [
     stored === null
       ? `Not enrolled (nothing in ${stateDir}).`
       : `Node ${stored.identity.nodeId}, certificate until ${stored.identity.expiresAt}, polls ${stored.identity.nodeListener}.`,
     holder === null ? "No agent runs." : `An agent runs (pid ${holder.pid}).`,
+    ...(holder === null ? [] : await readStatusFile(files)).map(
+      ({ name: loop, text, since }) => `  ${loop}: ${text} (since ${since})`,
+    ),
   ];
   process.stdout.write(`${lines.join("\n")}\n`);
   if (stored === null || holder === null) process.exitCode = 3;
@@ -103,23 +110,18 @@ async function inspect(): Promise<void> {
   const journals = makeJournalStore({ files, clock: systemClock });
   const slices = await journals.list();
   for (const slice of slices) {
-    const journal = await journals.open(slice);
-    if (journal === null) continue;
-    const { state } = journal;
-    const stage =
-      state.closed !== null
-        ? "closed"
-        : Object.keys(state.release).length > 0
-          ? "releasing"
-          : state.failure !== null
-            ? `failed in ${state.failure.phase}`
-            : state.sealed
-              ? "active"
-              : "building";
-    const row = Object.values(ledger).find((held) => held.allocationId === slice.allocationId);
-    process.stdout.write(
-      `${slice.allocationId}  generation ${slice.generation}  ${state.driver}  ${stage}  fence ${state.fence}  GPUs ${row?.gpuUuids.length ?? 0}\n`,
-    );
+    const state = await journals.peek(slice);
+    if (state === null) continue;
+    const { [shortName(slice.allocationId, slice.generation)]: held } = ledger;
+    const failure = state.failure === null ? "" : `, ${state.failure.phase} failed: ${state.failure.message}`;
+    const row = [
+      `${slice.allocationId} generation ${slice.generation}`,
+      state.driver,
+      `${stageOf(state)}${failure}`,
+      `fence ${state.fence}`,
+      held === undefined ? "holds nothing" : `holds ${held.memoryMib} MiB, GPUs: ${held.gpuUuids.join(" ") || "none"}`,
+    ];
+    process.stdout.write(`${row.join("  ")}\n`);
   }
   if (slices.length === 0) process.stdout.write("No slices on this host.\n");
 }

@@ -23,6 +23,7 @@ import { makeLog, type Log } from "./log.ts";
 import { inventoryLoop } from "./loops/inventory.ts";
 import { pollLoop } from "./loops/poll.ts";
 import { renewalLoop } from "./loops/renewal.ts";
+import { statusFileLoop } from "./loops/status-file.ts";
 import { superviseLoop, type LoopStatus, type SupervisedLoop } from "./loops/supervise.ts";
 import { telemetryLoop } from "./loops/telemetry.ts";
 import type { GpuHost } from "./ports/gpu-host.ts";
@@ -116,6 +117,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   };
   const loops = startLoops({
     controlPlane,
+    files,
     runner,
     host,
     gpus,
@@ -152,6 +154,7 @@ function makeHandlers(deps: SliceTaskDeps, terminals: Terminals): TaskHandlers {
 
 interface LoopParts {
   readonly controlPlane: ControlPlaneClient;
+  readonly files: StateFiles;
   readonly runner: Runner;
   readonly host: HostReader;
   readonly gpus: GpuHost;
@@ -184,7 +187,12 @@ function startLoops(parts: LoopParts): SupervisedLoop[] {
       expiresAt: () => new Date(current().identity.expiresAt),
     }),
   ];
-  return loops.map((loop) => superviseLoop(common, loop, parts.signal));
+  const supervised = loops.map((loop) => superviseLoop(common, loop, parts.signal));
+  const statuses = (): LoopStatus[] => supervised.map((loop) => loop.status);
+  return [
+    ...supervised,
+    superviseLoop(common, statusFileLoop({ files: parts.files, statuses, clock: systemClock }), parts.signal),
+  ];
 }
 
 async function makeDrivers(

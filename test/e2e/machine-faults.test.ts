@@ -2,7 +2,6 @@ import { execFile } from "node:child_process";
 import { readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
-import { shortName } from "@hostler/shared/ids.ts";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import {
   followOperation,
@@ -37,7 +36,7 @@ async function machinePid(allocationId: string): Promise<number> {
   return await waitFor("a machine", async () => {
     for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/.test(name))) {
       const commandLine = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
-      if (commandLine.startsWith("qemu-system") && commandLine.includes(shortName(allocationId, 1))) return Number(pid);
+      if (commandLine.includes(`guest=${allocationId}.1.`)) return Number(pid);
     }
     return undefined;
   });

@@ -27,6 +27,8 @@ export interface JournalStore {
   /** Null when the host knows nothing of the slice. A torn tail is cut off first. */
   open(slice: SliceReference): Promise<Journal | null>;
   create(opened: Omit<Extract<NewRecord, { kind: "opened" }>, "kind">, spec: SliceSpec | null): Promise<Journal>;
+  /** Reads without cutting a torn tail: for onlookers while an agent may be writing. */
+  peek(slice: SliceReference): Promise<JournalState | null>;
   list(): Promise<readonly SliceReference[]>;
   /** Erases specs whose journal was never opened: the host died between the two writes. Call it before any task runs. */
   sweep(): Promise<void>;
@@ -38,18 +40,23 @@ const SPEC_SUFFIX = ".spec.json";
 
 export function makeJournalStore(deps: { readonly files: StateFiles; readonly clock: Clock }): JournalStore {
   const { files } = deps;
-  return {
+  const store: JournalStore = {
     open: async (slice) => {
       const path = journalPath(slice);
       const text = await files.read(path);
       if (text === null) return null;
       const { records, wholeText, isTorn } = parseJournal(text);
+      const state = stateOf(records);
+      if (state === null) {
+        // The very first record was torn: nothing has happened yet.
+        await files.remove(specPath(slice));
+        await files.remove(path);
+        return null;
+      }
       if (isTorn) await files.replace(path, wholeText);
-      const [first, ...rest] = records;
-      // The very first record was torn: nothing has happened yet.
-      if (first === undefined) return null;
-      return makeJournal(deps, slice, rest.reduce<JournalState>(addRecord, addRecord(null, first)));
+      return makeJournal(deps, slice, state);
     },
+    peek: async (slice) => stateOf(parseJournal((await files.read(journalPath(slice))) ?? "").records),
     create: async (opened, spec) => {
       if (spec !== null) await files.replace(specPath(opened), JSON.stringify(spec));
       const record: JournalRecord = { kind: "opened", at: deps.clock.now().toISOString(), ...opened };
@@ -58,6 +65,7 @@ export function makeJournalStore(deps: { readonly files: StateFiles; readonly cl
     },
     list: async () => (await files.list(FOLDER)).filter((name) => name.endsWith(JOURNAL_SUFFIX)).flatMap(referenceOf),
     sweep: async () => {
+      for (const slice of await store.list()) await store.open(slice);
       const names = await files.list(FOLDER);
       const orphans = names.filter(
         (name) => name.endsWith(SPEC_SUFFIX) && !names.includes(name.replace(SPEC_SUFFIX, JOURNAL_SUFFIX)),
@@ -65,6 +73,7 @@ export function makeJournalStore(deps: { readonly files: StateFiles; readonly cl
       for (const name of orphans) await files.remove(`${FOLDER}/${name}`);
     },
   };
+  return store;
 }
 
 function makeJournal(
@@ -103,6 +112,11 @@ function makeJournal(
       await deps.files.remove(journalPath(slice));
     },
   };
+}
+
+function stateOf(records: readonly JournalRecord[]): JournalState | null {
+  const [first, ...rest] = records;
+  return first === undefined ? null : rest.reduce<JournalState>(addRecord, addRecord(null, first));
 }
 
 function journalPath(slice: SliceReference): string {

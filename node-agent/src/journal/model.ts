@@ -143,6 +143,14 @@ export function parseJournal(text: string): {
   return { records, wholeText, isTorn: wholeText.length < text.length };
 }
 
+/** Where the slice is on its way, in a word. */
+export function stageOf(state: JournalState): "building" | "undoing" | "active" | "releasing" | "closed" {
+  if (state.closed !== null) return "closed";
+  if (Object.keys(state.release).length > 0) return "releasing";
+  if (state.failure !== null) return "undoing";
+  return state.sealed ? "active" : "building";
+}
+
 /** The phases' facts by phase, of those that count now. */
 export function factsOf(records: Readonly<Record<string, PhaseRecord>>): Record<string, Facts> {
   const settled = Object.entries(records).filter(

@@ -24,6 +24,8 @@ export interface SupervisedLoop {
 }
 
 const RESTART = { firstMs: 500, maxMs: 30_000 };
+/** A loop that ran this long was well: its next crash is a new story. */
+const WELL_AFTER_MS = 60_000;
 
 /** Keeps a loop running: a crash is an error in the log and a new start after a wait. Slices never notice. */
 export function superviseLoop(
@@ -38,11 +40,13 @@ export function superviseLoop(
   };
   const keepRunning = async (): Promise<void> => {
     for (let crashes = 1; !signal.aborted; crashes += 1) {
+      const startedAtMs = deps.clock.monotonicMs();
       try {
         await loop.run(setStatus, signal);
         if (!signal.aborted) throw new Error("The loop returned although nobody stopped it.");
       } catch (error) {
         if (isAborted(error, signal)) break;
+        if (deps.clock.monotonicMs() - startedAtMs > WELL_AFTER_MS) crashes = 1;
         deps.log.error({ loop: loop.name, crashes, error: describeError(error) }, "loop crashed, restarting");
         setStatus(`crashed: ${describeError(error)}`);
         await deps.clock

@@ -1,4 +1,4 @@
-import { TASK_PARAMS, type TaskClaims, type TaskKind, type TaskParams } from "@hostler/shared/tasks.ts";
+import { TASK_KINDS, TASK_PARAMS, type TaskClaims, type TaskKind, type TaskParams } from "@hostler/shared/tasks.ts";
 import { type Conclusion, type GrantedTask, refusal } from "./task.ts";
 
 /** Code for each kind of task. A new kind: a handler here, params in shared/src/tasks.ts. */
@@ -16,16 +16,19 @@ export interface TaskPlan {
 
 /** Reads the params and finds the handler; a task that this agent cannot read is refused with a signed result. */
 export function planTask(handlers: TaskHandlers, claims: TaskClaims): TaskPlan {
-  switch (claims.kind) {
+  const kind = TASK_KINDS.find((known) => known === claims.kind);
+  switch (kind) {
     case "slice.vm_provision":
     case "slice.vm_release":
-      return planOf(handlers, claims.kind, claims, (params) => ({ key: sliceKey(params), isHeavy: true }));
+      return planOf(handlers, kind, claims, (params) => ({ key: sliceKey(params), isHeavy: true }));
     case "terminal.open":
-      return planOf(handlers, claims.kind, claims, (params) => ({ key: params.terminalId, isHeavy: false }));
+      return planOf(handlers, kind, claims, (params) => ({ key: params.terminalId, isHeavy: false }));
+    case undefined:
+      return refusalPlan(claims, `This agent does not know tasks of kind ${claims.kind}; upgrade it.`);
   }
 }
 
-export function sliceKey(slice: { readonly allocationId: string; readonly generation: number }): string {
+function sliceKey(slice: { readonly allocationId: string; readonly generation: number }): string {
   return `${slice.allocationId}-${slice.generation}`;
 }
 
@@ -45,7 +48,7 @@ function planOf<Kind extends TaskKind>(
   return { ...placeOf(params), run: async (task) => await handlers[kind](task, params) };
 }
 
-export function refusalPlan(claims: TaskClaims, message: string): TaskPlan {
+function refusalPlan(claims: TaskClaims, message: string): TaskPlan {
   return { key: claims.jti, isHeavy: false, run: async () => refusal({ code: "task_rejected", phase: null, message }) };
 }
 

@@ -104,7 +104,8 @@ function phaseRun(
 
 function outcomeOf(state: JournalState, failures: readonly JournalFailure[]): Outcome {
   const released = factsOf(state.release);
-  const { receipts = [], diskErased = false } = released["return"] ?? {};
+  const returned = released["return"] ?? failures.find((failure) => failure.phase === "return")?.facts;
+  const { receipts = [], diskErased = false } = returned ?? {};
   const durationsMs = Object.fromEntries(
     Object.entries(state.release).map(([phase, record]) => [phase, record.durationMs]),
   );

@@ -2,6 +2,7 @@ import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError, type ErrorCode } from "@hostler/shared/errors.ts";
 import { shortName } from "@hostler/shared/ids.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
+import * as z from "zod";
 import type { CreateContext, Facts, HostObject, SliceDriver, SliceReference } from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
 
@@ -10,7 +11,7 @@ import type { StateFiles } from "../../ports/state-files.ts";
  * `mock.hostler.dev/<phase>` with phase one of preflight, image, disk, seed, network, start, guest_ready, and a value of:
  *
  *   fail         rejects with command_failed (permanent)
- *   fail-once    rejects once with a failure that may pass, then works
+ *   fail-once    rejects once in an agent's life with a failure that may pass, then works
  *   disk-full    rejects with disk_full          checksum     rejects with image_checksum_mismatch
  *   exit         rejects with machine_exited     not-ready    rejects with guest_not_ready
  *   hang         never ends by itself            slow:<ms>    takes that long
@@ -28,34 +29,46 @@ const FAILURES: Readonly<Record<string, ErrorCode>> = {
   "not-ready": "guest_not_ready",
 };
 
+/** An object on the mock host. `making` is what a crash or a failure half-way leaves. */
+const objectSchema = z.object({
+  allocationId: z.string(),
+  generation: z.int(),
+  fence: z.string(),
+  stage: z.enum(["making", "made"]),
+  isStuck: z.boolean(),
+});
+type MockObject = z.infer<typeof objectSchema>;
 type ObjectName = "disk" | "seed" | "network" | "machine";
 
 export function makeMockDriver(deps: { readonly files: StateFiles; readonly clock: Clock }): SliceDriver {
   const { files } = deps;
-  const path = (slice: SliceReference, name: string): string =>
-    `${FOLDER}/${shortName(slice.allocationId, slice.generation)}/${name}`;
+  const failedOnce = new Set<string>();
   const steer = async (spec: SliceSpec, phase: string, signal: AbortSignal): Promise<void> =>
-    await obey(deps, { spec, phase, signal, oncePath: path(spec, `once-${phase}`) });
+    await obey(deps.clock, failedOnce, { spec, phase, signal });
 
   const object = (name: ObjectName, phase: string): HostObject => ({
-    inspect: async (slice) => ((await files.read(path(slice, name))) === null ? "absent" : "present"),
+    inspect: async (slice) => {
+      const found = await readObject(files, pathOf(slice, name));
+      if (found === null) return "absent";
+      return found.stage === "made" ? "present" : "partial";
+    },
     create: async (spec, context) => {
-      await files.replace(
-        path(spec, "owner"),
-        JSON.stringify({ allocationId: spec.allocationId, generation: spec.generation }),
-      );
-      await refuseLowerFence(files, path(spec, name), context);
-      await steer(spec, phase, context.signal);
+      const path = pathOf(spec, name);
+      refuseLowerFence(await readObject(files, path), context);
+      const { allocationId, generation } = spec;
       const isStuck = spec.labels[`${MOCK_LABEL_PREFIX}${phase}`] === "stuck-undo";
-      await files.replace(path(spec, name), JSON.stringify({ fence: context.fence, isStuck }));
+      const made = { allocationId, generation, fence: context.fence, isStuck };
+      await files.replace(path, JSON.stringify({ ...made, stage: "making" } satisfies MockObject));
+      await steer(spec, phase, context.signal);
+      await files.replace(path, JSON.stringify({ ...made, stage: "made" } satisfies MockObject));
       return { mock: name } satisfies Facts;
     },
     remove: async (slice) => {
-      const text = await files.read(path(slice, name));
-      if (text !== null && text.includes('"isStuck":true'))
+      const found = await readObject(files, pathOf(slice, name));
+      if (found?.isStuck === true)
         throw new AppError("command_failed", { detail: `The mock ${name} is stuck, as its label says.` });
-      await files.remove(path(slice, name));
-      await forgetIfEmpty(files, slice);
+      await files.remove(pathOf(slice, name));
+      if ((await files.list(folderOf(slice))).length === 0) await files.remove(folderOf(slice));
     },
   });
   const machine = object("machine", "start");
@@ -90,16 +103,37 @@ export function makeMockDriver(deps: { readonly files: StateFiles; readonly cloc
       }),
     },
     listSlices: async () => {
-      const names = await files.list(FOLDER);
-      const owners = await Promise.all(names.map(async (name) => await files.read(`${FOLDER}/${name}/owner`)));
-      return owners.flatMap((text) => (text === null ? [] : [JSON.parse(text) as SliceReference]));
+      const folders = await files.list(FOLDER);
+      const slices = await Promise.all(folders.map(async (folder) => await sliceIn(files, `${FOLDER}/${folder}`)));
+      return slices.filter((slice) => slice !== null);
     },
   };
 }
 
+function folderOf(slice: SliceReference): string {
+  return `${FOLDER}/${shortName(slice.allocationId, slice.generation)}`;
+}
+
+function pathOf(slice: SliceReference, name: ObjectName): string {
+  return `${folderOf(slice)}/${name}`;
+}
+
+async function readObject(files: StateFiles, path: string): Promise<MockObject | null> {
+  const text = await files.read(path);
+  return text === null ? null : objectSchema.parse(JSON.parse(text));
+}
+
+/** Every object names its slice, so any one of them will do. */
+async function sliceIn(files: StateFiles, folder: string): Promise<SliceReference | null> {
+  const [name] = await files.list(folder);
+  const found = name === undefined ? null : await readObject(files, `${folder}/${name}`);
+  return found === null ? null : { allocationId: found.allocationId, generation: found.generation };
+}
+
 async function obey(
-  deps: { readonly files: StateFiles; readonly clock: Clock },
-  order: { readonly spec: SliceSpec; readonly phase: string; readonly signal: AbortSignal; readonly oncePath: string },
+  clock: Clock,
+  failedOnce: Set<string>,
+  order: { readonly spec: SliceSpec; readonly phase: string; readonly signal: AbortSignal },
 ): Promise<void> {
   const { spec, phase, signal } = order;
   const label = spec.labels[`${MOCK_LABEL_PREFIX}${phase}`];
@@ -107,25 +141,17 @@ async function obey(
   const detail = `The label ${MOCK_LABEL_PREFIX}${phase}=${label} asks for this.`;
   const code = FAILURES[label];
   if (code !== undefined) throw new AppError(code, { detail });
-  if (label === "hang") await deps.clock.sleep(24 * 3_600_000, signal);
+  if (label === "hang") await clock.sleep(24 * 3_600_000, signal);
   const slowMs = /^slow:(\d{1,7})$/.exec(label)?.[1];
-  if (slowMs !== undefined) await deps.clock.sleep(Number(slowMs), signal);
-  if (label === "fail-once" && (await deps.files.read(order.oncePath)) === null) {
-    await deps.files.replace(order.oncePath, "failed");
+  if (slowMs !== undefined) await clock.sleep(Number(slowMs), signal);
+  const once = `${spec.allocationId}-${spec.generation}-${phase}`;
+  if (label === "fail-once" && !failedOnce.has(once)) {
+    failedOnce.add(once);
     throw new AppError("service_unavailable", { detail });
   }
 }
 
-async function refuseLowerFence(files: StateFiles, path: string, context: CreateContext): Promise<void> {
-  const text = await files.read(path);
-  const made = text === null ? null : (JSON.parse(text) as { fence: string });
+function refuseLowerFence(made: MockObject | null, context: CreateContext): void {
   if (made !== null && BigInt(context.fence) < BigInt(made.fence))
     throw new AppError("lease_stale", { detail: `Made under the fence ${made.fence}.` });
-}
-
-/** The folder goes with its last object; marks of `fail-once` are no objects. */
-async function forgetIfEmpty(files: StateFiles, slice: SliceReference): Promise<void> {
-  const folder = `${FOLDER}/${shortName(slice.allocationId, slice.generation)}`;
-  const left = (await files.list(folder)).filter((name) => name !== "owner" && !name.startsWith("once-"));
-  if (left.length === 0) await files.remove(folder);
 }

@@ -1,5 +1,7 @@
-import { rename, rm } from "node:fs/promises";
+import { open, rename, rm } from "node:fs/promises";
 import { AppError } from "@hostler/shared/errors.ts";
+import type { SliceSpec } from "@hostler/shared/tasks.ts";
+import * as z from "zod";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { HostObject } from "../../ports/slice-driver.ts";
@@ -8,57 +10,99 @@ import { closeSliceFolder, exists, openSliceFolder } from "./slice-folder.ts";
 import { slicePaths, type QemuPlaces } from "./slice-paths.ts";
 
 const GIB = 1024 ** 3;
+const chainSchema = z.array(
+  z.looseObject({ filename: z.string(), "virtual-size": z.number(), "full-backing-filename": z.string().optional() }),
+);
 
-/** The slice's own disk: what it writes over its base image, which stays as it is. */
-export function makeDisk(deps: {
+interface DiskDeps {
   readonly places: QemuPlaces;
   readonly commands: HostCommands;
   readonly images: ImageCache;
-}): HostObject {
+}
+
+/** The slice's own disk: what it writes over its base image, which stays as it is. */
+export function makeDisk(deps: DiskDeps): HostObject {
   return {
     inspect: async (slice) => {
       const { disk } = slicePaths(deps.places, slice);
       if (await exists(disk)) return "present";
-      return (await exists(`${disk}.new`)) ? "partial" : "absent";
+      return (await exists(draftOf(disk))) ? "partial" : "absent";
     },
-    create: async (spec, { signal }) => {
+    create: async (spec, context) => {
+      const { signal } = context;
       const paths = slicePaths(deps.places, spec);
       const { virtualSizeBytes } = await deps.images.fetch(spec.image, { signal, report: () => undefined });
-      if (virtualSizeBytes > spec.diskGib * GIB) {
+      if (virtualSizeBytes > spec.diskGib * GIB)
         throw new AppError("capacity_unavailable", {
           detail: `The image ${spec.image.name} needs a disk of ${Math.ceil(virtualSizeBytes / GIB)} GiB; the slice asks for ${spec.diskGib}.`,
         });
-      }
-      await openSliceFolder(paths, spec);
-      const draft = `${paths.disk}.new`;
-      await rm(draft, { force: true });
-      const argv = [
-        "qemu-img",
-        "create",
-        "-q",
-        "-f",
-        "qcow2",
-        "-F",
-        spec.image.format,
-        "-b",
-        deps.images.pathOf(spec.image),
-        draft,
-        `${spec.diskGib}G`,
-      ] as const;
-      try {
-        requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: 60_000, signal }));
-        await rename(draft, paths.disk);
-      } catch (error) {
-        await rm(draft, { force: true });
-        throw error;
-      }
+      await openSliceFolder(paths, spec, context);
+      // A disk that is whole is kept: a machine may run on it already.
+      if (await exists(paths.disk)) await verifyChain(deps, { path: paths.disk, spec, signal });
+      else await makeOverlay(deps, { path: paths.disk, spec, signal });
       return { path: paths.disk, base: spec.image.sha256, sizeGib: spec.diskGib };
     },
     remove: async (slice) => {
       const paths = slicePaths(deps.places, slice);
-      await rm(`${paths.disk}.new`, { force: true });
+      await rm(draftOf(paths.disk), { force: true });
+      await discard(paths.disk);
       await rm(paths.disk, { force: true });
       await closeSliceFolder(paths);
     },
   };
+}
+
+interface Overlay {
+  readonly path: string;
+  readonly spec: SliceSpec;
+  readonly signal: AbortSignal;
+}
+
+const draftOf = (path: string): string => `${path}.new`;
+
+async function makeOverlay(deps: DiskDeps, { path, spec, signal }: Overlay): Promise<void> {
+  const draft = draftOf(path);
+  const base = deps.images.pathOf(spec.image);
+  await rm(draft, { force: true });
+  try {
+    const format = ["-f", "qcow2", "-F", spec.image.format, "-b", base] as const;
+    const argv = ["qemu-img", "create", "-q", ...format, draft, `${spec.diskGib}G`] as const;
+    requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: 60_000, signal }));
+    await verifyChain(deps, { path: draft, spec, signal });
+    await rename(draft, path);
+  } catch (error) {
+    await rm(draft, { force: true });
+    throw error;
+  }
+}
+
+/** Reads the disk back: exactly our file over exactly the verified base, and the size that was asked for. */
+async function verifyChain(deps: DiskDeps, { path, spec, signal }: Overlay): Promise<void> {
+  // A machine that runs holds the image lock; looking at the header does not need it.
+  const argv = ["qemu-img", "info", "--force-share", "--backing-chain", "--output=json", "-f", "qcow2", path] as const;
+  const result = requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: 30_000, signal }));
+  const chain = chainSchema.parse(JSON.parse(result.stdout));
+  const isRight =
+    chain.length === 2 &&
+    chain[0]?.["full-backing-filename"] === deps.images.pathOf(spec.image) &&
+    chain[0]["virtual-size"] === spec.diskGib * GIB;
+  if (!isRight)
+    throw new AppError("journal_conflict", {
+      detail: `The disk ${path} is not ${spec.diskGib} GiB over ${spec.image.sha256}: ${chain.map((file) => file.filename).join(" over ")}.`,
+    });
+}
+
+/** Gives the blocks back before the name goes, so that they are free (and trimmed) also while somebody still has the file open. */
+async function discard(path: string): Promise<void> {
+  const file = await open(path, "r+").catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return null;
+    throw error;
+  });
+  if (file === null) return;
+  try {
+    await file.truncate(0);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
 }

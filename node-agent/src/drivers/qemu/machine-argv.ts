@@ -1,5 +1,6 @@
 import { uuidOf } from "@hostler/shared/ids.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
+import type { SliceReference } from "../../ports/slice-driver.ts";
 import type { Accelerator } from "./accelerator.ts";
 import { macOf, tapName, type NetworkMode } from "./network.ts";
 import { TERMINAL_PORTS, type SlicePaths } from "./slice-paths.ts";
@@ -8,6 +9,25 @@ export interface MachineSettings {
   readonly accelerator: Accelerator;
   readonly network: NetworkMode;
   readonly fence: string;
+}
+
+/** Chardev of the serial console. */
+export const SERIAL_ID = "serial0";
+
+/** What a machine is called, to QEMU and in `ps`: the slice and the grant that made it. */
+function machineName(slice: SliceReference, fence: string): string {
+  return `${slice.allocationId}.${slice.generation}.${fence}`;
+}
+
+/** Whether the name that a control socket answers with is a machine of the slice. */
+export function isNameOf(name: string, slice: SliceReference): boolean {
+  return name.startsWith(`${slice.allocationId}.${slice.generation}.`);
+}
+
+/** The slice of a machine's command line; null when it is not one of ours. */
+export function parseMachineName(commandLine: string): SliceReference | null {
+  const [, allocationId, generation] = /\bguest=(alc_[0-9a-f-]+)\.(\d+)\.\d+\b/.exec(commandLine) ?? [];
+  return allocationId === undefined ? null : { allocationId, generation: Number(generation) };
 }
 
 /** The whole command line of a slice's QEMU. Pure. It starts paused: the machine runs only after its control socket answered. */
@@ -19,65 +39,44 @@ export function machineArgv(
   const { accelerator } = settings;
   return [
     "qemu-system-x86_64",
-    ...["-name", `guest=${paths.name},debug-threads=on`, "-uuid", uuidOf(spec.allocationId)],
+    ...["-name", `guest=${machineName(spec, settings.fence)},debug-threads=on`, "-uuid", uuidOf(spec.allocationId)],
     ...["-nodefaults", "-no-user-config", "-display", "none", "-S"],
-    ...[
-      "-machine",
-      "q35",
-      "-accel",
-      accelerator === "kvm" ? "kvm" : "tcg",
-      "-cpu",
-      accelerator === "kvm" ? "host" : "max",
-    ],
+    ...["-machine", "q35", "-accel", accelerator, "-cpu", accelerator === "kvm" ? "host" : "max"],
     ...["-smp", String(spec.vcpus), "-m", `${spec.memoryMib}M`],
-    ...[
-      "-blockdev",
-      blockDevice({
-        driver: "qcow2",
-        "node-name": "root",
-        file: { driver: "file", filename: paths.disk },
-        discard: "unmap",
-      }),
-    ],
+    ...["-blockdev", json({ driver: "qcow2", "node-name": "root", file: fileNode(paths.disk), discard: "unmap" })],
     ...["-device", "virtio-blk-pci,drive=root,serial=root,bootindex=1"],
-    ...[
-      "-blockdev",
-      blockDevice({
-        driver: "raw",
-        "node-name": "seed",
-        "read-only": true,
-        file: { driver: "file", filename: paths.seed },
-      }),
-    ],
+    ...["-blockdev", json({ driver: "raw", "node-name": "seed", "read-only": true, file: fileNode(paths.seed) })],
     ...["-device", "virtio-blk-pci,drive=seed,serial=seed"],
-    ...[
-      "-netdev",
-      settings.network === "tap"
-        ? `tap,id=net0,ifname=${tapName(paths.name)},script=no,downscript=no`
-        : "user,id=net0,restrict=on",
-    ],
+    ...["-netdev", netdev(paths, settings.network)],
+    // No boot from the network, so no boot ROM either.
     ...["-device", `virtio-net-pci,netdev=net0,mac=${macOf(spec)},romfile=`],
     ...["-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"],
-    ...["-chardev", `file,id=serial0,path=${paths.serialLog},append=on`, "-serial", "chardev:serial0"],
+    ...["-chardev", `file,id=${SERIAL_ID},path=${paths.serialLog},append=on`, "-serial", `chardev:${SERIAL_ID}`],
     ...["-device", `virtio-serial-pci,max_ports=${TERMINAL_PORTS + 1}`],
     ...Array.from({ length: TERMINAL_PORTS }, (_, index) => terminalPort(paths, index)).flat(),
     ...["-qmp", `unix:${paths.qmp},server=on,wait=off`],
     ...["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
-    // Read back by `ps`; the agent's own record is machine.json.
-    ...["-fw_cfg", `name=opt/hostler/fence,string=${settings.fence}`],
   ];
+}
+
+function netdev(paths: SlicePaths, network: NetworkMode): string {
+  return network === "tap"
+    ? `tap,id=net0,ifname=${tapName(paths.name)},script=no,downscript=no`
+    : "user,id=net0,restrict=on";
 }
 
 function terminalPort(paths: SlicePaths, index: number): string[] {
   return [
-    "-chardev",
-    `socket,id=ssh${index},path=${paths.terminal(index)},server=on,wait=off`,
-    "-device",
-    `virtserialport,chardev=ssh${index},name=hostler.ssh.${index}`,
+    ...["-chardev", `socket,id=ssh${index},path=${paths.terminal(index)},server=on,wait=off`],
+    ...["-device", `virtserialport,chardev=ssh${index},name=hostler.ssh.${index}`],
   ];
 }
 
+function fileNode(filename: string): Readonly<Record<string, unknown>> {
+  return { driver: "file", filename };
+}
+
 /** JSON, so that no comma in a path can be read as an option. */
-function blockDevice(options: Readonly<Record<string, unknown>>): string {
+function json(options: Readonly<Record<string, unknown>>): string {
   return JSON.stringify(options);
 }

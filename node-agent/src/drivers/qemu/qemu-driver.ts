@@ -1,20 +1,24 @@
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
+import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import { readBootId } from "../../host/facts.ts";
-import { findProgram } from "../../host/find-program.ts";
+import { findProgram, type FindProgram } from "../../host/find-program.ts";
 import { missingProgram, PROGRAM_PACKAGES } from "../../host/host-commands.ts";
-import type { ProcessSupervisor } from "../../host/process-supervisor.ts";
 import type { Log } from "../../log.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { ImageSource } from "../../ports/image-source.ts";
-import type { DriverCapability, SliceDriver } from "../../ports/slice-driver.ts";
+import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
+import type { DriverCapability, Facts, SliceDriver, SliceReference } from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
 import { decideAccelerator, type Accelerator, type AcceleratorVerdict } from "./accelerator.ts";
+import { makeAddressPool } from "./addresses.ts";
 import { makeDisk } from "./disk.ts";
-import { makeImageCache } from "./image-cache.ts";
+import { makeImageCache, type ImageCache } from "./image-cache.ts";
+import { parseMachineName } from "./machine-argv.ts";
 import { makeMachine } from "./machine.ts";
-import { makeNetwork, type NetworkMode } from "./network.ts";
+import { listTapSlices, makeNetwork, type NetworkMode } from "./network.ts";
 import { makeSeed } from "./seed.ts";
 import { listSliceFolders } from "./slice-folder.ts";
 import type { QemuPlaces } from "./slice-paths.ts";
@@ -31,50 +35,54 @@ export interface QemuDriverDeps {
   readonly forcedAccelerator: Accelerator | null;
   /** GiB free where disks are kept. */
   readonly diskFreeGib: () => Promise<number>;
+  readonly find?: FindProgram;
+  readonly readyTimeoutMs?: number;
 }
 
 const ALWAYS = ["qemu-system-x86_64", "qemu-img", "genisoimage", "ssh", "ssh-keygen", "socat"] as const;
+const FOR_TAP = ["ip", "nft"] as const;
 /** Left free on the host's disk: the journal and the logs must still fit. */
 const DISK_RESERVE_GIB = 1;
+const GIB = 1024 ** 3;
 
 /** Virtual machines by QEMU, with KVM where it works and by emulation where it does not. */
 export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
-  const images = makeImageCache({
-    folder: join(deps.places.stateDir, "images"),
-    source: deps.images,
-    commands: deps.commands,
-  });
+  const { places, commands } = deps;
+  const images = makeImageCache({ folder: join(places.stateDir, "images"), source: deps.images, commands });
+  const addresses = makeAddressPool(deps);
   const accelerator = async (signal: AbortSignal): Promise<AcceleratorVerdict> =>
-    await decideAccelerator({ ...deps, bootId: await readBootId() }, { forced: deps.forcedAccelerator, signal });
-  const machine = makeMachine({ ...deps, accelerator });
+    await decideAccelerator(
+      { ...deps, runDir: places.runDir, bootId: await readBootId() },
+      { forced: deps.forcedAccelerator, signal },
+    );
   return {
     name: "qemu",
     capability: async (signal) => await capability(deps, accelerator, signal),
-    preflight: async (spec) => {
-      const missing = await missingPrograms(deps);
-      if (missing[0] !== undefined) throw missingProgram(missing[0]);
-      if (spec.gpuUuids.length > 0)
-        deps.log.info(
-          { gpus: spec.gpuUuids.length },
-          "the slice holds its GPUs; they are not visible inside the machine",
-        );
-      const freeGib = await deps.diskFreeGib();
-      if (freeGib <= DISK_RESERVE_GIB)
-        throw new AppError("disk_full", {
-          detail: `${freeGib} GiB are free under ${deps.places.stateDir}; at least ${DISK_RESERVE_GIB} GiB must stay free.`,
-        });
-      return { network: deps.network, diskFreeGib: freeGib };
-    },
+    preflight: async (spec) => await preflight(deps, images, spec),
     image: {
       isCached: async (spec) => await images.isCached(spec.image),
-      create: async (spec, { signal, report }) => await images.fetch(spec.image, { signal, report }),
+      create: async (spec, { signal, report }) => ({ ...(await images.fetch(spec.image, { signal, report })) }),
     },
-    disk: makeDisk({ ...deps, images }),
-    seed: makeSeed({ ...deps, addressOf: async () => await Promise.resolve({ address: null, gateway: null }) }),
-    network: makeNetwork({ ...deps, mode: deps.network }),
-    machine,
-    listSlices: async () => await listSliceFolders(deps.places),
+    disk: makeDisk({ places, commands, images }),
+    seed: makeSeed({ places, commands, addresses, mode: deps.network }),
+    network: makeNetwork({ places, commands, addresses, mode: deps.network }),
+    machine: makeMachine({ ...deps, accelerator }),
+    listSlices: async (signal) => await listSlices(deps, signal),
   };
+}
+
+async function preflight(deps: QemuDriverDeps, images: ImageCache, spec: SliceSpec): Promise<Facts> {
+  const [missing] = await missingPrograms(deps);
+  if (missing !== undefined) throw missingProgram(missing);
+  if (spec.gpuUuids.length > 0)
+    deps.log.info({ gpus: spec.gpuUuids.length }, "the slice holds its GPUs; they are not visible inside the machine");
+  const freeGib = await deps.diskFreeGib();
+  const imageGib = (await images.isCached(spec.image)) ? 0 : Math.ceil(spec.image.sizeBytes / GIB);
+  if (freeGib < DISK_RESERVE_GIB + imageGib)
+    throw new AppError("disk_full", {
+      detail: `${freeGib} GiB are free under ${deps.places.stateDir}; the image takes ${imageGib} and ${DISK_RESERVE_GIB} must stay free.`,
+    });
+  return { network: deps.network, diskFreeGib: freeGib };
 }
 
 async function capability(
@@ -85,23 +93,38 @@ async function capability(
   const missing = await missingPrograms(deps);
   if (missing.length > 0) {
     const packages = [...new Set(missing.map((program) => PROGRAM_PACKAGES[program] ?? program))].join(" ");
-    return {
-      usable: false,
-      accelerator: "none",
-      note: `Missing: ${missing.join(", ")}. Install with: apt-get install ${packages}`,
-    };
+    const note = `Missing: ${missing.join(", ")}. Install with: apt-get install ${packages}`;
+    return { usable: false, accelerator: "none", note };
   }
   const verdict = await accelerator(signal);
   const network = deps.network === "tap" ? "tap network" : "QEMU user network";
-  return {
-    usable: true,
-    accelerator: verdict.accelerator,
-    note: verdict.reason === null ? `KVM, ${network}` : `Emulated (${verdict.reason}), ${network}`.slice(0, 500),
-  };
+  const processor = verdict.reason === null ? "KVM" : `Emulated (${verdict.reason})`;
+  return { usable: true, accelerator: verdict.accelerator, note: `${processor}, ${network}`.slice(0, 500) };
 }
 
-async function missingPrograms(deps: Pick<QemuDriverDeps, "network">): Promise<string[]> {
-  const wanted = deps.network === "tap" ? [...ALWAYS, "ip", "nft"] : ALWAYS;
-  const found = await Promise.all(wanted.map(findProgram));
+async function missingPrograms(deps: Pick<QemuDriverDeps, "network" | "find">): Promise<string[]> {
+  const wanted = deps.network === "tap" ? [...ALWAYS, ...FOR_TAP] : ALWAYS;
+  const found = await Promise.all(wanted.map(deps.find ?? findProgram));
   return wanted.filter((_, index) => found[index] === null);
+}
+
+/** From the folders, the processes and the interfaces: any of the three may have outlived the others. */
+async function listSlices(deps: QemuDriverDeps, signal: AbortSignal): Promise<readonly SliceReference[]> {
+  const found = [
+    ...(await listSliceFolders(deps.places)),
+    ...(await listMachineSlices(deps.supervisor)),
+    ...(deps.network === "tap" ? await listTapSlices(deps.commands, signal) : []),
+  ];
+  return [...new Map(found.map((slice) => [`${slice.allocationId}.${slice.generation}`, slice])).values()];
+}
+
+async function listMachineSlices(supervisor: ProcessSupervisor): Promise<SliceReference[]> {
+  const states = await Promise.all((await supervisor.names()).map(supervisor.inspect));
+  const slices = await Promise.all(
+    states.map(async (found) => {
+      if (found.state !== "running") return null;
+      return parseMachineName(await readFile(`/proc/${found.pid}/cmdline`, "latin1").catch(() => ""));
+    }),
+  );
+  return slices.filter((slice) => slice !== null);
 }

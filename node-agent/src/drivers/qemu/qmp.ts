@@ -2,6 +2,7 @@ import { connect, type Socket } from "node:net";
 import { once } from "node:events";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
+import * as z from "zod";
 
 /** QEMU's control socket: one JSON object a line. */
 export interface Qmp {
@@ -10,32 +11,37 @@ export interface Qmp {
   close(): void;
 }
 
+/** QEMU serves one client at a time; the next one waits for its greeting until the other is gone. */
 const ANSWER_TIMEOUT_MS = 5000;
+/** No answer to what we ask is near this size: more is not QEMU. */
+const LINE_CHARACTERS_MAX = 4 * 1024 * 1024;
+
+const messageSchema = z.looseObject({
+  return: z.unknown().optional(),
+  error: z.looseObject({ desc: z.string().optional() }).optional(),
+});
 
 /** Connects and agrees on capabilities. Rejects with `machine_exited` when nobody listens on the socket. */
 export async function openQmp(path: string, clock: Clock): Promise<Qmp> {
-  const socket = connect(path);
-  try {
-    await once(socket, "connect");
-  } catch (error) {
-    socket.destroy();
-    throw new AppError("machine_exited", { detail: "The machine's control socket does not answer.", cause: error });
-  }
+  const socket = await connectTo(path, clock);
   const answers = readAnswers(socket);
   const run = async (command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> => {
     const answer = answers.next();
     socket.write(`${JSON.stringify({ execute: command, arguments: args })}\n`);
     const patience = new AbortController();
     const timeout = clock.sleep(ANSWER_TIMEOUT_MS, patience.signal).then(() => {
+      // Its late answer would be taken for the next command's.
+      socket.destroy();
       throw new AppError("command_timeout", {
         detail: `QEMU did not answer ${command} within ${ANSWER_TIMEOUT_MS / 1000} s.`,
       });
     });
+    answer.catch(() => "Thrown below, unless the time was up first.");
     try {
       return await Promise.race([answer, timeout]);
     } finally {
       patience.abort();
-      timeout.catch(() => undefined);
+      timeout.catch(() => "Thrown above, or not needed.");
     }
   };
   try {
@@ -61,24 +67,56 @@ export async function withQmp<Result>(
   }
 }
 
+/** QEMU's queue of callers holds one or two; a caller beyond them is told EAGAIN and comes again. */
+async function connectTo(path: string, clock: Clock): Promise<Socket> {
+  const deadlineMs = clock.monotonicMs() + ANSWER_TIMEOUT_MS;
+  for (;;) {
+    const socket = connect(path);
+    try {
+      await once(socket, "connect");
+      return socket;
+    } catch (error) {
+      socket.destroy();
+      const isBusy = error instanceof Error && "code" in error && error.code === "EAGAIN";
+      if (!isBusy)
+        throw new AppError("machine_exited", { detail: "The machine's control socket is closed.", cause: error });
+      if (clock.monotonicMs() > deadlineMs)
+        throw new AppError("command_timeout", { detail: "The machine's control socket is busy.", cause: error });
+    }
+    await clock.sleep(20, new AbortController().signal);
+  }
+}
+
 /** Commands are answered in order; the greeting and events come in between and are passed over. */
 function readAnswers(socket: Socket): { next(): Promise<unknown> } {
   const waiting: { resolve(value: unknown): void; reject(error: unknown): void }[] = [];
+  const closedError = (): AppError =>
+    new AppError("machine_exited", { detail: "The machine closed its control socket." });
   let text = "";
   const failAll = (): void => {
-    for (const waiter of waiting.splice(0))
-      waiter.reject(new AppError("machine_exited", { detail: "The machine closed its control socket." }));
+    for (const waiter of waiting.splice(0)) waiter.reject(closedError());
   };
-  socket.on("data", (chunk: Buffer) => {
-    text += chunk.toString("utf8");
-    for (let end = text.indexOf("\n"); end >= 0; end = text.indexOf("\n")) {
-      const message = JSON.parse(text.slice(0, end)) as { return?: unknown; error?: { desc?: string } };
-      text = text.slice(end + 1);
-      if ("return" in message) waiting.shift()?.resolve(message.return);
-      else if (message.error !== undefined)
-        waiting
-          .shift()
-          ?.reject(new AppError("command_failed", { detail: `QEMU: ${message.error.desc ?? "no message"}` }));
+  const takeLine = (line: string): void => {
+    const message = messageSchema.parse(JSON.parse(line));
+    if ("return" in message) waiting.shift()?.resolve(message.return);
+    else if (message.error !== undefined)
+      waiting
+        .shift()
+        ?.reject(new AppError("command_failed", { detail: `QEMU: ${message.error.desc ?? "no message"}` }));
+  };
+  socket.setEncoding("utf8");
+  socket.on("data", (chunk: string) => {
+    text += chunk;
+    try {
+      for (let end = text.indexOf("\n"); end >= 0; end = text.indexOf("\n")) {
+        takeLine(text.slice(0, end));
+        text = text.slice(end + 1);
+      }
+      if (text.length > LINE_CHARACTERS_MAX) throw new Error("a line without an end");
+    } catch (error) {
+      for (const waiter of waiting.splice(0))
+        waiter.reject(new AppError("command_failed", { detail: "QEMU's answer cannot be read.", cause: error }));
+      socket.destroy();
     }
   });
   socket.on("error", failAll);
@@ -86,8 +124,7 @@ function readAnswers(socket: Socket): { next(): Promise<unknown> } {
   return {
     next: async () =>
       await new Promise((resolve, reject) => {
-        if (socket.destroyed)
-          reject(new AppError("machine_exited", { detail: "The machine closed its control socket." }));
+        if (socket.destroyed) reject(closedError());
         else waiting.push({ resolve, reject });
       }),
   };

@@ -7,7 +7,15 @@ export const GUEST_USER = "hostler";
 export interface SeedSettings {
   readonly readyToken: string;
   readonly platformPublicKey: string;
-  readonly network: { readonly mac: string; readonly address: string | null; readonly gateway: string | null };
+  readonly network: SeedNetwork;
+}
+
+export interface SeedNetwork {
+  readonly mac: string;
+  /** With its prefix length; null asks by DHCP. */
+  readonly address: string | null;
+  readonly gateway: string | null;
+  readonly resolvers: readonly string[];
 }
 
 /**
@@ -16,57 +24,70 @@ export interface SeedSettings {
  * needs goes into vendor-data, which a tenant's user-data cannot remove by accident.
  */
 export function seedFiles(spec: SliceSpec, settings: SeedSettings): Readonly<Record<string, string>> {
-  const { network } = settings;
   const keys = [settings.platformPublicKey, ...spec.sshPublicKeys];
+  const instanceId = `${spec.allocationId}-${spec.generation}`;
   return {
-    "meta-data": JSON.stringify({
-      "instance-id": `${spec.allocationId}-${spec.generation}`,
-      "local-hostname": spec.hostName,
-    }),
-    "user-data": spec.userData ?? "#cloud-config\n{}\n",
+    "meta-data": `${JSON.stringify({ "instance-id": instanceId, "local-hostname": spec.hostName })}\n`,
+    "user-data": spec.userData ?? "#cloud-config\n",
     "vendor-data": `#cloud-config\n${JSON.stringify(vendorData(settings.readyToken, keys))}\n`,
-    "network-config": JSON.stringify({
-      version: 2,
-      ethernets: {
-        primary: {
-          match: { macaddress: network.mac },
-          ...(network.address === null ? { dhcp4: true } : { addresses: [network.address] }),
-        },
-      },
-    }),
-    "hostler.env": Object.entries({
-      INSTANCE_ID: `${spec.allocationId}-${spec.generation}`,
-      HOSTNAME: spec.hostName,
-      USERNAME: GUEST_USER,
-      READY_TOKEN: settings.readyToken,
-      MAC: network.mac,
-      ADDRESS: network.address ?? "",
-      GATEWAY: network.gateway ?? "",
-      DNS: "",
-    })
-      .map(([name, value]) => `${name}=${value}\n`)
-      .join(""),
+    "network-config": `${JSON.stringify(networkConfig(settings.network))}\n`,
+    "hostler.env": environmentFile(spec, settings, instanceId),
     authorized_keys: keys.map((key) => `${key}\n`).join(""),
   };
 }
 
-/** For images with cloud-init: the user with its keys, sshd on the virtio-serial ports, and the ready line. */
-function vendorData(readyToken: string, keys: readonly string[]): unknown {
-  const bridge = `#!/bin/sh
-# Pipes a virtio-serial port to sshd; a write waits until the host connects, and SSH allows lines before its version.
+/** Read by our own image line by line, never evaluated. Every value is ours or matches a pattern of the task's schema. */
+function environmentFile(spec: SliceSpec, { network, readyToken }: SeedSettings, instanceId: string): string {
+  const values = {
+    INSTANCE_ID: instanceId,
+    HOSTNAME: spec.hostName,
+    USERNAME: GUEST_USER,
+    READY_TOKEN: readyToken,
+    MAC: network.mac,
+    ADDRESS: network.address ?? "",
+    GATEWAY: network.gateway ?? "",
+    DNS: network.resolvers.join(" "),
+  };
+  return Object.entries(values)
+    .map(([name, value]) => `${name}=${value}\n`)
+    .join("");
+}
+
+/** Version 2 of cloud-init's network configuration. */
+function networkConfig({ mac, address, gateway, resolvers }: SeedNetwork): unknown {
+  const fixed = {
+    addresses: [address],
+    ...(gateway === null ? {} : { routes: [{ to: "0.0.0.0/0", via: gateway }] }),
+    ...(resolvers.length === 0 ? {} : { nameservers: { addresses: resolvers } }),
+  };
+  const card = { match: { macaddress: mac }, ...(address === null ? { dhcp4: true } : fixed) };
+  return { version: 2, ethernets: { primary: card } };
+}
+
+/**
+ * A read on a port whose host side is closed ends at once, a write waits for the host to connect. So a line is written first:
+ * it waits without spinning, and SSH allows lines before its version.
+ */
+const BRIDGE_SCRIPT = `#!/bin/sh
 mkdir -p /run/sshd
 while :; do
   { printf 'hostler\\r\\n' >&3 && /usr/sbin/sshd -i <&3 >&3; } 3<>"/dev/virtio-ports/hostler.ssh.$1" || sleep 1
 done
 `;
-  const unit = `[Unit]
+
+const BRIDGE_UNIT = `[Unit]
 Description=Hostler terminal port %i
+
 [Service]
 ExecStart=/usr/local/sbin/hostler-bridge %i
 Restart=always
+
 [Install]
 WantedBy=multi-user.target
 `;
+
+/** For images with cloud-init: the user with its keys, sshd on the virtio-serial ports, and the ready line. */
+function vendorData(readyToken: string, keys: readonly string[]): unknown {
   const ports = Array.from({ length: TERMINAL_PORTS }, (_, index) => `hostler-bridge@${index}`);
   return {
     users: [
@@ -80,8 +101,8 @@ WantedBy=multi-user.target
       },
     ],
     write_files: [
-      { path: "/usr/local/sbin/hostler-bridge", permissions: "0755", content: bridge },
-      { path: "/etc/systemd/system/hostler-bridge@.service", permissions: "0644", content: unit },
+      { path: "/usr/local/sbin/hostler-bridge", permissions: "0755", content: BRIDGE_SCRIPT },
+      { path: "/etc/systemd/system/hostler-bridge@.service", permissions: "0644", content: BRIDGE_UNIT },
     ],
     runcmd: [
       ["systemctl", "daemon-reload"],

@@ -3,85 +3,107 @@ import { chmod, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises"
 import { join } from "node:path";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
-import type { HostObject } from "../../ports/slice-driver.ts";
-import { macOf } from "./network.ts";
-import { seedFiles } from "./seed-files.ts";
-import { closeSliceFolder, exists, openSliceFolder, replaceFile } from "./slice-folder.ts";
+import type { HostObject, SliceReference } from "../../ports/slice-driver.ts";
+import type { AddressPool } from "./addresses.ts";
+import { readEgress } from "./egress.ts";
+import { macOf, type NetworkMode } from "./network.ts";
+import { seedFiles, type SeedNetwork } from "./seed-files.ts";
+import { closeSliceFolder, exists, openSliceFolder, replaceFile, translateNoSpace } from "./slice-folder.ts";
 import { slicePaths, type QemuPlaces, type SlicePaths } from "./slice-paths.ts";
 
-/** The first-boot disk, with a key of its own for terminals and a token that proves the guest is up. All of it is secret. */
-export function makeSeed(deps: {
+interface SeedDeps {
   readonly places: QemuPlaces;
   readonly commands: HostCommands;
-  readonly addressOf: (
-    allocationId: string,
-    generation: number,
-  ) => Promise<{ readonly address: string | null; readonly gateway: string | null }>;
-}): HostObject {
+  readonly addresses: AddressPool;
+  readonly mode: NetworkMode;
+}
+
+type Run = (argv: readonly [string, ...string[]]) => Promise<void>;
+
+/** The first-boot disk, with a key of its own for terminals and a token that proves the guest is up. All of it is secret. */
+export function makeSeed(deps: SeedDeps): HostObject {
   return {
     inspect: async (slice) => {
       const paths = slicePaths(deps.places, slice);
-      const found = await Promise.all(secretsOf(paths).map(exists));
+      const found = await Promise.all(wholeSeedOf(paths).map(exists));
       if (found.every(Boolean)) return "present";
       return found.some(Boolean) ? "partial" : "absent";
     },
-    create: async (spec, { signal }) => {
+    create: async (spec, context) => {
+      const { signal } = context;
       const paths = slicePaths(deps.places, spec);
-      await openSliceFolder(paths, spec);
-      const run = async (argv: readonly [string, ...string[]]): Promise<void> =>
+      await openSliceFolder(paths, spec, context);
+      const run: Run = async (argv) =>
         void requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: 30_000, signal }));
       if (!(await exists(paths.readyToken))) await replaceFile(paths.readyToken, randomBytes(16).toString("hex"));
-      if (!(await exists(`${paths.platformKey}.pub`))) {
-        await rm(paths.platformKey, { force: true });
-        await run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "hostler-platform", "-f", paths.platformKey]);
+      await makePlatformKey(paths, run);
+      const files = seedFiles(spec, {
+        readyToken: await readFile(paths.readyToken, "utf8"),
+        platformPublicKey: (await readFile(`${paths.platformKey}.pub`, "utf8")).trim(),
+        network: await seedNetwork(deps, spec, signal),
+      });
+      const sha256 = createHash("sha256").update(JSON.stringify(files)).digest("hex");
+      // The same content is not written again: a machine may have it open, and a new volume date is a new disk to some guests.
+      const isWritten =
+        (await exists(paths.seed)) && (await readFile(paths.seedHash, "utf8").catch(() => "")) === sha256;
+      if (!isWritten) {
+        await writeIso(paths, files, run);
+        await replaceFile(paths.seedHash, sha256);
       }
-      const readyToken = await readFile(paths.readyToken, "utf8");
-      const platformPublicKey = (await readFile(`${paths.platformKey}.pub`, "utf8")).trim();
-      const network = { mac: macOf(spec), ...(await deps.addressOf(spec.allocationId, spec.generation)) };
-      const files = seedFiles(spec, { readyToken, platformPublicKey, network });
-      await writeIso(paths, files, run);
-      return { sha256: createHash("sha256").update(JSON.stringify(files)).digest("hex") };
+      return { sha256 };
     },
     remove: async (slice) => {
       const paths = slicePaths(deps.places, slice);
-      for (const path of [...secretsOf(paths), `${paths.platformKey}.pub`, `${paths.seed}.new`])
+      for (const path of [...wholeSeedOf(paths), `${paths.seed}.new`, `${paths.readyToken}.new`])
         await rm(path, { force: true });
       await rm(draftFolder(paths), { recursive: true, force: true });
+      // The address was taken for the seed; the network may never have been made.
+      await deps.addresses.free(slice);
       await closeSliceFolder(paths);
     },
   };
 }
 
-async function writeIso(
-  paths: SlicePaths,
-  files: Readonly<Record<string, string>>,
-  run: (argv: readonly [string, ...string[]]) => Promise<void>,
-): Promise<void> {
+/** ssh-keygen writes the public half last, so a key without it was interrupted. */
+async function makePlatformKey(paths: SlicePaths, run: Run): Promise<void> {
+  if (await exists(`${paths.platformKey}.pub`)) return;
+  await rm(paths.platformKey, { force: true });
+  await run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "hostler-platform", "-f", paths.platformKey]);
+}
+
+async function seedNetwork(deps: SeedDeps, slice: SliceReference, signal: AbortSignal): Promise<SeedNetwork> {
+  const mac = macOf(slice);
+  if (deps.mode === "user") return { mac, address: null, gateway: null, resolvers: [] };
+  const { guest, host, prefixLength } = await deps.addresses.allocate(slice, signal);
+  const egress = await readEgress(deps.commands, signal);
+  const address = `${guest}/${prefixLength}`;
+  if (egress.kind === "none") return { mac, address, gateway: null, resolvers: [] };
+  return { mac, address, gateway: host, resolvers: egress.resolvers };
+}
+
+async function writeIso(paths: SlicePaths, files: Readonly<Record<string, string>>, run: Run): Promise<void> {
   const draft = draftFolder(paths);
+  const iso = `${paths.seed}.new`;
   await rm(draft, { recursive: true, force: true });
-  await mkdir(draft, { mode: 0o700 });
   try {
+    await mkdir(draft, { mode: 0o700 });
     for (const [name, text] of Object.entries(files)) await writeFile(join(draft, name), text, { mode: 0o600 });
-    await run([
-      "genisoimage",
-      "-quiet",
-      "-output",
-      `${paths.seed}.new`,
-      "-volid",
-      "cidata",
-      "-joliet",
-      "-rock",
-      ...Object.keys(files).map((name) => join(draft, name)),
-    ]);
-    await chmod(`${paths.seed}.new`, 0o600);
-    await rename(`${paths.seed}.new`, paths.seed);
+    // Made before genisoimage opens it, so that it is never readable by others.
+    await writeFile(iso, "", { mode: 0o600 });
+    const contents = Object.keys(files).map((name) => join(draft, name));
+    await run(["genisoimage", "-quiet", "-output", iso, "-volid", "cidata", "-joliet", "-rock", ...contents]);
+    await chmod(iso, 0o600);
+    await rename(iso, paths.seed);
+  } catch (error) {
+    await rm(iso, { force: true });
+    throw translateNoSpace(error, "the seed");
   } finally {
     await rm(draft, { recursive: true, force: true });
   }
 }
 
-function secretsOf(paths: SlicePaths): string[] {
-  return [paths.seed, paths.readyToken, paths.platformKey];
+function wholeSeedOf(paths: SlicePaths): string[] {
+  return [paths.seed, paths.seedHash, paths.readyToken, paths.platformKey, `${paths.platformKey}.pub`];
 }
 
 function draftFolder(paths: SlicePaths): string {

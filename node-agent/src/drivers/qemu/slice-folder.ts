@@ -1,39 +1,51 @@
-import { mkdir, readdir, readFile, rename, rm, rmdir, stat, writeFile } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
-import type { SliceReference } from "../../ports/slice-driver.ts";
+import type { CreateContext, SliceReference } from "../../ports/slice-driver.ts";
 import type { QemuPlaces, SlicePaths } from "./slice-paths.ts";
 
-const ownerSchema = z.object({ allocationId: z.string(), generation: z.int() });
+const ownerSchema = z.object({
+  allocationId: z.string(),
+  generation: z.int(),
+  /** The highest grant that made something here. */
+  fence: z.string(),
+});
 
-/** Makes the slice's folder with its owner's name in it. Refuses a folder that another slice owns. */
-export async function openSliceFolder(paths: SlicePaths, slice: SliceReference): Promise<void> {
+/**
+ * Makes the slice's folder with its owner's name and the acting grant in it. Refuses a folder that another slice owns, and a
+ * grant below the one that acted last: whatever it would make, a later holder of the task may already have made.
+ */
+export async function openSliceFolder(
+  paths: SlicePaths,
+  slice: SliceReference,
+  { fence }: Pick<CreateContext, "fence">,
+): Promise<void> {
   await mkdir(paths.folder, { recursive: true, mode: 0o700 });
   const owner = await readOwner(paths.owner);
-  if (owner === null)
-    return await replaceFile(
-      paths.owner,
-      JSON.stringify({ allocationId: slice.allocationId, generation: slice.generation }),
-    );
-  if (owner.allocationId !== slice.allocationId || owner.generation !== slice.generation) {
+  if (owner !== null && (owner.allocationId !== slice.allocationId || owner.generation !== slice.generation))
     throw new AppError("journal_conflict", { detail: `The folder ${paths.folder} belongs to ${owner.allocationId}.` });
-  }
+  if (owner !== null && BigInt(fence) < BigInt(owner.fence))
+    throw new AppError("lease_stale", {
+      detail: `The slice was touched under the fence ${owner.fence}; this grant has ${fence}.`,
+    });
+  if (owner?.fence === fence) return;
+  const { allocationId, generation } = slice;
+  await replaceFile(paths.owner, JSON.stringify({ allocationId, generation, fence }));
 }
 
 /** Removes the folder once nothing but its owner's name and logs are left in it. */
 export async function closeSliceFolder(paths: SlicePaths): Promise<void> {
-  const left = (await readdir(paths.folder).catch(() => [])).filter(
-    (name) => !/^(?:owner\.json|serial\.log|qemu\.log)$/.test(name),
-  );
-  if (left.length === 0) await rm(paths.folder, { recursive: true, force: true });
+  const names = await readdir(paths.folder).catch(() => []);
+  if (names.every((name) => /^(?:owner\.json|serial\.log|qemu\.log)$/.test(name)))
+    await rm(paths.folder, { recursive: true, force: true });
 }
 
 export async function listSliceFolders(places: QemuPlaces): Promise<SliceReference[]> {
   const root = join(places.stateDir, "slices");
   const names = await readdir(root).catch(() => []);
   const owners = await Promise.all(names.map(async (name) => await readOwner(join(root, name, "owner.json"))));
-  return owners.filter((owner) => owner !== null);
+  return owners.filter((owner) => owner !== null).map(({ allocationId, generation }) => ({ allocationId, generation }));
 }
 
 export async function exists(path: string): Promise<boolean> {
@@ -43,15 +55,31 @@ export async function exists(path: string): Promise<boolean> {
   );
 }
 
-/** Writes a file whole or not at all, readable by us only. */
+/** Writes a file whole or not at all, readable by us only; it survives a power cut. */
 export async function replaceFile(path: string, text: string): Promise<void> {
   await mkdir(dirname(path), { recursive: true, mode: 0o700 });
   try {
-    await writeFile(`${path}.new`, text, { mode: 0o600 });
+    const file = await open(`${path}.new`, "w", 0o600);
+    try {
+      await file.writeFile(text);
+      await file.sync();
+    } finally {
+      await file.close();
+    }
     await rename(`${path}.new`, path);
+    await syncFolder(dirname(path));
   } catch (error) {
     await rm(`${path}.new`, { force: true });
     throw translateNoSpace(error, path);
+  }
+}
+
+export async function syncFolder(path: string): Promise<void> {
+  const folder = await open(path, "r");
+  try {
+    await folder.sync();
+  } finally {
+    await folder.close();
   }
 }
 
@@ -62,7 +90,7 @@ export function translateNoSpace(error: unknown, what: string): unknown {
 
 export async function removeFolderIfEmpty(path: string): Promise<void> {
   await rmdir(path).catch((error: NodeJS.ErrnoException) => {
-    if (error.code !== "ENOENT" && error.code !== "ENOTEMPTY") throw error;
+    if (error.code !== "ENOENT" && error.code !== "ENOTEMPTY" && error.code !== "EBUSY") throw error;
   });
 }
 

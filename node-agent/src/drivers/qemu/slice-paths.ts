@@ -9,6 +9,7 @@ export interface SlicePaths {
   readonly owner: string;
   readonly disk: string;
   readonly seed: string;
+  readonly seedHash: string;
   readonly readyToken: string;
   readonly platformKey: string;
   readonly network: string;
@@ -40,12 +41,16 @@ export function slicePaths(places: QemuPlaces, slice: SliceReference): SlicePath
   const longest = join(sockets, "ssh0.sock");
   if (Buffer.byteLength(longest) > SOCKET_PATH_BYTES_MAX)
     throw new Error(`the run folder ${places.runDir} is too long for sockets; choose a shorter one`);
+  // QEMU's options are split at commas.
+  if (folder.includes(","))
+    throw new Error(`the state folder ${places.stateDir} has a comma in its name; choose another`);
   return {
     name,
     folder,
     owner: join(folder, "owner.json"),
     disk: join(folder, "root.qcow2"),
     seed: join(folder, "seed.iso"),
+    seedHash: join(folder, "seed.sha256"),
     readyToken: join(folder, "ready-token"),
     platformKey: join(folder, "platform-key"),
     network: join(folder, "network.json"),

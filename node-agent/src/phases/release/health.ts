@@ -1,6 +1,6 @@
 import { NEEDED, notNeeded, nothing, type Phase, type ReleaseContext, RETRY_FEW } from "../phase.ts";
 
-/** How the GPUs came back. A sick GPU does not fail the release: its receipt says so and its slot is quarantined. */
+/** How the GPUs came back. A sick GPU does not keep the disk from being erased: `return` judges it, at the end. */
 export const healthAfter: Phase<ReleaseContext> = {
   name: "health",
   timeoutMs: 90_000,

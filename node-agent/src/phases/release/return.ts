@@ -12,7 +12,10 @@ export interface GpuReceipt {
   readonly scrub: string | null;
 }
 
-/** Looks for the slice a last time, gives the row back and writes the receipts. What is not proven is not clean. */
+/**
+ * Looks for the slice a last time, writes the receipts and gives the row back. What is not proven is not clean: then the
+ * release fails, the slots stay taken, and releasing again once the GPU is well looks at it anew.
+ */
 export const giveBack: Phase<ReleaseContext> = {
   name: "return",
   timeoutMs: 30_000,
@@ -25,8 +28,14 @@ export const giveBack: Phase<ReleaseContext> = {
     );
     if (left.length > 0)
       throw new AppError("command_failed", { detail: "The driver still shows objects of the slice on the host." });
+    const receipts = context.gpuUuids.map((uuid) => receiptOf(context, uuid));
+    const unproven = receipts.filter((receipt) => !receipt.clean);
+    if (unproven.length > 0) {
+      const detail = unproven.map(({ gpuUuid, reason }) => `${gpuUuid}: ${reason}`).join("; ");
+      throw new AppError("gpu_unavailable", { detail, facts: { receipts, diskErased: true } });
+    }
     await ledger.remove(owner);
-    return { receipts: context.gpuUuids.map((uuid) => receiptOf(context, uuid)), diskErased: true };
+    return { receipts, diskErased: true };
   },
   verify: nothing,
   undo: nothing,

@@ -1,0 +1,86 @@
+import { shortName } from "@hostler/shared/ids.ts";
+import * as z from "zod";
+import { requireSuccess } from "../../host/host-commands.ts";
+import type { HostCommands } from "../../ports/host-commands.ts";
+import type { SliceReference } from "../../ports/slice-driver.ts";
+import type { StateFiles } from "../../ports/state-files.ts";
+
+/** A slice's own subnet of four addresses: the host's end and the guest's end of its cable. */
+export interface SliceAddresses {
+  readonly host: string;
+  readonly guest: string;
+  readonly prefixLength: 30;
+}
+
+/** Which subnet each slice of this host has. Asking again gives the same; freeing what is not there is success. */
+export interface AddressPool {
+  allocate(slice: SliceReference, signal: AbortSignal): Promise<SliceAddresses>;
+  free(slice: SliceReference): Promise<void>;
+}
+
+const PATH = "addresses.json";
+/** 10.203.0.0/16 holds this many subnets of four. */
+const SUBNETS = 16_384;
+const ledgerSchema = z.record(
+  z.string(),
+  z
+    .int()
+    .min(0)
+    .max(SUBNETS - 1),
+);
+const routesSchema = z.array(z.looseObject({ dst: z.string() }));
+
+export function makeAddressPool(deps: { readonly files: StateFiles; readonly commands: HostCommands }): AddressPool {
+  const read = async (): Promise<z.infer<typeof ledgerSchema>> => {
+    const text = await deps.files.read(PATH);
+    return text === null ? {} : ledgerSchema.parse(JSON.parse(text));
+  };
+  // One change at a time; the agent is alone on its state folder.
+  let last: Promise<unknown> = Promise.resolve();
+  const inTurn = async <Result>(work: () => Promise<Result>): Promise<Result> => {
+    const mine = last.then(work);
+    last = mine.catch(() => "Its caller hears of it.");
+    return await mine;
+  };
+  return {
+    allocate: async (slice, signal) =>
+      await inTurn(async () => {
+        const ledger = await read();
+        const name = shortName(slice.allocationId, slice.generation);
+        const known = ledger[name];
+        if (known !== undefined) return addressesOf(known);
+        // Another agent, or something that is not ours, may use parts of the range on this host.
+        const taken = new Set([...Object.values(ledger), ...(await routedSubnets(deps.commands, signal))]);
+        const index = Array.from({ length: SUBNETS }, (_, candidate) => candidate).find(
+          (candidate) => !taken.has(candidate),
+        );
+        if (index === undefined) throw new Error("all subnets of this host are in use");
+        await deps.files.replace(PATH, JSON.stringify({ ...ledger, [name]: index }));
+        return addressesOf(index);
+      }),
+    free: async (slice) =>
+      await inTurn(async () => {
+        const { [shortName(slice.allocationId, slice.generation)]: freed, ...rest } = await read();
+        if (freed !== undefined) await deps.files.replace(PATH, JSON.stringify(rest));
+      }),
+  };
+}
+
+export function addressesOf(index: number): SliceAddresses {
+  const end = (offset: number): string => `10.203.${index >> 6}.${((index & 63) << 2) + offset}`;
+  return { host: end(1), guest: end(2), prefixLength: 30 };
+}
+
+async function routedSubnets(commands: HostCommands, signal: AbortSignal): Promise<number[]> {
+  const argv = ["ip", "-j", "-4", "route", "show", "root", "10.203.0.0/16"] as const;
+  const { stdout } = requireSuccess(argv, await commands.run(argv, { timeoutMs: 10_000, signal }));
+  return routesSchema.parse(JSON.parse(stdout || "[]")).flatMap(({ dst }) => subnetsOf(dst));
+}
+
+/** The subnets of four that a route such as `10.203.0.64/27` covers; a route without a length is one address. */
+function subnetsOf(destination: string): number[] {
+  const [, third, fourth, length = "32"] = /^10\.203\.(\d+)\.(\d+)(?:\/(\d+))?$/.exec(destination) ?? [];
+  if (third === undefined || fourth === undefined) return [];
+  const first = Number(third) * 64 + (Number(fourth) >> 2);
+  return Array.from({ length: Math.max(1, 2 ** (30 - Number(length))) }, (_, offset) => first + offset);
+}

@@ -1,0 +1,81 @@
+import { open, readFile, type FileHandle } from "node:fs/promises";
+import { stripVTControlCharacters } from "node:util";
+import type { Clock } from "@hostler/shared/clock.ts";
+import { AppError } from "@hostler/shared/errors.ts";
+import type { SlicePaths } from "./slice-paths.ts";
+
+/** A console that says more than this before the guest is ready is not booting; the log must not fill the disk. */
+const CONSOLE_BYTES_MAX = 16 * 1024 * 1024;
+const READ_BYTES = 64 * 1024;
+const POLL_MS = 50;
+
+export interface ReadyWait {
+  readonly timeoutMs: number;
+  readonly signal: AbortSignal;
+  /** Whether the machine's process is there; looked at a few times a second. */
+  isRunning(): Promise<boolean>;
+}
+
+/**
+ * Resolves when the guest has written the line with the token of its seed to the serial console; nobody else knows the token.
+ * Rejects with `machine_exited` or `guest_not_ready`, and the end of what the console said.
+ */
+export async function waitForReadyLine(clock: Clock, paths: SlicePaths, wait: ReadyWait): Promise<void> {
+  const token = (await readFile(paths.readyToken, "utf8")).trim();
+  const line = `HOSTLER-READY ${token}`;
+  const deadlineMs = clock.monotonicMs() + wait.timeoutMs;
+  const console = await open(paths.serialLog, "r");
+  try {
+    const buffer = Buffer.alloc(READ_BYTES);
+    let unfinished = "";
+    let seenBytes = 0;
+    for (let round = 0; ; round += 1) {
+      const text = unfinished + (await readOn(console, buffer));
+      seenBytes += text.length - unfinished.length;
+      const lines = text.split(/[\r\n]+/);
+      unfinished = lines.at(-1)?.slice(-READ_BYTES) ?? "";
+      if (lines.includes(line)) return;
+      // After the last read, so that a guest that says "ready" and ends is not missed.
+      if (round % 5 === 0 && !(await wait.isRunning())) throw await exitedError(paths);
+      if (seenBytes > CONSOLE_BYTES_MAX) throw await notReadyError(paths, "It only fills its console.");
+      if (clock.monotonicMs() > deadlineMs)
+        throw await notReadyError(paths, `No sign of the guest for ${wait.timeoutMs / 1000} s.`);
+      await clock.sleep(POLL_MS, wait.signal);
+    }
+  } finally {
+    await console.close();
+  }
+}
+
+export async function exitedError(paths: SlicePaths): Promise<AppError> {
+  const said = await tailOf(paths.qemuLog);
+  return new AppError("machine_exited", {
+    detail: `QEMU ended. It said: ${said} The console ends: ${await tailOf(paths.serialLog)}`,
+  });
+}
+
+async function notReadyError(paths: SlicePaths, why: string): Promise<AppError> {
+  return new AppError("guest_not_ready", { detail: `${why} The console ends: ${await tailOf(paths.serialLog)}` });
+}
+
+/** What was written since the last call; latin1, because a console may say anything and the token is ASCII. */
+async function readOn(file: FileHandle, buffer: Buffer): Promise<string> {
+  const { bytesRead } = await file.read(buffer, 0, buffer.length, null);
+  return buffer.toString("latin1", 0, bytesRead);
+}
+
+/** The last printable text of a log, short enough for a message. */
+async function tailOf(path: string): Promise<string> {
+  const file = await open(path, "r").catch(() => null);
+  if (file === null) return "(nothing)";
+  try {
+    const { size } = await file.stat();
+    const buffer = Buffer.alloc(Math.min(size, 1200));
+    await file.read(buffer, 0, buffer.length, size - buffer.length);
+    const text = stripVTControlCharacters(buffer.toString("latin1"));
+    const printable = text.replaceAll(/[^\x20-\x7e\n]/g, "").trim();
+    return printable.slice(-700) || "(nothing)";
+  } finally {
+    await file.close();
+  }
+}

@@ -1,0 +1,80 @@
+/** What a slice may reach: nothing, or the outside through the host's own address. Never the host, other slices or private networks. */
+export type Egress = { readonly kind: "none" } | { readonly kind: "masquerade"; readonly resolvers: readonly string[] };
+
+export interface NetworkRules {
+  readonly table: string;
+  readonly tap: string;
+  readonly mac: string;
+  readonly guestAddress: string;
+  readonly egress: Egress;
+}
+
+/** Private, link-local (the metadata service), loopback, shared, multicast and reserved: other slices are in the first. */
+const NOT_OUTSIDE = [
+  "0.0.0.0/8",
+  "10.0.0.0/8",
+  "100.64.0.0/10",
+  "127.0.0.0/8",
+  "169.254.0.0/16",
+  "172.16.0.0/12",
+  "192.168.0.0/16",
+  "224.0.0.0/3",
+];
+
+/**
+ * The slice's table, whole, as one nftables transaction: applying it again replaces it, and it is never half there. Whatever
+ * is not named is dropped in both directions. What comes from the tap must carry the slice's own MAC and address.
+ */
+export function rulesOf(rules: NetworkRules): string {
+  const { table, tap, mac, guestAddress, egress } = rules;
+  return `table inet ${table} {}
+delete table inet ${table}
+table inet ${table} {
+  chain spoof {
+    type filter hook prerouting priority raw; policy accept;
+    iifname "${tap}" ether saddr != ${mac} counter drop
+    iifname "${tap}" meta nfproto ipv6 counter drop
+    iifname "${tap}" ip saddr != ${guestAddress} counter drop
+  }
+  chain input {
+    type filter hook input priority filter; policy accept;
+    iifname "${tap}" counter drop
+  }
+  chain output {
+    type filter hook output priority filter; policy accept;
+    oifname "${tap}" counter drop
+  }
+  chain forward {
+    type filter hook forward priority filter; policy accept;
+    iifname "${tap}" jump outward
+    oifname "${tap}" ct state established,related counter accept
+    oifname "${tap}" counter drop
+  }
+  chain outward {
+${outward(egress)}
+    counter drop
+  }
+${egress.kind === "none" ? "" : masquerade(rules)}}
+`;
+}
+
+function outward(egress: Egress): string {
+  if (egress.kind === "none") return "    # This host forwards nothing for slices.";
+  const resolvers = egress.resolvers.length === 0 ? "" : allowResolvers(egress.resolvers);
+  return `${resolvers}    ip daddr { ${NOT_OUTSIDE.join(", ")} } counter drop
+    meta nfproto ipv4 counter accept`;
+}
+
+/** The host's resolvers are often at a private address. */
+function allowResolvers(resolvers: readonly string[]): string {
+  return `    ip daddr { ${resolvers.join(", ")} } meta l4proto { tcp, udp } th dport 53 counter accept
+`;
+}
+
+function masquerade({ tap, guestAddress }: NetworkRules): string {
+  return `  chain translate {
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr ${guestAddress} oifname != "${tap}" counter masquerade
+  }
+`;
+}

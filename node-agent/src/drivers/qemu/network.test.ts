@@ -1,0 +1,114 @@
+import { execFile } from "node:child_process";
+import { access, readdir } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { shortName } from "@hostler/shared/ids.ts";
+import { expect, onTestFinished, test } from "vitest";
+import { makeMemoryFiles } from "../../testing/memory-files.ts";
+import { makeAddressPool } from "./addresses.ts";
+import { rulesOf } from "./network-rules.ts";
+import { listTapSlices, macOf, makeNetwork, tapName } from "./network.ts";
+import { commands, isRoot, makeContext, makePlaces, makeSpec, makeTestNetwork, never } from "./testing.ts";
+
+const run = promisify(execFile);
+const hasTap =
+  isRoot &&
+  (await access("/dev/net/tun").then(
+    () => true,
+    () => false,
+  ));
+
+async function setUp() {
+  const places = await makePlaces();
+  const host = await makeTestNetwork();
+  onTestFinished(async () => {
+    await host.remove();
+    await places.remove();
+  });
+  const spec = makeSpec();
+  const files = makeMemoryFiles();
+  const addresses = makeAddressPool({ files, commands: host.commands });
+  const network = makeNetwork({ places, commands: host.commands, addresses, mode: "tap" });
+  const name = shortName(spec.allocationId, spec.generation);
+  const nft = async (...args: readonly string[]): Promise<string> =>
+    (await run("ip", ["netns", "exec", host.name, "nft", ...args])).stdout;
+  return { places, host, spec, files, network, nft, tap: tapName(name), table: `hostler_${name}` };
+}
+
+test.skipIf(!hasTap)("a tap has its owner, its address and its rules, and goes with all of them", async () => {
+  const { places, host, spec, files, network, nft, tap, table } = await setUp();
+  expect(await network.inspect(spec, never)).toBe("absent");
+  const facts = await network.create(spec, makeContext());
+  expect(facts).toEqual({ mode: "tap", mac: macOf(spec), tap, address: "10.203.0.2", policy: "deny" });
+  expect(await network.inspect(spec, never)).toBe("present");
+  expect(await host.ip("-o", "address", "show", "dev", tap)).toContain("10.203.0.1/30");
+  expect(await host.ip("-o", "-6", "address", "show", "dev", tap)).toBe("");
+  const rules = await nft("list", "table", "inet", table);
+  expect(rules).toContain(`iifname "${tap}" ether saddr != ${macOf(spec)}`);
+  expect(rules).not.toContain("masquerade");
+  expect(await listTapSlices(host.commands, never)).toEqual([{ allocationId: spec.allocationId, generation: 1 }]);
+  // Again, and twice away.
+  expect(await network.create(spec, makeContext())).toEqual(facts);
+  await network.remove(spec, never);
+  await network.remove(spec, never);
+  expect(await network.inspect(spec, never)).toBe("absent");
+  expect(await host.ip("-o", "link")).not.toContain(tap);
+  expect(await nft("list", "tables")).toBe("");
+  expect(files.texts.get("addresses.json")).toBe("{}");
+  expect(await readdir(join(places.stateDir, "slices"))).toEqual([]);
+});
+
+test.skipIf(!hasTap)("each part that is missing makes it partial, and making it again mends it", async () => {
+  const { host, spec, network, nft, tap, table } = await setUp();
+  const breakages = [
+    async () => await host.ip("link", "del", "dev", tap),
+    async () => await host.ip("link", "set", "dev", tap, "down"),
+    async () => await nft("delete", "table", "inet", table),
+  ];
+  for (const breakIt of breakages) {
+    await network.create(spec, makeContext());
+    await breakIt();
+    expect(await network.inspect(spec, never)).toBe("partial");
+    await network.create(spec, makeContext());
+    expect(await network.inspect(spec, never)).toBe("present");
+  }
+});
+
+test.skipIf(!hasTap)("an interface of another owner is refused and left alone", async () => {
+  const { host, spec, network, tap } = await setUp();
+  await host.ip("tuntap", "add", "dev", tap, "mode", "tap");
+  await host.ip("link", "set", "dev", tap, "alias", "hostler:alc_somebody:1");
+  await expect(network.create(spec, makeContext())).rejects.toMatchObject({ code: "journal_conflict" });
+  await network.remove(spec, never);
+  expect(await host.ip("-o", "link")).toContain(tap);
+});
+
+test.skipIf(!hasTap)("an interface whose maker died before naming it is removed", async () => {
+  const { host, spec, network, tap } = await setUp();
+  await host.ip("tuntap", "add", "dev", tap, "mode", "tap");
+  expect(await network.inspect(spec, never)).toBe("partial");
+  await network.remove(spec, never);
+  expect(await host.ip("-o", "link")).not.toContain(tap);
+});
+
+test.skipIf(!hasTap)("a table that nftables refuses leaves the one before it as it was", async () => {
+  const { host, spec, network, nft, table, tap } = await setUp();
+  await network.create(spec, makeContext());
+  const before = await nft("list", "table", "inet", table);
+  const broken = rulesOf({ table, tap, mac: "not-a-mac", guestAddress: "10.203.0.2", egress: { kind: "none" } });
+  const result = await host.commands.run(["nft", "-f", "-"], { timeoutMs: 10_000, signal: never, input: broken });
+  expect(result.exitCode).not.toBe(0);
+  expect(await nft("list", "table", "inet", table)).toBe(before);
+});
+
+test("in user mode there is a record and nothing else", async () => {
+  const places = await makePlaces();
+  onTestFinished(places.remove);
+  const addresses = makeAddressPool({ files: makeMemoryFiles(), commands });
+  const network = makeNetwork({ places, commands, addresses, mode: "user" });
+  const spec = makeSpec();
+  expect(await network.create(spec, makeContext())).toEqual({ mode: "user", mac: macOf(spec), policy: "deny" });
+  expect(await network.inspect(spec, never)).toBe("present");
+  await network.remove(spec, never);
+  expect(await network.inspect(spec, never)).toBe("absent");
+});

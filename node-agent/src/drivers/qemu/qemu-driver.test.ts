@@ -1,0 +1,288 @@
+import { execFile } from "node:child_process";
+import { access, readFile, rm, stat } from "node:fs/promises";
+import { join } from "node:path";
+import { promisify } from "node:util";
+import { systemClock } from "@hostler/shared/clock.ts";
+import type { SliceSpec } from "@hostler/shared/tasks.ts";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
+import { leftoversOf } from "../../../../deploy/demo/leftovers.ts";
+import { guestImage } from "../../../../test/support/guest-image.ts";
+import { makeDetachedSupervisor } from "../../host/detached-supervisor.ts";
+import { makeFindProgram } from "../../host/find-program.ts";
+import { makeHostCommands } from "../../host/host-commands.ts";
+import { makeDiskFiles } from "../../journal/disk-files.ts";
+import { makeLog } from "../../log.ts";
+import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
+import type { SliceDriver, TerminalCommand } from "../../ports/slice-driver.ts";
+import { makeQemuDriver, type QemuDriverDeps } from "./qemu-driver.ts";
+import { slicePaths } from "./slice-paths.ts";
+import {
+  commands,
+  isRoot,
+  makeContext,
+  makePlaces,
+  makeSpec,
+  makeTestNetwork,
+  never,
+  sourceOf,
+  type TestNetwork,
+  type TestPlaces,
+} from "./testing.ts";
+
+const run = promisify(execFile);
+const hasTap =
+  isRoot &&
+  (await access("/dev/net/tun").then(
+    () => true,
+    () => false,
+  ));
+
+let places: TestPlaces;
+let image: SliceSpec["image"];
+let bytes: Buffer;
+let network: TestNetwork | null = null;
+let supervisor: ProcessSupervisor;
+
+beforeAll(async () => {
+  places = await makePlaces();
+  const built = await guestImage();
+  bytes = await readFile(built.path);
+  image = { name: "hostler-guest", sha256: built.manifest.sha256, sizeBytes: bytes.length, format: "qcow2" };
+  network = hasTap ? await makeTestNetwork() : null;
+  const detached = makeDetachedSupervisor({ clock: systemClock, stateDir: places.stateDir });
+  supervisor = network === null ? detached : network.inside(detached);
+});
+
+afterAll(async () => {
+  for (const name of await supervisor.names()) await supervisor.stop(name, { graceMs: 0, signal: never });
+  await network?.remove();
+  await places.remove();
+});
+
+function makeDriver(overrides: Partial<QemuDriverDeps> = {}): SliceDriver {
+  return makeQemuDriver({
+    places,
+    files: makeDiskFiles(places.stateDir),
+    commands: network?.commands ?? commands,
+    supervisor,
+    images: sourceOf(bytes),
+    clock: systemClock,
+    log: makeLog("silent"),
+    network: network === null ? "user" : "tap",
+    forcedAccelerator: null,
+    diskFreeGib: async () => 100,
+    ...overrides,
+  });
+}
+
+/** Makes everything up to a running machine; resolves with how long each part took. */
+async function build(driver: SliceDriver, spec: SliceSpec): Promise<Record<string, number>> {
+  const timings: Record<string, number> = {};
+  const context = makeContext();
+  const time = async (name: string, work: () => Promise<unknown>): Promise<void> => {
+    const startedMs = systemClock.monotonicMs();
+    await work();
+    timings[name] = Math.round(systemClock.monotonicMs() - startedMs);
+  };
+  await time("preflight", async () => [await driver.capability(never), await driver.preflight(spec, never)]);
+  await time("image", async () => await driver.image.create(spec, context));
+  await time("disk", async () => await driver.disk.create(spec, context));
+  await time("seed", async () => await driver.seed.create(spec, context));
+  await time("network", async () => await driver.network.create(spec, context));
+  await time("start", async () => await driver.machine.create(spec, context));
+  return timings;
+}
+
+async function removeAll(driver: SliceDriver, spec: SliceSpec): Promise<void> {
+  for (const object of [driver.machine, driver.disk, driver.network, driver.seed]) {
+    await object.remove(spec, never);
+    expect(await object.inspect(spec, never)).toBe("absent");
+  }
+}
+
+async function leftovers(spec: SliceSpec): Promise<string[]> {
+  const prefix = network === null ? [] : ["ip", "netns", "exec", network.name];
+  return await leftoversOf(spec.allocationId, spec.generation, { ...places, prefix });
+}
+
+/** Runs the terminal's command with a remote command, without a PTY of ours. */
+async function inGuest({ argv, env }: TerminalCommand, remote: string): Promise<{ code: number; text: string }> {
+  const [program, ...args] = argv;
+  const child = run(program, [...args, remote], { env, timeout: 60_000 });
+  child.child.stdin?.end();
+  return await child.then(
+    ({ stdout }) => ({ code: 0, text: stdout }),
+    (error: { code: number; stdout: string; stderr: string }) => ({
+      code: error.code,
+      text: error.stdout + error.stderr,
+    }),
+  );
+}
+
+/** root of the guest takes the same keys. */
+async function asRoot(driver: SliceDriver, spec: SliceSpec, remote: string): Promise<{ code: number; text: string }> {
+  const { argv, env } = await driver.machine.terminalCommand(spec);
+  const [program, ...args] = argv;
+  return await inGuest({ argv: [program, ...args.slice(0, -1), "root@slice"], env }, remote);
+}
+
+test("a slice is built, proves itself, gives terminals with exit codes, shuts down and leaves nothing", async () => {
+  const driver = makeDriver();
+  const spec = makeSpec({ image, hostName: "first" });
+  const timings = await build(driver, spec);
+  const ready = await driver.machine.waitReady(spec, makeContext());
+  process.stderr.write(`${JSON.stringify({ ...timings, ...ready })}\n`);
+  for (const object of [driver.disk, driver.seed, driver.network, driver.machine])
+    expect(await object.inspect(spec, never)).toBe("present");
+  expect(await driver.listSlices(never)).toContainEqual({ allocationId: spec.allocationId, generation: 1 });
+
+  // A later grant adopts the machine instead of starting a second one; an earlier grant is refused.
+  const { name, serialLog } = slicePaths(places, spec);
+  const before = await supervisor.inspect(name);
+  await driver.machine.create(spec, makeContext({ fence: "7" }));
+  expect(await supervisor.inspect(name)).toEqual(before);
+  await expect(driver.machine.create(spec, makeContext({ fence: "6" }))).rejects.toMatchObject({ code: "lease_stale" });
+  await expect(driver.machine.create({ ...spec, vcpus: 2 }, makeContext({ fence: "8" }))).rejects.toMatchObject({
+    code: "journal_conflict",
+  });
+
+  const first = await driver.machine.terminalCommand(spec);
+  const second = await driver.machine.terminalCommand(spec);
+  const answers = await Promise.all([inGuest(first, "hostname; exit 7"), inGuest(second, "id -un")]);
+  expect(answers[0]).toMatchObject({ code: 7, text: expect.stringContaining("first") });
+  expect(answers[1]).toMatchObject({ code: 0, text: expect.stringContaining("hostler") });
+
+  // A console that a tenant floods does not grow the host's log.
+  const { size } = await stat(serialLog);
+  const flood = "head -c 100000 /dev/zero | tr '\\0' x >/dev/ttyS0";
+  expect(await asRoot(driver, spec, flood)).toMatchObject({ code: 0 });
+  expect((await stat(serialLog)).size).toBe(size);
+
+  expect(await driver.machine.powerDown(spec, { timeoutMs: 60_000, signal: never })).toBe(true);
+  await removeAll(driver, spec);
+  expect(await leftovers(spec)).toEqual([]);
+  expect(await driver.listSlices(never)).toEqual([]);
+}, 240_000);
+
+test("a machine that dies while it boots says so, with the end of its console", async () => {
+  const driver = makeDriver();
+  const spec = makeSpec({ image });
+  await build(driver, spec);
+  const found = await supervisor.inspect(slicePaths(places, spec).name);
+  if (found.state !== "running") throw new Error("the machine does not run");
+  const waiting = driver.machine.waitReady(spec, makeContext());
+  process.kill(found.pid, "SIGKILL");
+  await expect(waiting).rejects.toMatchObject({ code: "machine_exited" });
+  expect(await driver.machine.inspect(spec, never)).toBe("partial");
+  await removeAll(driver, spec);
+  expect(await leftovers(spec)).toEqual([]);
+}, 60_000);
+
+test("a guest that never gets ready says so in time, has eight terminals, and is removed while it runs", async () => {
+  const driver = makeDriver({ readyTimeoutMs: 200 });
+  const spec = makeSpec({ image });
+  await build(driver, spec);
+  await expect(driver.machine.waitReady(spec, makeContext())).rejects.toMatchObject({
+    code: "guest_not_ready",
+    detail: expect.stringContaining("The console ends:"),
+  });
+  const ports = await Promise.all(
+    Array.from({ length: 8 }, async () => (await driver.machine.terminalCommand(spec)).argv.join(" ")),
+  );
+  expect(new Set(ports).size).toBe(8);
+  await expect(driver.machine.terminalCommand(spec)).rejects.toMatchObject({ code: "terminal_limit" });
+  await removeAll(driver, spec);
+  expect(await leftovers(spec)).toEqual([]);
+}, 60_000);
+
+test("an agent that dies right after starting QEMU finds the machine again and starts no second one", async () => {
+  const spec = makeSpec({ image });
+  const dying: ProcessSupervisor = {
+    ...supervisor,
+    start: async (...args) => {
+      await supervisor.start(...args);
+      // Not even the supervisor's record was written.
+      await rm(join(places.stateDir, "processes"), { recursive: true });
+      throw new Error("killed");
+    },
+  };
+  await expect(build(makeDriver({ supervisor: dying }), spec)).rejects.toThrow("killed");
+  const restarted = makeDriver();
+  expect(await restarted.machine.inspect(spec, never)).toBe("partial");
+  await restarted.machine.create(spec, makeContext({ fence: "2" }));
+  expect(await restarted.machine.inspect(spec, never)).toBe("present");
+  expect(await leftovers(spec)).toContainEqual(expect.stringMatching(/^process /));
+  expect((await leftovers(spec)).filter((line) => line.startsWith("process "))).toHaveLength(1);
+  await removeAll(restarted, spec);
+  expect(await leftovers(spec)).toEqual([]);
+}, 60_000);
+
+test("a command line that QEMU refuses is told in QEMU's own words", async () => {
+  const driver = makeDriver();
+  const spec = makeSpec({ image, vcpus: 512 });
+  await expect(build(driver, spec)).rejects.toMatchObject({
+    code: "machine_exited",
+    detail: expect.stringContaining("CPU"),
+  });
+  await removeAll(driver, spec);
+  expect(await leftovers(spec)).toEqual([]);
+}, 60_000);
+
+test("a host without QEMU says which package brings it", async () => {
+  const find = makeFindProgram([]);
+  const driver = makeDriver({ find, commands: makeHostCommands({ clock: systemClock, find }) });
+  expect(await driver.capability(never)).toMatchObject({
+    usable: false,
+    accelerator: "none",
+    note: expect.stringContaining("apt-get install qemu-system-x86 qemu-utils genisoimage"),
+  });
+  await expect(driver.preflight(makeSpec({ image }), never)).rejects.toMatchObject({
+    code: "driver_unavailable",
+    detail: expect.stringContaining("apt-get install qemu-system-x86"),
+  });
+});
+
+test("a host without room for the image is refused before anything is made", async () => {
+  const driver = makeDriver({ diskFreeGib: async () => 1 });
+  const large = makeSpec({ image: { ...image, sha256: "1".repeat(64), sizeBytes: 5 * 1024 ** 3 } });
+  await expect(driver.preflight(large, never)).rejects.toMatchObject({ code: "disk_full" });
+});
+
+test.skipIf(!hasTap)(
+  "on a host that forwards, a slice reaches the outside and nothing private, and cannot lie about itself",
+  async () => {
+    if (network === null) throw new Error("no network");
+    const outside = await connectToOutside(network);
+    onTestFinished(async () => await outside.remove());
+    const driver = makeDriver();
+    const spec = makeSpec({ image });
+    await build(driver, spec);
+    await driver.machine.waitReady(spec, makeContext());
+    const addresses = ["203.0.113.1", "192.168.77.1", "169.254.169.254", "203.0.113.2", "10.203.0.1"];
+    const ping = (address: string, flags = ""): string =>
+      `ping -c 1 -W 2 ${flags} ${address} >/dev/null 2>&1 && echo reached ${address} ${flags};`;
+    const answer = await asRoot(driver, spec, `${addresses.map((address) => ping(address)).join(" ")} true`);
+    expect(answer.text.trim()).toBe("reached 203.0.113.1");
+    // The same packet from another address or another card is dropped.
+    const forged = `ip address add 10.203.0.66/32 dev eth0; ${ping("203.0.113.1", "-I 10.203.0.66")} true`;
+    expect((await asRoot(driver, spec, forged)).text).not.toContain("reached");
+    const disguised = `ip link set eth0 down; ip link set eth0 address 52:54:00:aa:aa:aa; ip link set eth0 up; ip route add default via 10.203.0.1; ${ping("203.0.113.1")} true`;
+    expect((await asRoot(driver, spec, disguised)).text).not.toContain("reached");
+    await removeAll(driver, spec);
+  },
+  120_000,
+);
+
+/** A second namespace as the rest of the world, at 203.0.113.1, and also at addresses that no slice may reach. */
+async function connectToOutside(host: TestNetwork): Promise<TestNetwork> {
+  const outside = await makeTestNetwork();
+  await host.ip("link", "add", "out0", "type", "veth", "peer", "name", "in0", "netns", outside.name);
+  await host.ip("address", "add", "203.0.113.2/24", "dev", "out0");
+  await host.ip("link", "set", "out0", "up");
+  await host.ip("route", "add", "default", "via", "203.0.113.1");
+  for (const address of ["203.0.113.1/24", "192.168.77.1/32", "169.254.169.254/32"])
+    await outside.ip("address", "add", address, "dev", "in0");
+  await outside.ip("link", "set", "in0", "up");
+  await run("ip", ["netns", "exec", host.name, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"]);
+  return outside;
+}
