@@ -42,18 +42,21 @@ export async function requestSlice(client: ApiClient, request: SliceRequest): Pr
   return answer.allocation;
 }
 
-/** Follows the operation in progress to its end; `onChange` sees every state of the phases. Rejects when it does not succeed. */
+/**
+ * Follows the operation in progress to its end, or until `isEnough`; `onChange` sees every state of the phases. Rejects when
+ * it does not succeed.
+ */
 export async function followOperation(
   client: ApiClient,
   allocationId: string,
-  options: { readonly timeoutMs: number; onChange?(list: PhaseList): void },
+  options: { readonly timeoutMs: number; onChange?(list: PhaseList): void; isEnough?(list: PhaseList): boolean },
 ): Promise<PhaseList> {
   const deadline = systemClock.monotonicMs() + options.timeoutMs;
   for (;;) {
     const list = await readPhases(client, allocationId);
     options.onChange?.(list);
     const { operation } = list;
-    if (operation.state === "succeeded") return list;
+    if (operation.state === "succeeded" || options.isEnough?.(list) === true) return list;
     if (isFinal(OPERATION_TRANSITIONS, operation.state)) {
       throw new Error(
         `${operation.kind} ${operation.state}: ${operation.error?.message ?? "no error given"} ${operation.error?.remedy ?? ""}`,

@@ -13,6 +13,7 @@ import {
   runInTerminal,
 } from "../../deploy/demo/journey.ts";
 import { leftoversOf } from "../../deploy/demo/leftovers.ts";
+import type { PhaseList } from "@hostler/shared/api/allocations.ts";
 import { startTestCloud, type TestCloud } from "../support/cloud.ts";
 import { GUEST_IMAGE_NAME, importGuestImage } from "../support/guest-image.ts";
 import { waitFor } from "../support/wait-for.ts";
@@ -42,6 +43,10 @@ async function machinePid(allocationId: string): Promise<number> {
   });
 }
 
+function isIn(phase: string): (list: PhaseList) => boolean {
+  return ({ operation }) => operation.phase === phase;
+}
+
 async function expectNothingLeft(allocationId: string): Promise<void> {
   const places = { stateDir: cloud.agentOptions.stateDir, runDir: join(cloud.folder, "run") };
   await waitFor("a clean host", async () => (await leftoversOf(allocationId, 1, places)).length === 0);
@@ -53,6 +58,8 @@ test(
   { timeout: 90_000 },
   async () => {
     const id = await request("agent-killed");
+    // An agent killed before the machine was handed over starts it anew, which is right but another test.
+    await followOperation(cloud.operator, id, { timeoutMs: 60_000, isEnough: isIn("guest_ready") });
     const pid = await machinePid(id);
     cloud.agent.kill("SIGKILL");
     await cloud.agent.exited;

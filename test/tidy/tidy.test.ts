@@ -1,5 +1,5 @@
 import { execFileSync } from "node:child_process";
-import { readFileSync } from "node:fs";
+import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 import { ALLOWED_LICENSES, licensesOf } from "./licenses.ts";
@@ -42,3 +42,14 @@ test("the README's table names every dependency of the workspace", () => {
   const missing = licensesOf(ROOT).filter(({ name }) => !readme.includes(`\`${name}\``));
   expect(missing.map(({ name }) => name)).toEqual([]);
 });
+
+test.each(["ARCHITECTURE.md", "README.md", "DECISIONS.md", "SECURITY.md"])(
+  "%s names no file that is not there",
+  (name) => {
+    const text = readFileSync(join(ROOT, name), "utf8");
+    const paths = [...text.matchAll(/`([a-z-]+\/[A-Za-z0-9_./-]+\.(?:ts|tsx|sql|mjs|md))`/g)].map(
+      (match) => match[1] ?? "",
+    );
+    expect(paths.filter((path) => !existsSync(join(ROOT, path)))).toEqual([]);
+  },
+);
