@@ -1,6 +1,7 @@
 import { spawnSync } from "node:child_process";
 import { accessSync, constants, existsSync, readFileSync } from "node:fs";
 import { delimiter, join } from "node:path";
+import { SYSTEM_FOLDERS } from "./toolchain.mjs";
 
 /**
  * Programs of the host that the project uses, one row each: the Debian package, a program that proves it is there, what is off
@@ -28,8 +29,6 @@ export const HOST_TOOLS = [
   { package: "openssl", program: "openssl", off: "the tests of certificates", for: ["test"] },
   { package: "chromium", program: "chromium", off: "the tests of the console", for: ["test"] },
 ];
-
-const SYSTEM_FOLDERS = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
 
 /** The rows that a command wants and this host lacks. */
 export function missingTools(command, isInstalled = hasProgram) {

@@ -40,6 +40,8 @@ export function isAtLeast(version, major) {
   return found !== null && Number(found[1]) >= major;
 }
 
+export const SYSTEM_FOLDERS = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+
 /** The environment without what an outer `npm run` puts there for itself: it would steer the inner npm and pnpm. */
 export function cleanEnvironment(/** @type {string | null} */ bin = null) {
   const entries = Object.entries(process.env).filter(
@@ -49,6 +51,7 @@ export function cleanEnvironment(/** @type {string | null} */ bin = null) {
       ),
   );
   const environment = Object.fromEntries(entries);
-  if (bin !== null) environment.PATH = `${bin}${delimiter}${environment.PATH ?? ""}`;
+  // Debian gives people who are not root a PATH without the sbin folders, where mke2fs, ip and nft are.
+  environment.PATH = [...(bin === null ? [] : [bin]), environment.PATH ?? "", ...SYSTEM_FOLDERS].join(delimiter);
   return environment;
 }

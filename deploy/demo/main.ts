@@ -6,6 +6,7 @@ import { parseArgs } from "node:util";
 import type { ApiClient } from "@hostler/cli/api-client.ts";
 import { drawPhases } from "@hostler/cli/watch-operation.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
+import { describeError } from "@hostler/shared/errors.ts";
 import { uuidOf } from "@hostler/shared/ids.ts";
 import { buildGuestImage } from "../guest-image/build-guest-image.ts";
 import {
@@ -62,27 +63,28 @@ const { values } = parseArgs({
 const durationsMs: Record<string, number> = {};
 const running: Program[] = [];
 
-if (values.help === true) process.stdout.write(`${HELP}\n`);
-else if (values.once === true) await once();
-else await stayUp();
+try {
+  if (values.help === true) process.stdout.write(`${HELP}\n`);
+  else if (values.once === true) await once();
+  else await stayUp();
+} catch (error) {
+  await stopAll();
+  process.stderr.write(`\ndemo: ${describeError(error)}\n`);
+  process.exitCode = 1;
+}
 
 /** The whole journey, alone. Everything that was started is stopped, also after a failure; the exit code tells. */
 async function once(): Promise<void> {
   const folder = await mkdtemp(join(tmpdir(), "hostler-demo-"));
   // The database runs as another user, who has to walk through; what is secret below has modes of its own.
   await chmod(folder, 0o755);
-  let failure: unknown = null;
   try {
     const cloud = await startCloud({ folder, listen: {} });
     await journey(cloud);
   } catch (error) {
-    failure = error;
+    throw new Error(`the journey failed, logs are kept in ${folder}`, { cause: error });
   }
-  for (const program of running.toReversed()) await program.stop();
-  if (failure !== null) {
-    process.stderr.write(`\nThe journey failed. Logs are kept in ${folder}\n`);
-    throw failure;
-  }
+  await stopAll();
   await rm(folder, { recursive: true, force: true });
   process.stdout.write(`${JSON.stringify({ demo: "ok", durationsMs })}\n`);
 }
@@ -131,7 +133,7 @@ async function stayUp(): Promise<void> {
   const cloud = await startCloud({ folder, listen: fixedPorts() });
   const stop = async (): Promise<void> => {
     say("stopping; slices and data stay for the next start");
-    for (const program of running.toReversed()) await program.stop();
+    await stopAll();
     process.exit(0);
   };
   process.on("SIGINT", () => void stop());
@@ -154,6 +156,10 @@ async function stayUp(): Promise<void> {
   say("a program ended; see the logs");
   process.exitCode = 1;
   await stop();
+}
+
+async function stopAll(): Promise<void> {
+  for (const program of running.toReversed()) await program.stop();
 }
 
 async function startCloud(options: {
@@ -212,6 +218,8 @@ async function startCloud(options: {
   say(
     `${node.name} is ready: ${node.slots.length} GPUs${node.gpusSimulated ? " (simulated)" : ""}; ${node.drivers.map((driver) => `${driver.name}: ${driver.note}`).join("; ")}`,
   );
+  const unusable = node.drivers.find((driver) => driver.name === "qemu" && !driver.usable);
+  if (unusable !== undefined) throw new Error(`this host cannot run virtual machines. ${unusable.note}`);
   return {
     stateDir,
     agentStateDir,
