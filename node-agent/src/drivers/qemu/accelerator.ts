@@ -30,6 +30,8 @@ export interface AcceleratorDeps {
   readonly bootId: string;
   /** For the firmware of the test machine, while it runs. */
   readonly runDir: string;
+  /** For tests; /dev/kvm unless given. */
+  readonly device?: string;
 }
 
 /**
@@ -43,7 +45,7 @@ export async function decideAccelerator(
 ): Promise<AcceleratorVerdict> {
   if (options.forced !== null)
     return { accelerator: options.forced, reason: options.forced === "tcg" ? "--accelerator tcg" : null };
-  const closed = await reasonNotOpen();
+  const closed = await reasonNotOpen(deps.device ?? "/dev/kvm");
   if (closed !== null) return { accelerator: "tcg", reason: closed };
   const cached = await readCache(deps.files);
   if (cached?.bootId === deps.bootId) return { accelerator: cached.accelerator, reason: cached.reason };
@@ -55,10 +57,10 @@ export async function decideAccelerator(
   return verdict;
 }
 
-async function reasonNotOpen(): Promise<string | null> {
-  return await access("/dev/kvm", constants.R_OK | constants.W_OK).then(
+async function reasonNotOpen(device: string): Promise<string | null> {
+  return await access(device, constants.R_OK | constants.W_OK).then(
     () => null,
-    (error: unknown) => `/dev/kvm cannot be opened: ${describeError(error)}`,
+    (error: unknown) => `${device} cannot be opened: ${describeError(error)}`,
   );
 }
 
