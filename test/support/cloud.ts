@@ -1,6 +1,8 @@
-import { chmod, mkdtemp, rm } from "node:fs/promises";
+import { execFile } from "node:child_process";
+import { chmod, mkdtemp, readdir, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { promisify } from "node:util";
 import type { ApiClient } from "@hostler/cli/api-client.ts";
 import type { Node } from "@hostler/shared/api/nodes.ts";
 import {
@@ -14,6 +16,8 @@ import {
   type LocalControlPlane,
 } from "../../deploy/demo/local-cloud.ts";
 import type { Program } from "../../deploy/demo/program.ts";
+
+const run = promisify(execFile);
 
 /** A control plane and an agent as two real processes in a folder of their own, as an operator would start them. */
 export interface TestCloud {
@@ -89,7 +93,21 @@ export async function startTestCloud(options: TestCloudOptions): Promise<TestClo
     },
     close: async () => {
       for (const program of programs.toReversed()) await program.stop();
+      await endMachines(folder);
       await rm(folder, { recursive: true, force: true });
     },
   };
+}
+
+/** Machines and interfaces that a failed test left; there are none after one that passed. */
+async function endMachines(folder: string): Promise<void> {
+  for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/.test(name))) {
+    const commandLine = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
+    if (!commandLine.includes("guest=alc_") || !commandLine.includes(`${folder}/`)) continue;
+    process.kill(Number(pid), "SIGKILL");
+    const [, tap, name] = /ifname=(ht([0-9a-z]+))/.exec(commandLine) ?? [];
+    if (tap === undefined) continue;
+    await run("ip", ["link", "del", tap]).catch(() => "gone already");
+    await run("nft", ["delete", "table", "inet", `hostler_${name}`]).catch(() => "gone already");
+  }
 }

@@ -7,6 +7,7 @@ import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { leftoversOf } from "../../../../deploy/demo/leftovers.ts";
 import { guestImage } from "../../../../test/support/guest-image.ts";
+import { waitFor } from "../../../../test/support/wait-for.ts";
 import { makeDetachedSupervisor } from "../../host/detached-supervisor.ts";
 import { makeFindProgram } from "../../host/find-program.ts";
 import { makeHostCommands } from "../../host/host-commands.ts";
@@ -201,8 +202,10 @@ test("an agent that dies right after starting QEMU finds the machine again and s
     ...supervisor,
     start: async (...args) => {
       await supervisor.start(...args);
-      // Not even the supervisor's record was written.
+      // Not even the supervisor's record was written. `ip netns exec` becomes QEMU a moment later, and has no mark meanwhile.
       await rm(join(places.stateDir, "processes"), { recursive: true });
+      const isRunning = async (): Promise<boolean> => (await supervisor.inspect(args[0])).state === "running";
+      await waitFor("a machine", isRunning);
       throw new Error("killed");
     },
   };

@@ -107,7 +107,8 @@ function vendorData(readyToken: string, keys: readonly string[]): unknown {
     runcmd: [
       ["systemctl", "daemon-reload"],
       ["systemctl", "enable", "--now", ...ports],
-      ["sh", "-c", `printf '\\nHOSTLER-READY %s\\n' ${readyToken} > /dev/ttyS0`],
+      // Three times: a message of the kernel may cut one in two.
+      ["sh", "-c", `for n in 1 2 3; do printf '\\nHOSTLER-READY %s\\n' ${readyToken} > /dev/ttyS0; sleep 1; done`],
     ],
   };
 }

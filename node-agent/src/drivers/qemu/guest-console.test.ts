@@ -1,0 +1,52 @@
+import { appendFile, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { systemClock } from "@hostler/shared/clock.ts";
+import { expect, onTestFinished, test } from "vitest";
+import { waitForReadyLine } from "./guest-console.ts";
+import { slicePaths, type SlicePaths } from "./slice-paths.ts";
+import { makeSpec, never } from "./testing.ts";
+
+const TOKEN = "d6fec89a2f598b58ec0644eaa071f7eb";
+
+async function makeConsole(text: string): Promise<SlicePaths> {
+  const folder = await mkdtemp(join(tmpdir(), "hq-"));
+  onTestFinished(async () => await rm(folder, { recursive: true, force: true }));
+  const paths = { ...slicePaths({ stateDir: folder, runDir: folder }, makeSpec()) };
+  const here = { ...paths, serialLog: join(folder, "serial"), readyToken: join(folder, "token") };
+  await writeFile(here.readyToken, `${TOKEN}\n`);
+  await writeFile(here.serialLog, text);
+  return here;
+}
+
+async function wait(paths: SlicePaths, timeoutMs: number): Promise<void> {
+  await waitForReadyLine(systemClock, paths, { timeoutMs, signal: never, isRunning: async () => true });
+}
+
+test.each([
+  ["on a line of its own", `boot\r\n\r\nHOSTLER-READY ${TOKEN}\r\n`],
+  ["behind the prompt of a login", `slice login: HOSTLER-READY ${TOKEN}\r\n`],
+  ["before the words of the kernel", `HOSTLER-READY ${TOKEN}[    4.1] random: crng init done\r\n`],
+  [
+    "the second time, when the kernel cut the first",
+    `HOSTLER-READY d6fec[    4.1] x\r\n89a2\r\nHOSTLER-READY ${TOKEN}`,
+  ],
+])("a guest is ready when it says so %s", async (_where, text) => {
+  await wait(await makeConsole(text), 5000);
+});
+
+test("a token that comes in pieces, and after much else, is found", async () => {
+  const paths = await makeConsole(`${"x".repeat(200_000)}HOSTLER-READY d6fec89a2f`);
+  const waiting = wait(paths, 10_000);
+  await systemClock.sleep(120, never);
+  await appendFile(paths.serialLog, "598b58ec0644eaa071f7eb\r\n");
+  await waiting;
+});
+
+test("another slice's token is not this one's, and the message has the end of the console", async () => {
+  const paths = await makeConsole(`HOSTLER-READY ${TOKEN.replaceAll("d", "e")}\r\nkernel panic\r\n`);
+  await expect(wait(paths, 150)).rejects.toMatchObject({
+    code: "guest_not_ready",
+    detail: expect.stringContaining("kernel panic"),
+  });
+});
