@@ -1,0 +1,4 @@
+import { runNamedSuite } from "../support/suite.ts";
+
+/** Faults on real processes. */
+await runNamedSuite("chaos", {});
