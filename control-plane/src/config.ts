@@ -76,6 +76,14 @@ export function readConfig(environment: NodeJS.ProcessEnv = process.env): Config
   });
 }
 
+/** What the task signer, a process of its own, needs of the same environment. */
+export function readSignerConfig(
+  environment: NodeJS.ProcessEnv = process.env,
+): Pick<Config, "logLevel"> & { readonly passphrase: string | null } {
+  const { caPassphrase, logLevel } = readConfig(environment);
+  return { passphrase: caPassphrase, logLevel };
+}
+
 function readPassphraseFile(path: string | undefined): string | null {
   if (path === undefined) return null;
   try {

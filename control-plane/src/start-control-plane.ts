@@ -1,5 +1,6 @@
 import { randomBytes } from "node:crypto";
 import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
 import type { Hono } from "hono";
@@ -28,13 +29,20 @@ import { makeRequestCounts } from "./metrics/request-counts.ts";
 import { metricsRoutes } from "./metrics/routes.ts";
 import { authenticateNode } from "./nodes/authenticate-node.ts";
 import { enrolRoutes } from "./nodes/enrol-routes.ts";
-import { makeLiveSockets, type LiveSockets } from "./nodes/live-sockets.ts";
+import { startLiveSockets, type RunningLiveSockets } from "./nodes/live-sockets.ts";
 import { startLiveness, type Liveness } from "./nodes/liveness.ts";
 import { nodeNodeRoutes } from "./nodes/node-routes.ts";
+import { makeRefusals } from "./nodes/refusals.ts";
 import { nodeRoutes } from "./nodes/routes.ts";
+import { makeSessionTokens, type SessionTokens } from "./nodes/session-token.ts";
 import { operationRoutes } from "./operations/routes.ts";
+import { readOrMakeFile } from "./pki/key-files.ts";
 import { openPki, type Pki } from "./pki/open-pki.ts";
+import { followRotations } from "./pki/follow-rotations.ts";
+import { pkiRoutes } from "./pki/routes.ts";
 import { enrolTlsOptions, nodeTlsOptions } from "./pki/tls-options.ts";
+import { makeTrustStore } from "./pki/trust-store.ts";
+import { startSigner } from "./signer/start-signer.ts";
 import { runTaskLoop } from "./tasks/loops.ts";
 import { taskNodeRoutes } from "./tasks/node-routes.ts";
 import { startLiveTerminals, type LiveTerminals } from "./terminals/live-terminals.ts";
@@ -78,12 +86,7 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
   const clock = options.clock ?? systemClock;
   await mkdir(config.stateDir, { recursive: true, mode: 0o755 });
   const deps = await openDatabase(options, clock, closers);
-  const pki = await openPki({
-    stateDir: config.stateDir,
-    trustDomain: config.trustDomain,
-    passphrase: config.caPassphrase,
-    clock,
-  });
+  const { pki, sessions } = await openKeys(config, deps, closers);
   const firstOperatorKey = await ensureFirstOperator(deps);
   await maintainPartitions(deps.sql, clock.now());
 
@@ -97,9 +100,10 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
     closing: new AbortController(),
     liveness: startLiveness(deps),
     liveTerminals: startLiveTerminals(deps),
-    liveSockets: makeLiveSockets(),
+    liveSockets: startLiveSockets({ ...deps, authority: pki.authority }),
+    sessions,
   };
-  closers.push(parts.liveness.close, parts.liveTerminals.close);
+  closers.push(parts.liveness.close, parts.liveTerminals.close, parts.liveSockets.close);
   await openListeners(parts, await composeApps(parts));
   startLoops(parts);
   const { addresses } = parts;
@@ -127,15 +131,16 @@ interface Parts {
   readonly closing: AbortController;
   readonly liveness: Liveness;
   readonly liveTerminals: LiveTerminals;
-  readonly liveSockets: LiveSockets;
+  readonly liveSockets: RunningLiveSockets;
+  readonly sessions: SessionTokens;
 }
 
 async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, Pick<Hono, "fetch">>>> {
-  const { config, deps, pki, addresses, liveness, liveTerminals, liveSockets } = parts;
+  const { config, deps, pki, addresses, liveness, liveTerminals, liveSockets, sessions } = parts;
   const enrolment = {
     ...deps,
     pki,
-    liveSockets,
+    sessions,
     nodeListenerFor: (host: string) => addresses.of("node", host),
     enrolListenerFor: (host: string) => addresses.of("enrol", host),
   };
@@ -151,6 +156,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       metricsRoutes({ ...deps, isPublic: config.metricsPublic, requestCounts }),
       identityRoutes(deps),
       nodeRoutes(enrolment),
+      pkiRoutes({ ...deps, pki, applyTrust: () => applyTrust(parts) }),
       imageRoutes({ ...deps, imageFiles }),
       allocationRoutes(deps),
       operationRoutes(deps),
@@ -160,10 +166,16 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
   });
   const forNodes = nodeApp({
     deps,
-    authenticateNode: authenticateNode({ ...deps, authority: pki.authority, liveSockets }),
+    authenticateNode: authenticateNode({
+      ...deps,
+      authority: pki.authority,
+      liveSockets,
+      sessions,
+      refusals: makeRefusals(deps),
+    }),
     features: [
       nodeNodeRoutes(enrolment),
-      taskNodeRoutes({ ...deps, taskSigner: pki.taskSigner, liveness, closing: parts.closing.signal }),
+      taskNodeRoutes({ ...deps, pki, liveness, closing: parts.closing.signal }),
       imageNodeRoutes({ imageFiles }),
       telemetryNodeRoutes(deps),
       terminalNodeRoutes({ ...deps, liveTerminals }),
@@ -199,6 +211,27 @@ async function openListeners(parts: Parts, apps: Readonly<Record<ListenerName, P
   }
 }
 
+/** The keys: certificate authorities here, task keys in the signer's process, and the one that makes session codes. */
+async function openKeys(
+  config: Config,
+  deps: Deps,
+  closers: (() => Promise<void>)[],
+): Promise<{ readonly pki: Pki; readonly sessions: SessionTokens }> {
+  const signer = startSigner({ ...deps, folder: join(config.stateDir, "signer") });
+  closers.push(signer.close);
+  const folder = join(config.stateDir, "pki");
+  const sessionKey = await readOrMakeFile(join(folder, "session.key"), () => randomBytes(32).toString("base64"));
+  const pki = await openPki({
+    folder,
+    trustDomain: config.trustDomain,
+    passphrase: config.caPassphrase,
+    clock: deps.clock,
+    store: makeTrustStore(deps.sql, folder),
+    signer,
+  });
+  return { pki, sessions: makeSessionTokens(Buffer.from(sessionKey, "base64")) };
+}
+
 async function openDatabase(options: StartOptions, clock: Clock, closers: (() => Promise<void>)[]): Promise<Deps> {
   const { config, log } = options;
   let url = config.databaseUrl;
@@ -225,8 +258,12 @@ function startLoops(parts: Parts): void {
     runHousekeeping(deps, {
       signal,
       onStatus: (status) => void statuses.set("housekeeping", status),
-      renewServerCertificates: () => renewServerCertificates(parts),
+      renewServerCertificates: () => applyTrust(parts),
     }),
+    followRotations(
+      { ...deps, pki: parts.pki, applyTrust: () => applyTrust(parts) },
+      { signal, onStatus: (status) => void statuses.set("trust", status) },
+    ),
   ];
   // Closed first: waiting polls are answered and terminals told before the listeners go.
   parts.closers.push(async () => {
@@ -236,8 +273,8 @@ function startLoops(parts: Parts): void {
   });
 }
 
-/** New certificates for our own listeners; open connections keep theirs. */
-function renewServerCertificates({ addresses, pki }: Parts): void {
+/** New certificates for our own listeners, and the node CAs that count now; open connections keep theirs. */
+function applyTrust({ addresses, pki }: Parts): void {
   const enrol = addresses.listeners.get("enrol")?.server;
   const node = addresses.listeners.get("node")?.server;
   if (enrol !== undefined && "setSecureContext" in enrol) enrol.setSecureContext(enrolTlsOptions(pki));

@@ -13,9 +13,9 @@ import { makeHostReader, type HostReader } from "./host/facts.ts";
 import { makeHostCommands } from "./host/host-commands.ts";
 import { chooseSupervisor } from "./host/process-supervisor.ts";
 import { lockStateDir } from "./host/state-lock.ts";
-import { readIdentity, type StoredIdentity } from "./identity/identity-files.ts";
+import { readIdentity } from "./identity/identity-files.ts";
+import { makeIdentityKeeper, type IdentityKeeper } from "./identity/keep-identity.ts";
 import { makeNodeIdentity } from "./identity/node-identity.ts";
-import { renewIdentity } from "./identity/renew.ts";
 import { makeDiskFiles } from "./journal/disk-files.ts";
 import { makeHostLedger } from "./journal/host-ledger.ts";
 import { makeJournalStore } from "./journal/journal-file.ts";
@@ -73,11 +73,15 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
       detail: `This host is not enrolled (nothing in ${config.stateDir}). Run: hostler-agent enroll --server HOST:PORT --token TOKEN`,
     });
   }
-  let identity: StoredIdentity = stored;
   await mkdir(config.runDir, { recursive: true, mode: 0o700 });
   const stopping = new AbortController();
-  const controlPlane = makeControlPlaneClient(identity);
-  const nodeIdentity = makeNodeIdentity({ clock, current: () => identity });
+  const controlPlane = makeControlPlaneClient(stored);
+  const highWaterMark = makeHighWaterMark(files);
+  const random = Math.random;
+  const agentInstance = randomUUID();
+  const keeperDeps = { files, clock, client: controlPlane, random, log, agentInstance };
+  const keeper = makeIdentityKeeper({ ...keeperDeps, highWaterMark: highWaterMark.current }, stored);
+  const nodeIdentity = makeNodeIdentity({ clock, current: () => keeper.current });
   const host = makeHostReader(config.stateDir);
   const commands = makeHostCommands({ clock });
   const gpus = await chooseGpuHost(
@@ -85,7 +89,6 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     { simulate: config.simulateGpus, nodeId: nodeIdentity.nodeId, signal: stopping.signal },
   );
   const drivers = await makeDrivers(config, { files, commands, controlPlane, log, host, signal: stopping.signal });
-  const random = Math.random;
   const terminals = makeTerminals({ drivers, pty: nodePtyHost, controlPlane, clock, log, signal: stopping.signal });
   const sliceDeps = {
     journals: makeJournalStore({ files, clock }),
@@ -103,7 +106,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     controlPlane,
     journals,
     handlers: makeHandlers(sliceDeps, terminals),
-    highWaterMark: makeHighWaterMark(files),
+    highWaterMark,
     outbox: makeOutbox(files),
     clock,
     random,
@@ -111,10 +114,6 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   });
   await runner.start();
 
-  const renew = async (signal: AbortSignal): Promise<void> => {
-    identity = await renewIdentity({ files, clock, send: controlPlane.renewCertificate }, identity, signal);
-    controlPlane.useIdentity(identity);
-  };
   const loops = startLoops({
     controlPlane,
     files,
@@ -123,12 +122,12 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     gpus,
     drivers,
     log,
-    renew,
-    current: () => identity,
+    keeper,
+    agentInstance,
     signal: stopping.signal,
   });
   log.info(
-    { nodeId: nodeIdentity.nodeId, controlPlane: identity.identity.nodeListener, version: AGENT_VERSION },
+    { nodeId: nodeIdentity.nodeId, controlPlane: stored.identity.nodeListener, version: AGENT_VERSION },
     "agent runs",
   );
   return {
@@ -160,13 +159,13 @@ interface LoopParts {
   readonly gpus: GpuHost;
   readonly drivers: ReadonlyMap<string, SliceDriver>;
   readonly log: Log;
-  readonly renew: (signal: AbortSignal) => Promise<void>;
-  readonly current: () => StoredIdentity;
+  readonly keeper: IdentityKeeper;
+  readonly agentInstance: string;
   readonly signal: AbortSignal;
 }
 
 function startLoops(parts: LoopParts): SupervisedLoop[] {
-  const { controlPlane, runner, log, current, renew } = parts;
+  const { controlPlane, runner, log, keeper, agentInstance } = parts;
   const common = { clock: systemClock, log, random: Math.random };
   const loops = [
     inventoryLoop({
@@ -174,7 +173,7 @@ function startLoops(parts: LoopParts): SupervisedLoop[] {
       controlPlane,
       readInventory: async (signal) => await readInventory({ ...parts, signal }),
     }),
-    pollLoop({ ...common, controlPlane, runner, agentInstance: randomUUID() }),
+    pollLoop({ ...common, controlPlane, keeper, runner, agentInstance }),
     telemetryLoop({
       ...common,
       controlPlane,
@@ -182,9 +181,10 @@ function startLoops(parts: LoopParts): SupervisedLoop[] {
     }),
     renewalLoop({
       ...common,
-      renew,
-      renewAt: () => new Date(current().identity.renewAt),
-      expiresAt: () => new Date(current().identity.expiresAt),
+      renew: keeper.renew,
+      renewAt: () => keeper.renewAt,
+      renewalChanged: keeper.renewalChanged,
+      expiresAt: () => new Date(keeper.current.identity.expiresAt),
     }),
   ];
   const supervised = loops.map((loop) => superviseLoop(common, loop, parts.signal));

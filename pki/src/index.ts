@@ -6,3 +6,4 @@ export * from "./keys.ts";
 export * from "./proofs.ts";
 export * from "./result-jws.ts";
 export * from "./task-jws.ts";
+export * from "./trust-bundle.ts";

@@ -2,8 +2,10 @@ import { createPublicKey, type KeyObject } from "node:crypto";
 import { AppError } from "@hostler/shared/errors.ts";
 import {
   enrolClaimsSchema,
+  recoverClaimsSchema,
   renewClaimsSchema,
   type EnrolClaims,
+  type RecoverClaims,
   type RenewClaims,
 } from "@hostler/shared/node-protocol.ts";
 import { CompactSign, compactVerify, decodeProtectedHeader, EmbeddedJWK } from "jose";
@@ -16,6 +18,7 @@ import { publicJwk } from "./keys.ts";
  */
 export const ENROL_TYPE = "hostler-enrol+jws";
 export const RENEW_TYPE = "hostler-renew+jws";
+export const RECOVER_TYPE = "hostler-recover+jws";
 
 const headerSchema = z.strictObject({
   alg: z.literal("ES256"),
@@ -31,6 +34,10 @@ export async function signRenewProof(key: KeyObject, claims: RenewClaims): Promi
   return await signProof(key, RENEW_TYPE, claims);
 }
 
+export async function signRecoverProof(key: KeyObject, claims: RecoverClaims): Promise<string> {
+  return await signProof(key, RECOVER_TYPE, claims);
+}
+
 /** Checks the signature against the key in the proof itself. Throws `proof_invalid`. */
 export async function verifyEnrolProof(
   proof: string,
@@ -44,7 +51,17 @@ export async function verifyRenewProof(
   return await verifyProof(proof, RENEW_TYPE, renewClaimsSchema);
 }
 
-async function signProof(key: KeyObject, type: string, claims: EnrolClaims | RenewClaims): Promise<string> {
+export async function verifyRecoverProof(
+  proof: string,
+): Promise<{ readonly claims: RecoverClaims; readonly publicKey: KeyObject }> {
+  return await verifyProof(proof, RECOVER_TYPE, recoverClaimsSchema);
+}
+
+async function signProof(
+  key: KeyObject,
+  type: string,
+  claims: EnrolClaims | RenewClaims | RecoverClaims,
+): Promise<string> {
   const { kty, crv, x, y } = publicJwk(key);
   return await new CompactSign(new TextEncoder().encode(JSON.stringify(claims)))
     .setProtectedHeader({ alg: "ES256", typ: type, jwk: { kty, crv, x, ...(y === undefined ? {} : { y }) } })

@@ -113,7 +113,7 @@ export const ERRORS = {
   certificate_expired: entry(
     401,
     "The client certificate has expired",
-    "Enrol the host again with a new bootstrap token.",
+    "The agent comes back by itself with its last key; if it does not, run: hostler-agent doctor.",
   ),
   certificate_not_yet_valid: entry(
     401,
@@ -130,7 +130,39 @@ export const ERRORS = {
     "The client certificate was replaced or revoked",
     "Stop other copies of this agent, then enrol again.",
   ),
+  authority_retired: entry(
+    401,
+    "The client certificate is from a CA that was rotated out",
+    "The agent comes back by itself with its last key; if it does not, run: hostler-agent doctor.",
+  ),
   node_revoked: entry(403, "The node was revoked", "Ask the operator; a revoked node enrols again as a new one."),
+  node_frozen: entry(
+    403,
+    "The node is frozen: two holders of its identity were seen, or an operator froze it",
+    "Find out which copy is the right one and stop the other, then: hostler nodes unfreeze.",
+    true,
+  ),
+  session_superseded: entry(
+    409,
+    "A later start of this node's agent took over",
+    "The agent starts a session anew; two agents with one identity freeze the node.",
+    true,
+  ),
+  recovery_limit: entry(
+    403,
+    "The node came back by its last key too often",
+    "If the host is the right one, run: hostler nodes allow-recovery.",
+  ),
+  trust_chain_invalid: entry(
+    401,
+    "The chain of trust bundles does not lead from what this host trusts",
+    "Something else answers as the control plane, or its keys were made anew: enrol the host again.",
+  ),
+  signing_refused: entry(
+    403,
+    "The task signer's policy does not allow this task",
+    "See the signer's log; a task that nobody asked for means that the control plane was broken into.",
+  ),
   // Tasks.
   lease_stale: entry(
     409,

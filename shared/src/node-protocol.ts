@@ -6,14 +6,21 @@ import { fenceSchema, phaseEventSchema } from "./tasks.ts";
  * The whole contract between agent and control plane. It only grows: add an optional field or a kind, raise the
  * version, write a history line. Requests are read strictly, answers tolerantly (an older agent may meet new fields).
  */
-export const PROTOCOL_VERSION = 1;
-export const PROTOCOL_HISTORY = [{ version: 1, date: "2026-11-21", change: "First version." }] as const;
+export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_HISTORY = [
+  { version: 1, date: "2026-11-21", change: "First version; never released." },
+  { version: 2, date: "2026-11-21", change: "Sessions on every request, trust bundles, recovery." },
+] as const;
 /** The oldest agent that this control plane serves. */
-export const PROTOCOL_VERSION_MIN = 1;
+export const PROTOCOL_VERSION_MIN = 2;
 
 export const NODE_PATHS = {
   enrol: "/enrol/v1/nodes",
+  /** Open to whoever asks: the chain of trust bundles proves itself. */
+  trust: "/enrol/v1/trust",
+  recover: "/enrol/v1/recoveries",
   renew: "/node/v1/certificate/renew",
+  session: "/node/v1/session",
   poll: "/node/v1/poll",
   inventory: "/node/v1/inventory",
   telemetry: "/node/v1/telemetry",
@@ -22,6 +29,9 @@ export const NODE_PATHS = {
   image: (sha256: string) => `/node/v1/images/${sha256}`,
   terminal: (terminalId: string) => `/node/v1/terminals/${terminalId}/socket`,
 } as const;
+
+/** Header of every request of a node but the one that starts a session. */
+export const SESSION_HEADER = "x-hostler-session";
 
 /** The longest a poll is held, in ms; the agent gives up a little later. */
 export const POLL_WAIT_MS_MAX = 25_000;
@@ -95,7 +105,33 @@ export const renewClaimsSchema = z.strictObject({
   replacesSerial: z.string().max(64),
 });
 export type RenewClaims = z.infer<typeof renewClaimsSchema>;
-export const proofRequestSchema = z.strictObject({ proof: z.string().max(8192) });
+/**
+ * The claims of a recovery: a host whose certificate has expired, or whose CA was retired, proves its last key. The proof is
+ * signed by that key (typ `hostler-recover+jws`); `renewal` is a renewal proof of the new key.
+ */
+export const recoverClaimsSchema = z.strictObject({
+  iat: z.int(),
+  protocolVersion: z.int(),
+  nodeId: idSchema("node"),
+  /** The last certificate, PEM: what we signed is believed even if our own record of it was lost. */
+  certificate: z.string().max(4096),
+  renewal: z.string().max(4096),
+});
+export type RecoverClaims = z.infer<typeof recoverClaimsSchema>;
+
+/** A start of an agent: who starts, and the session that it had before. */
+export const sessionRequestSchema = z.strictObject({
+  protocolVersion: z.int(),
+  agentInstance: z.string().max(64),
+  /** What the last start on this state folder was given; null at the first. */
+  previous: z.string().max(128).nullable(),
+  /** The highest task sequence that the agent took: a control plane restored from a backup goes on above it. */
+  highWaterMark: z.int().min(0),
+});
+export type SessionRequest = z.infer<typeof sessionRequestSchema>;
+export const sessionAnswerSchema = z.looseObject({ session: z.string().max(128) });
+
+export const proofRequestSchema = z.strictObject({ proof: z.string().max(16_384) });
 
 const jwksSchema = z.looseObject({
   keys: z.array(z.looseObject({ kid: z.string(), kty: z.string(), crv: z.string(), x: z.string() })),
@@ -110,6 +146,8 @@ export const identitySchema = z.looseObject({
   trustBundle: z.string(),
   /** Public keys that tasks are signed with. */
   taskKeys: jwksSchema,
+  /** The number of the trust bundle that both are from. */
+  trustVersion: z.int().min(1),
   /** Host and port of the node listener as the enrolling host reaches it. */
   nodeListener: z.string(),
   /** When to renew, RFC 3339: half of the life, jittered by the server. */
@@ -125,6 +163,8 @@ export const pollRequestSchema = z.strictObject({
   /** The highest node revision whose tasks the agent has; the answer waits for a higher one. */
   ackedRevision: z.int().min(0),
   waitMs: z.int().min(0).max(POLL_WAIT_MS_MAX),
+  /** The number of the trust bundle that the agent has. */
+  trustVersion: z.int().min(0),
   /** How many more tasks the agent takes now. */
   credit: z.int().min(0).max(64),
   /** What it works on: renews these leases. */
@@ -138,6 +178,10 @@ export const pollAnswerSchema = z.looseObject({
   revision: z.int(),
   serverTime: z.string(),
   leaseTtlMs: z.int(),
+  /** The newest trust bundle: an agent with an older one fetches it before it looks at the tasks. */
+  trustVersion: z.int(),
+  /** Renew within this many ms, at a random moment: the CA of the certificate is going out. Null: in its own time. */
+  renewWithinMs: z.int().nullable(),
   tasks: z.array(z.looseObject({ jws: z.string() })),
   /** Of `running`: those whose lease is not the caller's any more, and those to cancel. */
   stale: z.array(z.string()),

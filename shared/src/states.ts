@@ -47,10 +47,12 @@ export const TASK_STATES = Object.keys(TASK_TRANSITIONS) as readonly TaskState[]
 
 export const NODE_TRANSITIONS = {
   /** Enrolled, inventory not seen yet: nothing is placed on it. */
-  enrolled: ["ready", "revoked"],
-  ready: ["cordoned", "revoked"],
+  enrolled: ["ready", "frozen", "revoked"],
+  ready: ["cordoned", "frozen", "revoked"],
   /** Keeps what it has, gets nothing new. */
-  cordoned: ["ready", "revoked"],
+  cordoned: ["ready", "frozen", "revoked"],
+  /** Two holders of its identity were seen, or an operator said so: both are refused. What runs on the host runs on. */
+  frozen: ["cordoned", "revoked"],
   /** Final: its certificates are refused. */
   revoked: [],
 } as const satisfies Record<string, readonly string[]>;

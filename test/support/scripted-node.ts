@@ -4,11 +4,12 @@ import { makeControlPlaneClient, type ControlPlaneClient } from "@hostler/node-a
 import { enrol } from "@hostler/node-agent/identity/enrol.ts";
 import { makeNodeIdentity } from "@hostler/node-agent/identity/node-identity.ts";
 import { makeDiskFiles } from "@hostler/node-agent/journal/disk-files.ts";
+import type { Ask } from "@hostler/node-agent/ports/control-plane.ts";
 import type { NodeIdentity } from "@hostler/node-agent/ports/node-keys.ts";
 import { sha256Hex } from "@hostler/pki";
 import { bootstrapTokenCreatedSchema } from "@hostler/shared/api/nodes.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
-import type { PollAnswer, PollRequest } from "@hostler/shared/node-protocol.ts";
+import { PROTOCOL_VERSION, type PollAnswer } from "@hostler/shared/node-protocol.ts";
 import type { TaskClaims, TaskOutcome } from "@hostler/shared/tasks.ts";
 
 const never = new AbortController().signal;
@@ -18,7 +19,7 @@ export interface ScriptedNode {
   readonly nodeId: string;
   readonly client: ControlPlaneClient;
   readonly identity: NodeIdentity;
-  poll(overrides?: Partial<PollRequest>): Promise<PollAnswer>;
+  poll(overrides?: Partial<Ask>): Promise<PollAnswer>;
   /** Polls until a task comes, verified. */
   takeTask(): Promise<{ readonly jws: string; readonly claims: TaskClaims }>;
   resultOf(task: { readonly jws: string; readonly claims: TaskClaims }, outcome: TaskOutcome): Promise<string>;
@@ -45,9 +46,18 @@ export async function makeScriptedNode(options: {
   const identity = makeNodeIdentity({ clock: systemClock, current: () => stored });
   const poll: ScriptedNode["poll"] = async (overrides = {}) =>
     await client.poll(
-      { protocolVersion: 1, agentInstance: name, ackedRevision: 0, waitMs: 0, credit: 0, running: [], ...overrides },
+      {
+        protocolVersion: PROTOCOL_VERSION,
+        agentInstance: name,
+        ackedRevision: 0,
+        waitMs: 0,
+        credit: 0,
+        running: [],
+        ...overrides,
+      },
       never,
     );
+  await beginSession(client, name);
   await poll();
   await client.sendInventory(inventoryOf(name, options.gpus), never);
   return {
@@ -85,6 +95,12 @@ export async function makeScriptedNode(options: {
     send: async (taskId, resultJws) => await client.sendResult({ taskId, resultJws, signal: never }),
     close: async () => await client.close(),
   };
+}
+
+/** The start of an agent that never had a session. */
+export async function beginSession(client: ControlPlaneClient, agentInstance: string): Promise<void> {
+  const start = { protocolVersion: PROTOCOL_VERSION, agentInstance, previous: null, highWaterMark: 0 };
+  client.useSession((await client.startSession(start, never)).session);
 }
 
 function inventoryOf(hostName: string, gpus: number): Parameters<ControlPlaneClient["sendInventory"]>[0] {

@@ -18,6 +18,10 @@ export interface WakeBus {
 
 /** Topic of a node's polls. */
 export const nodeTopic = (nodeId: string): string => `node:${nodeId}`;
+/** Woken when a node is refused from now on: replicas cut its connections. */
+export const NODES_REFUSED_TOPIC = "nodes-refused";
+/** Woken when the certificate authorities changed: replicas read them again. */
+export const TRUST_TOPIC = "trust";
 /** Topic of an operation's watchers. */
 export const operationTopic = (operationId: string): string => `operation:${operationId}`;
 
@@ -25,7 +29,8 @@ const CHANNEL = "hostler_wake";
 const COALESCE_MS = 20;
 /** PostgreSQL refuses payloads of 8000 bytes; more topics than fit become "everything". */
 const PAYLOAD_BYTES_MAX = 7500;
-const EVERYTHING = "*";
+/** Wakes every waiter of every topic. */
+export const EVERYTHING = "*";
 const RECONNECT = { firstMs: 200, maxMs: 5000 } as const;
 
 export interface RunningWakeBus extends WakeBus {

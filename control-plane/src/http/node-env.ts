@@ -8,6 +8,12 @@ export interface AuthenticatedNode {
   readonly certificateSerial: string;
   /** RFC 7638 thumbprint of the certificate's key. */
   readonly keyThumbprint: string;
+  /** Rises with every certificate of the node. */
+  readonly generation: number;
+  /** Generation of the CA that signed the certificate. */
+  readonly authority: number;
+  /** Which start of the agent this is. */
+  readonly session: number;
 }
 
 /** What every handler of the node listener finds in its context. */

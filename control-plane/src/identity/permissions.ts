@@ -14,6 +14,7 @@ export const PERMISSIONS = {
   "fleet.node.manage": "platform",
   "fleet.image.manage": "platform",
   "fleet.telemetry.read": "platform",
+  "fleet.pki.manage": "platform",
   "audit.log.read": "platform",
   "compute.allocation.read": "project",
   "compute.allocation.create": "project",

@@ -16,6 +16,7 @@ import {
   type Answer,
   type TestIdentity,
   type TestPlane,
+  sessionHeader,
 } from "./test-plane.ts";
 
 const HOUR_MS = 3_600_000;
@@ -175,12 +176,14 @@ describe("a connection that was good a second ago", () => {
 });
 
 describe("a WebSocket", () => {
-  const dial = (tls: object): WebSocket =>
-    new WebSocket(`wss://127.0.0.1:${plane.nodePort}${PROBE_PATHS.socket}`, { ...tls, perMessageDeflate: false });
+  const dial = (tls: object, headers: Record<string, string> = {}): WebSocket => {
+    const address = `wss://127.0.0.1:${plane.nodePort}${PROBE_PATHS.socket}`;
+    return new WebSocket(address, { ...tls, headers, perMessageDeflate: false });
+  };
 
   test("is upgraded for a node, cut by its revocation and refused afterwards", async () => {
     const node = await plane.makeNode();
-    const socket = dial(plane.tlsOf(node));
+    const socket = dial(plane.tlsOf(node), sessionHeader(node.answer.certificateChain));
     await once(socket, "open");
     socket.send("hello");
     expect(String(((await once(socket, "message")) as [Buffer])[0])).toBe("hello");
@@ -206,22 +209,25 @@ test("a session ticket opens nothing, with the certificate or without", async ()
   const node = await plane.makeNode();
   const { key: _key, cert: _cert, ...withoutCertificate } = plane.tlsOf(node);
   const tickets: Buffer[] = [];
+  const [[name, value] = []] = Object.entries(sessionHeader(node.answer.certificateChain));
+  const session = `${name}: ${value}`;
   const talk = async (tls: ConnectionOptions): Promise<{ answer: string; isReused: boolean }> => {
     const socket = connect({ host: "127.0.0.1", ...tls }).on("session", (ticket: Buffer) => tickets.push(ticket));
     await once(socket, "secureConnect");
     expect(socket.getProtocol()).toBe("TLSv1.3");
     const isReused = socket.isSessionReused();
-    socket.write(`POST ${PROBE_PATHS.who} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 2\r\n\r\n{}`);
+    const lines = [`POST ${PROBE_PATHS.who} HTTP/1.1`, "host: x", "connection: close", "content-length: 2", session];
+    socket.write(`${lines.join("\r\n")}\r\n\r\n{}`);
     return { answer: await text(socket), isReused };
   };
   expect((await talk(plane.tlsOf(node))).answer).toContain("200 OK");
   // OpenSSL sends tickets all the same; they name a session that nobody kept.
-  const [session] = tickets;
-  if (session === undefined) return;
-  const again = await talk({ ...plane.tlsOf(node), session });
+  const [ticket] = tickets;
+  if (ticket === undefined) return;
+  const again = await talk({ ...plane.tlsOf(node), session: ticket });
   expect(again.isReused).toBe(false);
   expect(again.answer).toContain("200 OK");
-  const stolen = await talk({ ...withoutCertificate, session });
+  const stolen = await talk({ ...withoutCertificate, session: ticket });
   expect(stolen.isReused).toBe(false);
   expect(stolen.answer).toContain("certificate_missing");
 });

@@ -2,13 +2,19 @@ import type { X509Certificate } from "node:crypto";
 import { TLSSocket } from "node:tls";
 import { nodeIdOfAltName } from "@hostler/pki";
 import { AppError } from "@hostler/shared/errors.ts";
+import { NODE_PATHS, SESSION_HEADER } from "@hostler/shared/node-protocol.ts";
+import type { Context } from "hono";
 import { createMiddleware } from "hono/factory";
-import type { Sql } from "../db/sql.ts";
+import { nodeTopic } from "../db/wake-bus.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode, NodeEnv } from "../http/node-env.ts";
 import type { CertificateAuthority } from "../pki/certificate-authority.ts";
+import { judgeUse } from "./judge-session.ts";
 import type { LiveSockets } from "./live-sockets.ts";
-import { findCertificate, supersedeOlder } from "./store.ts";
+import type { Refusals } from "./refusals.ts";
+import type { SessionTokens } from "./session-token.ts";
+import { confirmSession } from "./session-store.ts";
+import { findJudgement, supersedeOlder, type Judgement } from "./store.ts";
 
 const CLIENT_AUTH = "1.3.6.1.5.5.7.3.2";
 /** What OpenSSL says of a chain, as our codes. */
@@ -17,38 +23,68 @@ const TLS_CODES: Readonly<Record<string, "certificate_expired" | "certificate_no
   CERT_NOT_YET_VALID: "certificate_not_yet_valid",
 };
 
+export interface AuthenticateDeps extends Pick<Deps, "sql" | "clock" | "wake"> {
+  readonly authority: CertificateAuthority;
+  readonly liveSockets: LiveSockets;
+  readonly sessions: SessionTokens;
+  readonly refusals: Refusals;
+}
+
 /**
- * Judges the client certificate of every request: presence, chain, purpose, name, time, serial and node state. Nothing is
- * remembered of the connection: what was good a second ago may be expired or revoked now.
+ * Judges the client certificate of every request: presence, chain, purpose, name, time, serial, authority, node state, and the
+ * session. Nothing is remembered of the connection: what was good a second ago may be expired or revoked now. Each refusal has
+ * its own code and is in the audit log.
  */
-export function authenticateNode(
-  deps: Pick<Deps, "sql" | "clock"> & { readonly authority: CertificateAuthority; readonly liveSockets: LiveSockets },
-) {
-  return createMiddleware<NodeEnv>(async function judgeCertificate(c, next) {
+export function authenticateNode(deps: AuthenticateDeps) {
+  return createMiddleware<NodeEnv>(async function judgeRequest(c, next) {
     const { socket } = c.env.incoming;
     if (!(socket instanceof TLSSocket)) throw new Error("the node listener speaks TLS");
-    const certificate = judgeChain(socket);
-    const now = deps.clock.now();
-    if (certificate.validToDate <= now)
-      throw new AppError("certificate_expired", {
-        detail: `It ended at ${certificate.validToDate.toISOString()}; the time here is ${now.toISOString()}.`,
-      });
-    const nodeId = nodeIdOfAltName(certificate.subjectAltName, deps.authority.trustDomain);
-    if (nodeId === null) throw notIssuedByUs();
-    // Before the record is read: a revocation that commits after the read finds the socket here and cuts it.
-    deps.liveSockets.add(nodeId, socket);
-    c.set("node", await judgeRecord(deps.sql, certificate, nodeId));
+    try {
+      c.set("node", await judge(deps, c, socket));
+    } catch (error) {
+      if (error instanceof AppError)
+        await deps.refusals.note(error, { ...namesOf(socket), requestId: c.var.requestId });
+      throw error;
+    }
     await next();
   });
 }
 
-function judgeChain(socket: TLSSocket): X509Certificate {
+async function judge(deps: AuthenticateDeps, c: Context<NodeEnv>, socket: TLSSocket): Promise<AuthenticatedNode> {
+  const { authority } = deps;
+  const certificate = judgeChain(socket, authority);
+  const now = deps.clock.now();
+  if (certificate.validToDate <= now) throw expired(certificate, now);
+  const nodeId = nodeIdOfAltName(certificate.subjectAltName, authority.trustDomain);
+  if (nodeId === null) throw notIssuedByUs();
+  // Before the record is read: a revocation that commits after the read finds the socket here and cuts it.
+  deps.liveSockets.add(socket, { nodeId, expiresAt: certificate.validToDate });
+  const row = await findJudgement(deps.sql, certificate.serialNumber);
+  if (row === undefined || row.nodeId !== nodeId) throw notIssuedByUs();
+  judgeRecord(row, certificate, authority);
+  deps.liveSockets.add(socket, { nodeId, expiresAt: certificate.validToDate, authority: row.authority });
+  if (row.replacesOlder) await supersedeOlder(deps.sql, nodeId, row.generation);
+  return {
+    id: nodeId,
+    name: row.nodeName,
+    certificateSerial: certificate.serialNumber,
+    keyThumbprint: row.keyThumbprint,
+    generation: row.generation,
+    authority: row.authority,
+    session: c.req.path === NODE_PATHS.session ? 0 : await judgeSession(deps, row, c.req.header(SESSION_HEADER)),
+  };
+}
+
+function judgeChain(socket: TLSSocket, authority: CertificateAuthority): X509Certificate {
   const certificate = socket.getPeerX509Certificate();
   // A resumed session would carry an earlier judgment; tickets are off, so there is none to resume.
   if (certificate === undefined || socket.isSessionReused()) throw new AppError("certificate_missing");
   if (!socket.authorized) {
     const reason = String(socket.authorizationError);
-    throw new AppError(TLS_CODES[reason] ?? "certificate_untrusted", { detail: `The chain was refused: ${reason}.` });
+    const detail = `The chain was refused: ${reason}.`;
+    const known = TLS_CODES[reason];
+    if (known === undefined && authority.hasSigned(certificate)) throw new AppError("authority_retired", { detail });
+    throw new AppError(known ?? "certificate_untrusted", { detail });
   }
   // OpenSSL lets a certificate without any purpose pass as a client.
   if (!(certificate.keyUsage ?? []).includes(CLIENT_AUTH))
@@ -56,19 +92,42 @@ function judgeChain(socket: TLSSocket): X509Certificate {
   return certificate;
 }
 
-async function judgeRecord(sql: Sql, certificate: X509Certificate, nodeId: string): Promise<AuthenticatedNode> {
-  const row = await findCertificate(sql, certificate.serialNumber);
-  if (row === undefined || row.nodeId !== nodeId) throw notIssuedByUs();
+function judgeRecord(row: Judgement, certificate: X509Certificate, authority: CertificateAuthority): void {
   if (row.nodeState === "revoked") throw new AppError("node_revoked");
+  if (row.nodeState === "frozen") throw new AppError("node_frozen");
   if (row.state !== "active")
     throw new AppError("certificate_inactive", { detail: `Certificate ${certificate.serialNumber} is ${row.state}.` });
-  if (row.replacesOlder) await supersedeOlder(sql, nodeId, row.generation);
+  if (!authority.isTrusted(row.authority))
+    throw new AppError("authority_retired", { detail: `Generation ${row.authority} of the CA was rotated out.` });
+}
+
+/** The session's number. A start that was used for the first time wakes the polls of the start before it. */
+async function judgeSession(deps: AuthenticateDeps, row: Judgement, token: string | undefined): Promise<number> {
+  if (token === undefined)
+    throw new AppError("protocol_unsupported", { detail: `The request has no ${SESSION_HEADER}; upgrade the agent.` });
+  const used = deps.sessions.read(row.nodeId, token);
+  if (used === null) throw new AppError("session_superseded", { detail: "The session is not one of ours." });
+  const verdict = judgeUse(row.session, used);
+  if (verdict === "superseded")
+    throw new AppError("session_superseded", { detail: `Session ${used} ended when ${row.session.session} began.` });
+  if (verdict !== "good") {
+    await confirmSession(deps.sql, row.nodeId, used);
+    deps.wake.wake(nodeTopic(row.nodeId));
+  }
+  return used;
+}
+
+function namesOf(socket: TLSSocket): { readonly serial: string | null; readonly address: string | null } {
   return {
-    id: nodeId,
-    name: row.nodeName,
-    certificateSerial: certificate.serialNumber,
-    keyThumbprint: row.keyThumbprint,
+    serial: socket.getPeerX509Certificate()?.serialNumber ?? null,
+    address: socket.remoteAddress ?? null,
   };
+}
+
+function expired(certificate: X509Certificate, now: Date): AppError {
+  return new AppError("certificate_expired", {
+    detail: `It ended at ${certificate.validToDate.toISOString()}; the time here is ${now.toISOString()}.`,
+  });
 }
 
 function notIssuedByUs(): AppError {

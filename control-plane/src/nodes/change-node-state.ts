@@ -4,24 +4,32 @@ import type { NodeState } from "@hostler/shared/states.ts";
 import { recordChange } from "../audit/record-change.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
-import type { LiveSockets } from "./live-sockets.ts";
+import { NODES_REFUSED_TOPIC } from "../db/wake-bus.ts";
+import { expectRestore } from "./session-store.ts";
 import { moveNode, readNodes, revokeCertificates } from "./store.ts";
 
-/** What an operator does to a node, and the state that it leads to. */
-export const NODE_ACTIONS = { cordon: "cordoned", uncordon: "ready", revoke: "revoked" } as const satisfies Record<
-  string,
-  NodeState
->;
+/** What an operator does to a node: from which states, and the one that it leads to. */
+export const NODE_ACTIONS = {
+  cordon: { from: ["ready"], to: "cordoned" },
+  uncordon: { from: ["cordoned"], to: "ready" },
+  freeze: { from: ["enrolled", "ready", "cordoned"], to: "frozen" },
+  /** Leads to cordoned: whether the host gets work again is another decision. */
+  unfreeze: { from: ["frozen"], to: "cordoned" },
+  revoke: { from: ["enrolled", "ready", "cordoned", "frozen"], to: "revoked" },
+} as const satisfies Record<string, { readonly from: readonly NodeState[]; readonly to: NodeState }>;
 export type NodeAction = keyof typeof NODE_ACTIONS;
 
-/** Moves a node by an operator's word. A revoked node's certificates are refused from the commit on and its connections are cut. */
+/** After an unfreeze, whichever copy the operator left running starts with a session that may be an older one. */
+const UNFROZEN_SECONDS = 3600;
+
+/** Moves a node by an operator's word. What a refused node sends counts no more from the commit on, and its connections are cut. */
 export async function changeNodeState(
-  deps: Pick<Deps, "sql" | "clock"> & { readonly liveSockets: LiveSockets },
+  deps: Pick<Deps, "sql" | "clock" | "wake">,
   change: { readonly nodeId: string; readonly action: NodeAction; readonly actor: string; readonly requestId: string },
 ): Promise<Node> {
-  const target = NODE_ACTIONS[change.action];
+  const { to: target, from } = NODE_ACTIONS[change.action];
   await inTransaction(deps.sql, async (tx) => {
-    const moved = await moveNode(tx, change.nodeId, target);
+    const moved = await moveNode(tx, change.nodeId, target, from);
     if (moved === undefined) {
       const [node] = await readNodes(tx, { id: change.nodeId, after: null, limit: 1 });
       if (node === undefined) throw new AppError("not_found");
@@ -29,6 +37,7 @@ export async function changeNodeState(
       throw new AppError("conflict", { detail: `A node that is ${node.state} cannot be ${target}.` });
     }
     if (target === "revoked") await revokeCertificates(tx, change.nodeId);
+    if (change.action === "unfreeze") await expectRestore(tx, change.nodeId, UNFROZEN_SECONDS);
     await recordChange(tx, deps.clock, {
       actor: change.actor,
       topic: `node.${target}`,
@@ -39,7 +48,7 @@ export async function changeNodeState(
       body: {},
     });
   });
-  if (target === "revoked") deps.liveSockets.cut(change.nodeId);
+  if (target === "revoked" || target === "frozen") deps.wake.wake(NODES_REFUSED_TOPIC);
   const [node] = await readNodes(deps.sql, { id: change.nodeId, after: null, limit: 1 });
   if (node === undefined) throw new AppError("not_found");
   return node;

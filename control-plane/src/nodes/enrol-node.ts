@@ -71,7 +71,7 @@ async function useToken(
     throw new AppError("bootstrap_token_unknown");
   const issued = await findCertificateByKey(tx, thumbprint);
   if (token.usedByKey === thumbprint && issued !== undefined && issued.state !== "revoked") return issued.chainPem;
-  refuseUselessToken(token, claims);
+  refuseUselessToken(token, claims, thumbprint);
   if (issued !== undefined) {
     refuseSpentKey(issued, deps.clock.now());
     await markTokenUsed(tx, { id: token.id, keyThumbprint: thumbprint, nodeId: issued.nodeId });
@@ -108,13 +108,18 @@ async function useToken(
   return certificate.chainPem;
 }
 
-function refuseUselessToken(token: TokenRow, claims: EnrolClaims): void {
+function refuseUselessToken(token: TokenRow, claims: EnrolClaims, thumbprint: string): void {
   if (token.usedByKey !== null) throw new AppError("bootstrap_token_used");
   if (token.revokedAt !== null) throw new AppError("bootstrap_token_revoked");
   if (token.isExpired) throw new AppError("bootstrap_token_expired");
   if (token.hostName !== null && token.hostName !== claims.hostName) {
     throw new AppError("permission_denied", {
       detail: `This token is for the host ${token.hostName}; this host calls itself ${claims.hostName}.`,
+    });
+  }
+  if (token.keyThumbprint !== null && token.keyThumbprint !== thumbprint) {
+    throw new AppError("permission_denied", {
+      detail: `This token is for the key ${token.keyThumbprint}; this host's key is ${thumbprint}.`,
     });
   }
 }

@@ -12,7 +12,7 @@ afterAll(async () => await plane.close());
 
 async function seen(nodeId: string): Promise<unknown> {
   const [row] =
-    await plane.sql`select agent_instance as "agentInstance", acked_rev::int as "ackedRevision" from node_liveness where node_id = ${nodeId}`;
+    await plane.sql`select agent_instance as "agentInstance", trust_version as "trustVersion", acked_rev::int as "ackedRevision" from node_liveness where node_id = ${nodeId}`;
   return row;
 }
 
@@ -39,18 +39,18 @@ test("a new node is online at once; later heartbeats are written together, the l
   const { nodeId } = (await plane.makeNode()).answer;
   const liveness = startLiveness({ sql: plane.sql, clock: makeSteppedClock(), log });
   expect(await isOnline(nodeId)).toBe(false);
-  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1 });
+  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 });
   expect(await isOnline(nodeId)).toBe(true);
-  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 2 });
-  expect(await seen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 1 });
+  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 2, trustVersion: 1 });
+  expect(await seen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 1, trustVersion: 1 });
   await liveness.close();
-  expect(await seen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 2 });
+  expect(await seen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 2, trustVersion: 1 });
 });
 
 test("a node is offline 45 s after it was heard, by the database's clock", async () => {
   const { nodeId } = (await plane.makeNode()).answer;
   const liveness = startLiveness({ sql: plane.sql, clock: makeSteppedClock(), log });
-  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1 });
+  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 });
   await liveness.close();
   await plane.sql`update node_liveness set last_seen_at = now() - interval '44 seconds' where node_id = ${nodeId}`;
   expect(await isOnline(nodeId)).toBe(true);
@@ -64,20 +64,20 @@ test("a round that fails is not the last one", async () => {
   const errors: unknown[] = [];
   const noted = { ...log, error: (fields: unknown) => errors.push(fields) } as unknown as typeof log;
   const liveness = startLiveness({ sql: plane.sql, clock, log: noted });
-  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1 });
-  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 2 });
+  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 });
+  await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 2, trustVersion: 1 });
   await plane.sql`alter table node_liveness rename to away`;
   clock.step();
   await expect.poll(() => errors.length).toBe(1);
   await plane.sql`alter table away rename to node_liveness`;
   clock.step();
-  await expect.poll(async () => await seen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 2 });
+  await expect.poll(async () => await seen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 2, trustVersion: 1 });
   await liveness.close();
 });
 
 test("replicas that write the same nodes in other orders do not deadlock", async () => {
   const nodes = await Promise.all(Array.from({ length: 20 }, async () => (await plane.makeNode()).answer.nodeId));
-  const rows = nodes.map((nodeId) => ({ nodeId, agentInstance: "a", ackedRevision: 1 }));
+  const rows = nodes.map((nodeId) => ({ nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 }));
   const orders = Array.from({ length: 100 }, (_, index) => (index % 2 === 0 ? rows : rows.toReversed()));
   await Promise.all(orders.map(async (order) => await flushLiveness(plane.sql, order)));
   expect(await seen(nodes[0] ?? "")).toBeDefined();

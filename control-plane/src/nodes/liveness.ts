@@ -7,13 +7,17 @@ const FLUSH_MS = 5000;
 
 /** Heartbeats: noted in memory by every poll, written in one statement every five seconds. */
 export interface Liveness {
-  /** A node that was not heard since this replica started is written at once, so that it is placed on without delay. */
+  /**
+   * A node that was not heard since this replica started is written at once, so that it is placed on without delay; so is one
+   * with a newer trust bundle, which a rotation waits for.
+   */
   noteSeen(seen: Seen): Promise<void>;
   close(): Promise<void>;
 }
 
 export function startLiveness(deps: Pick<Deps, "sql" | "clock" | "log">): Liveness {
   const pending = new Map<string, Seen>();
+  /** What was last written at once: the agent's start and its trust. */
   const known = new Map<string, string>();
   const stopping = new AbortController();
   const flush = async (): Promise<void> => {
@@ -43,9 +47,10 @@ export function startLiveness(deps: Pick<Deps, "sql" | "clock" | "log">): Livene
   return {
     noteSeen: async (seen) => {
       pending.set(seen.nodeId, seen);
-      if (known.get(seen.nodeId) === seen.agentInstance) return;
+      const news = `${seen.agentInstance} ${seen.trustVersion}`;
+      if (known.get(seen.nodeId) === news) return;
       await flush();
-      known.set(seen.nodeId, seen.agentInstance);
+      known.set(seen.nodeId, news);
     },
     close: async () => {
       stopping.abort();

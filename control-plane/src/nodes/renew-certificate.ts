@@ -3,9 +3,12 @@ import type { IdentityAnswer } from "@hostler/shared/node-protocol.ts";
 import { keyThumbprint, verifyRenewProof } from "@hostler/pki";
 import { insertAuditRow } from "../audit/store.ts";
 import { inTransaction } from "../db/transaction.ts";
+import { nodeTopic } from "../db/wake-bus.ts";
+import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode } from "../http/node-env.ts";
 import type { EnrolDeps } from "./enrol-node.ts";
 import { identityAnswer } from "./identity-answer.ts";
+import { forgetRecoveries } from "./recovery-store.ts";
 import { findCertificateByKey, insertCertificate, lockNodeState } from "./store.ts";
 
 /**
@@ -13,7 +16,7 @@ import { findCertificateByKey, insertCertificate, lockNodeState } from "./store.
  * one is seen in use, so a lost answer locks nobody out; asking again with the same key gives the same certificate.
  */
 export async function renewCertificate(
-  deps: EnrolDeps,
+  deps: EnrolDeps & Pick<Deps, "wake">,
   request: {
     readonly node: AuthenticatedNode;
     readonly proof: string;
@@ -37,6 +40,7 @@ export async function renewCertificate(
       throw new AppError("proof_invalid", { detail: "This key had a certificate before. A renewal brings a new key." });
     const certificate = await deps.pki.authority.issueNodeCertificate({ nodeId: request.node.id, publicKey });
     await insertCertificate(tx, { nodeId: request.node.id, keyThumbprint: thumbprint, certificate });
+    await forgetRecoveries(tx, request.node.id);
     const row = {
       actor: `node:${request.node.id}`,
       action: "node.certificate_renewed",
@@ -51,5 +55,7 @@ export async function renewCertificate(
     });
     return certificate.chainPem;
   });
+  // A poll that waits under the old certificate ends, so that its connection can be let go.
+  deps.wake.wake(nodeTopic(request.node.id));
   return identityAnswer(deps.pki, { chainPem, nodeListener: deps.nodeListenerFor(request.requestHost) });
 }

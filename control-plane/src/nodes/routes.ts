@@ -5,23 +5,29 @@ import {
   bootstrapTokenCreateSchema,
   bootstrapTokenSchema,
   nodeSchema,
+  recoveryAllowanceSchema,
+  restoreDeclarationSchema,
 } from "@hostler/shared/api/nodes.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { idSchema } from "@hostler/shared/ids.ts";
 import { formatBootstrapToken, hashSecret, makeBootstrapToken } from "@hostler/pki";
+import type { Context } from "hono";
 import * as z from "zod";
 import { insertAuditRow } from "../audit/store.ts";
 import { idempotencyHeader, jsonAnswer, jsonBody, newApi, PROBLEMS, secured, securedOnce } from "../http/api-route.ts";
+import type { Deps } from "../deps.ts";
+import type { Tx } from "../db/sql.ts";
+import { inTransaction } from "../db/transaction.ts";
 import type { PublicEnv } from "../http/env.ts";
 import { decodeCursor, pageOfRows } from "../http/pagination.ts";
 import { changeNodeState, type NodeAction } from "./change-node-state.ts";
 import type { EnrolDeps } from "./enrol-node.ts";
-import type { LiveSockets } from "./live-sockets.ts";
+import { allowRecoveries } from "./recovery-store.ts";
+import { expectRestore } from "./session-store.ts";
 import { readNodes } from "./store.ts";
 import { insertToken, listTokens, revokeToken } from "./token-store.ts";
 
-export interface NodeRoutesDeps extends EnrolDeps {
-  readonly liveSockets: LiveSockets;
+export interface NodeRoutesDeps extends EnrolDeps, Pick<Deps, "wake"> {
   /** Host and port of the enrol listener for somebody who reached us as `requestHost`. */
   enrolListenerFor(requestHost: string): string;
 }
@@ -37,6 +43,7 @@ export function nodeRoutes(deps: NodeRoutesDeps): OpenAPIHono<PublicEnv> {
   addTokenList(api, deps);
   addNodes(api, deps);
   addActions(api, deps);
+  addDeclarations(api, deps);
   return api;
 }
 
@@ -56,19 +63,17 @@ function addTokenCreate(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void
   api.openapi(create, async (c) => {
     const body = c.req.valid("json");
     const token = makeBootstrapToken(deps.pki.authority.pin);
-    const made = await insertToken(deps.sql, {
-      id: token.id,
-      secretHash: hashSecret(token.secret),
-      createdBy: c.var.principal.id,
-      ...body,
-    });
+    const actor = c.var.principal.id;
     const row = {
       action: "bootstrap_token.created",
       targetId: token.id,
       targetVersion: null,
       outcome: "succeeded",
     } as const;
-    await insertAuditRow(deps.sql, { ...row, actor: c.var.principal.id, requestId: c.var.requestId, detail: body });
+    const made = await inTransaction(deps.sql, async (tx) => {
+      await insertAuditRow(tx, { ...row, actor, requestId: c.var.requestId, detail: body });
+      return await insertToken(tx, { id: token.id, secretHash: hashSecret(token.secret), createdBy: actor, ...body });
+    });
     const server = deps.enrolListenerFor(c.req.header("host") ?? "");
     const text = formatBootstrapToken(token);
     return c.json(
@@ -114,8 +119,6 @@ function addTokenList(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
   });
   api.openapi(revoke, async (c) => {
     const { tokenId } = c.req.valid("param");
-    if (!(await revokeToken(deps.sql, tokenId)))
-      throw new AppError("not_found", { detail: "There is no unused token with this id." });
     const row = {
       action: "bootstrap_token.revoked",
       targetId: tokenId,
@@ -123,7 +126,11 @@ function addTokenList(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
       outcome: "succeeded",
       detail: {},
     } as const;
-    await insertAuditRow(deps.sql, { ...row, actor: c.var.principal.id, requestId: c.var.requestId });
+    await inTransaction(deps.sql, async (tx) => {
+      if (!(await revokeToken(tx, tokenId)))
+        throw new AppError("not_found", { detail: "There is no unused token with this id." });
+      await insertAuditRow(tx, { ...row, actor: c.var.principal.id, requestId: c.var.requestId });
+    });
     return c.body(null, 204);
   });
 }
@@ -167,6 +174,8 @@ function addNodes(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
 const ACTION_SUMMARIES: Readonly<Record<NodeAction, string>> = {
   cordon: "Place nothing new on a host",
   uncordon: "Place slices on a host again",
+  freeze: "Refuse a host until it is unfrozen",
+  unfreeze: "Let the right copy of a frozen host in again; it stays cordoned",
   revoke: "Refuse a host from now on; final",
 };
 
@@ -192,4 +201,63 @@ function addActions(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
       return c.json(await changeNodeState(deps, change), 200);
     });
   }
+}
+
+/** What an operator says about a host beforehand: that it was restored, that it may come back more often. */
+function addDeclarations(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
+  const common = { ...secured("fleet.node.manage"), method: "post", tags } as const;
+  const responses = { 204: { description: "Noted." }, ...PROBLEMS };
+  const restore = createRoute({
+    ...common,
+    path: `${ops}/nodes/{nodeId}/restore`,
+    operationId: "declareNodeRestore",
+    summary: "Say that a host is restored from a backup, so that it is not taken for a copy",
+    request: { params: nodeParams, body: jsonBody(restoreDeclarationSchema) },
+    responses,
+  });
+  api.openapi(restore, async (c) => {
+    const { ttlSeconds } = c.req.valid("json");
+    await declare(
+      deps,
+      c,
+      "node.restore_declared",
+      { ttlSeconds },
+      async (tx, id) => await expectRestore(tx, id, ttlSeconds),
+    );
+    return c.body(null, 204);
+  });
+  const allow = createRoute({
+    ...common,
+    path: `${ops}/nodes/{nodeId}/recoveries`,
+    operationId: "allowNodeRecoveries",
+    summary: "Let a host come back by its last key more often",
+    request: { params: nodeParams, body: jsonBody(recoveryAllowanceSchema) },
+    responses,
+  });
+  api.openapi(allow, async (c) => {
+    const { more } = c.req.valid("json");
+    await declare(deps, c, "node.recoveries_allowed", { more }, async (tx, id) => await allowRecoveries(tx, id, more));
+    return c.body(null, 204);
+  });
+}
+
+async function declare(
+  deps: NodeRoutesDeps,
+  c: Context<PublicEnv>,
+  action: string,
+  detail: Readonly<Record<string, unknown>>,
+  write: (tx: Tx, nodeId: string) => Promise<boolean>,
+): Promise<void> {
+  const { nodeId } = nodeParams.parse(c.req.param());
+  const row = {
+    actor: c.var.principal.id,
+    action,
+    targetId: nodeId,
+    targetVersion: null,
+    outcome: "succeeded",
+  } as const;
+  await inTransaction(deps.sql, async (tx) => {
+    if (!(await write(tx, nodeId))) throw new AppError("not_found");
+    await insertAuditRow(tx, { ...row, requestId: c.var.requestId, detail });
+  });
 }

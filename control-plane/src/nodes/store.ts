@@ -3,6 +3,7 @@ import type { Gpu, HostFacts, Inventory } from "@hostler/shared/node-protocol.ts
 import { NODE_TRANSITIONS, sourcesOf, type NodeState, type SlotState } from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 import type { IssuedCertificate } from "../pki/certificate-authority.ts";
+import type { SessionRecord } from "./judge-session.ts";
 
 /** A node that was not heard for this long counts as offline; three missed polls. */
 const ONLINE_SECONDS = 45;
@@ -17,18 +18,22 @@ export async function insertNode(
   `;
 }
 
+/** Resolves with its generation, one above the node's last. */
 export async function insertCertificate(
   tx: Tx,
   row: { readonly nodeId: string; readonly keyThumbprint: string; readonly certificate: IssuedCertificate },
-): Promise<void> {
+): Promise<number> {
   const { certificate } = row;
-  await tx`
-    insert into node_certificates (serial, node_id, generation, key_thumbprint, chain_pem, not_before, not_after, state)
+  const [inserted] = await tx<{ generation: number }[]>`
+    insert into node_certificates (serial, node_id, generation, key_thumbprint, chain_pem, not_before, not_after, state, authority)
     select ${certificate.serial}, ${row.nodeId}, coalesce(max(generation), 0) + 1, ${row.keyThumbprint}, ${certificate.chainPem},
-      ${certificate.notBefore}, ${certificate.notAfter}, 'active'
+      ${certificate.notBefore}, ${certificate.notAfter}, 'active', ${certificate.authority}
     from node_certificates
     where node_id = ${row.nodeId}
+    returning generation
   `;
+  if (inserted === undefined) throw new Error("insert returned no row");
+  return inserted.generation;
 }
 
 export interface CertificateRow {
@@ -40,16 +45,22 @@ export interface CertificateRow {
   readonly generation: number;
   readonly chainPem: string;
   readonly notAfter: Date;
+  /** Generation of the CA that signed it. */
+  readonly authority: number;
 }
 
-/** What a request is judged by. `replacesOlder`: older certificates of the node still count until this one is seen. */
-export async function findCertificate(
-  db: Queryable,
-  serial: string,
-): Promise<(CertificateRow & { readonly replacesOlder: boolean }) | undefined> {
-  const [row] = await db<(CertificateRow & { replacesOlder: boolean })[]>`
+/** What a request is judged by. */
+export interface Judgement extends Omit<CertificateRow, "chainPem" | "notAfter"> {
+  /** Older certificates of the node still count until this one is seen. */
+  readonly replacesOlder: boolean;
+  readonly session: Omit<SessionRecord, "isRestoreExpected">;
+}
+
+/** The record behind a certificate, in one round trip: every request of every node asks for it. */
+export async function findJudgement(db: Queryable, serial: string): Promise<Judgement | undefined> {
+  const [row] = await db<(Omit<Judgement, "session"> & { session: string; from: string; confirmed: boolean })[]>`
     select n.id as "nodeId", n.name as "nodeName", n.state as "nodeState", c.state, c.key_thumbprint as "keyThumbprint", c.generation,
-      c.chain_pem as "chainPem", c.not_after as "notAfter",
+      c.authority, n.session::text, n.session_from::text as "from", n.session_confirmed as confirmed,
       exists (
         select from node_certificates o
         where o.node_id = c.node_id and o.generation < c.generation and o.state = 'active'
@@ -58,7 +69,17 @@ export async function findCertificate(
     join nodes n on n.id = c.node_id
     where c.serial = ${serial}
   `;
-  return row;
+  if (row === undefined) return undefined;
+  const { session, from, confirmed, ...rest } = row;
+  return { ...rest, session: { session: Number(session), from: Number(from), confirmed } };
+}
+
+/** Those of the nodes that are refused whatever certificate they show. */
+export async function findRefused(db: Queryable, nodeIds: readonly string[]): Promise<string[]> {
+  const rows = await db<{ id: string }[]>`
+    select id from nodes where id = any(${[...nodeIds]}) and state in ('frozen', 'revoked')
+  `;
+  return rows.map((row) => row.id);
 }
 
 /** The certificate that was made for this key; a key gets one certificate. */
@@ -68,7 +89,7 @@ export async function findCertificateByKey(
 ): Promise<(CertificateRow & { readonly serial: string }) | undefined> {
   const [row] = await db<(CertificateRow & { serial: string })[]>`
     select c.serial, n.id as "nodeId", n.name as "nodeName", n.state as "nodeState", c.state, c.key_thumbprint as "keyThumbprint", c.generation,
-      c.chain_pem as "chainPem", c.not_after as "notAfter"
+      c.chain_pem as "chainPem", c.not_after as "notAfter", c.authority
     from node_certificates c
     join nodes n on n.id = c.node_id
     where c.key_thumbprint = ${keyThumbprint}
@@ -101,16 +122,17 @@ export async function revokeCertificates(tx: Tx, nodeId: string): Promise<void> 
   await tx`update node_certificates set state = 'revoked' where node_id = ${nodeId}`;
 }
 
-/** Moves the node where the table of transitions allows it. Undefined when it does not, or there is no such node. */
+/** Moves the node where the table of transitions allows it, or only from `sources`. Undefined when it does not, or there is no such node. */
 export async function moveNode(
   tx: Tx,
   nodeId: string,
   target: NodeState,
+  sources: readonly NodeState[] = sourcesOf(NODE_TRANSITIONS, target),
 ): Promise<{ readonly version: number; readonly name: string } | undefined> {
   const [row] = await tx<{ version: number; name: string }[]>`
     update nodes
     set state = ${target}, version = version + 1
-    where id = ${nodeId} and state in ${tx(sourcesOf(NODE_TRANSITIONS, target))}
+    where id = ${nodeId} and state in ${tx(sources)}
     returning version, name
   `;
   return row;
@@ -178,18 +200,21 @@ export interface Seen {
   readonly nodeId: string;
   readonly agentInstance: string;
   readonly ackedRevision: number;
+  readonly trustVersion: number;
 }
 
 /** One statement for all nodes that were heard since the last flush; in order of their ids, so that replicas never deadlock. */
 export async function flushLiveness(db: Queryable, seen: readonly Seen[]): Promise<void> {
   await db`
-    insert into node_liveness (node_id, last_seen_at, agent_instance, acked_rev)
-    select node_id, now(), agent_instance, acked_rev
-    from unnest(${seen.map((row) => row.nodeId)}::text[], ${seen.map((row) => row.agentInstance)}::text[], ${seen.map((row) => row.ackedRevision)}::bigint[])
-      as heard (node_id, agent_instance, acked_rev)
+    insert into node_liveness (node_id, last_seen_at, agent_instance, acked_rev, trust_version)
+    select node_id, now(), agent_instance, acked_rev, trust_version
+    from unnest(${seen.map((row) => row.nodeId)}::text[], ${seen.map((row) => row.agentInstance)}::text[],
+      ${seen.map((row) => row.ackedRevision)}::bigint[], ${seen.map((row) => row.trustVersion)}::int[])
+      as heard (node_id, agent_instance, acked_rev, trust_version)
     order by node_id
     on conflict (node_id) do update
-    set last_seen_at = excluded.last_seen_at, agent_instance = excluded.agent_instance, acked_rev = excluded.acked_rev
+    set last_seen_at = excluded.last_seen_at, agent_instance = excluded.agent_instance, acked_rev = excluded.acked_rev,
+      trust_version = excluded.trust_version
   `;
 }
 

@@ -1,31 +1,44 @@
 import { once } from "node:events";
 import { mkdtemp, rm } from "node:fs/promises";
-import { Agent, request } from "node:https";
+import { Agent, request, type Server } from "node:https";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { text } from "node:stream/consumers";
 import type { ConnectionOptions } from "node:tls";
-import type { KeyObject } from "node:crypto";
+import { X509Certificate, type KeyObject } from "node:crypto";
 import { upgradeWebSocket } from "@hono/node-server";
-import { makeP256Key, parseBootstrapToken, serverNameOf, signEnrolProof } from "@hostler/pki";
+import { makeP256Key, nodeIdOfAltName, parseBootstrapToken, serverNameOf, signEnrolProof } from "@hostler/pki";
 import { systemClock, type Clock } from "@hostler/shared/clock.ts";
-import { identitySchema, NODE_PATHS, type EnrolClaims, type IdentityAnswer } from "@hostler/shared/node-protocol.ts";
+import {
+  identitySchema,
+  NODE_PATHS,
+  PROTOCOL_VERSION,
+  SESSION_HEADER,
+  type EnrolClaims,
+  type IdentityAnswer,
+} from "@hostler/shared/node-protocol.ts";
 import { Hono } from "hono";
 import { pino } from "pino";
 import { openWakeBus } from "../db/wake-bus.ts";
 import { createTestDatabase } from "../db/test-database.ts";
 import type { Sql } from "../db/sql.ts";
-import { openListener } from "../http/listeners.ts";
+import type { Deps } from "../deps.ts";
+import { openListener, type Listener } from "../http/listeners.ts";
 import { enrolApp, nodeApp } from "../http/node-apps.ts";
 import type { NodeEnv } from "../http/node-env.ts";
 import { publicApp } from "../http/public-app.ts";
 import { ensureFirstOperator } from "../identity/create-api-key.ts";
-import { openPki, type Pki } from "../pki/open-pki.ts";
+import type { Pki } from "../pki/open-pki.ts";
+import { pkiRoutes } from "../pki/routes.ts";
+import { openTestPki } from "../pki/test-pki.ts";
+import { makeTrustStore } from "../pki/trust-store.ts";
+import { makeSessionTokens } from "./session-token.ts";
+import { makeRefusals } from "./refusals.ts";
 import { enrolTlsOptions, nodeTlsOptions } from "../pki/tls-options.ts";
 import { authenticateNode } from "./authenticate-node.ts";
 import { enrolRoutes } from "./enrol-routes.ts";
-import { makeLiveSockets } from "./live-sockets.ts";
-import { nodeNodeRoutes } from "./node-routes.ts";
+import { startLiveSockets, type LiveSockets } from "./live-sockets.ts";
+import { nodeNodeRoutes, type NodeNodeDeps } from "./node-routes.ts";
 import { nodeRoutes } from "./routes.ts";
 
 export interface Answer {
@@ -64,6 +77,14 @@ export interface TestConnection {
   close(): void;
 }
 
+const SESSION_KEY = Buffer.alloc(32, 7);
+
+/** The session header of a node whose agent never started: number 0, which nobody but the key's holder can make. */
+export function sessionHeader(chainPem: string): Record<string, string> {
+  const nodeId = nodeIdOfAltName(new X509Certificate(chainPem).subjectAltName, "test.internal") ?? "none";
+  return { [SESSION_HEADER]: makeSessionTokens(SESSION_KEY).make(nodeId, 0) };
+}
+
 /** The server side: what `start-control-plane.ts` builds, as far as nodes need it. */
 async function openParts() {
   const stateDir = await mkdtemp(join(tmpdir(), "hostler-nodes-"));
@@ -73,47 +94,31 @@ async function openParts() {
   const log = pino({ level: "silent" });
   const wake = openWakeBus({ url: database.url, replicaId: "test", clock, log });
   const deps = { sql: database.sql, clock, log, wake, replicaId: "test" };
-  const pki = await openPki({ stateDir, trustDomain: "test.internal", passphrase: null, clock });
-  const liveSockets = makeLiveSockets();
+  const pki = await openTestPki({ stateDir, clock, store: makeTrustStore(database.sql, join(stateDir, "pki")) });
+  const liveSockets = startLiveSockets({ ...deps, authority: pki.authority });
+  const sessions = makeSessionTokens(SESSION_KEY);
   const ports = { enrol: 0, node: 0 };
   const enrolment = {
     ...deps,
     pki,
-    liveSockets,
+    sessions,
     nodeListenerFor: () => `127.0.0.1:${ports.node}`,
     enrolListenerFor: () => `127.0.0.1:${ports.enrol}`,
   };
   const operatorKey = await ensureFirstOperator(deps);
+  const listeners = await openTestListeners({ ...enrolment, log, liveSockets, replicaId: "test" });
   const operatorApp = publicApp({
     deps,
     publicUrl: "/",
-    features: [nodeRoutes(enrolment)],
+    features: [nodeRoutes(enrolment), pkiRoutes({ ...deps, pki, applyTrust: listeners.applyTrust })],
     consoleFiles: async (_c, next) => await next(),
   });
-  const listen = { address: { host: "127.0.0.1", port: 0 }, variable: "TEST", clock };
-  const enrolListener = await openListener({
-    ...listen,
-    name: "enrol",
-    fetch: enrolApp({ deps, features: [enrolRoutes(enrolment)] }).fetch,
-    tls: enrolTlsOptions(pki),
-    hasWebSockets: false,
-  });
-  const nodeListener = await openListener({
-    ...listen,
-    name: "node",
-    fetch: nodeApp({
-      deps,
-      authenticateNode: authenticateNode({ ...deps, authority: pki.authority, liveSockets }),
-      features: [nodeNodeRoutes(enrolment), probeRoutes()],
-    }).fetch,
-    tls: nodeTlsOptions(pki),
-    hasWebSockets: true,
-  });
-  ports.enrol = enrolListener.port;
-  ports.node = nodeListener.port;
+  ports.enrol = listeners.enrol.port;
+  ports.node = listeners.node.port;
   const close = async (): Promise<void> => {
-    await enrolListener.close();
-    await nodeListener.close();
+    await listeners.enrol.close();
+    await listeners.node.close();
+    await liveSockets.close();
     await wake.close();
     await database.close();
     await rm(stateDir, { recursive: true, force: true });
@@ -127,6 +132,40 @@ async function openParts() {
     operatorKey,
     shiftClock: (ms: number) => void (shiftMs = ms),
     close,
+  };
+}
+
+async function openTestListeners(
+  deps: Deps & NodeNodeDeps & { readonly liveSockets: LiveSockets },
+): Promise<{ readonly enrol: Listener; readonly node: Listener; applyTrust(): void }> {
+  const { pki, clock, liveSockets, sessions } = deps;
+  const listen = { address: { host: "127.0.0.1", port: 0 }, variable: "TEST", clock };
+  const enrol = await openListener({
+    ...listen,
+    name: "enrol",
+    fetch: enrolApp({ deps, features: [enrolRoutes(deps)] }).fetch,
+    tls: enrolTlsOptions(pki),
+    hasWebSockets: false,
+  });
+  const judging = { ...deps, authority: pki.authority, liveSockets, sessions, refusals: makeRefusals(deps) };
+  const node = await openListener({
+    ...listen,
+    name: "node",
+    fetch: nodeApp({
+      deps,
+      authenticateNode: authenticateNode(judging),
+      features: [nodeNodeRoutes(deps), probeRoutes()],
+    }).fetch,
+    tls: nodeTlsOptions(pki),
+    hasWebSockets: true,
+  });
+  return {
+    enrol,
+    node,
+    applyTrust: () => {
+      (enrol.server as Server).setSecureContext(enrolTlsOptions(pki));
+      (node.server as Server).setSecureContext(nodeTlsOptions(pki));
+    },
   };
 }
 
@@ -154,7 +193,7 @@ export async function startTestPlane(): Promise<TestPlane> {
       const { id, secret } = parseBootstrapToken(token);
       const proof = await signEnrolProof(options.key ?? makeP256Key(), {
         iat: Math.floor(systemClock.now().getTime() / 1000),
-        protocolVersion: 1,
+        protocolVersion: PROTOCOL_VERSION,
         tokenId: id,
         tokenSecret: secret,
         hostName: "host",
@@ -172,7 +211,8 @@ export async function startTestPlane(): Promise<TestPlane> {
     connect: ({ key, chainPem }) => {
       const agent = new Agent({ ...plain, key: pemOfKey(key), cert: chainPem, keepAlive: true, maxSockets: 1 });
       return {
-        post: async (path, body) => await post({ agent, port: ports.node, path }, JSON.stringify(body)),
+        post: async (path, body) =>
+          await post({ agent, port: ports.node, path, headers: sessionHeader(chainPem) }, JSON.stringify(body)),
         close: () => agent.destroy(),
       };
     },
@@ -211,14 +251,23 @@ function probeRoutes(): Hono<NodeEnv> {
 }
 
 async function post(
-  target: { readonly agent: Agent; readonly port: number; readonly path: string },
+  target: {
+    readonly agent: Agent;
+    readonly port: number;
+    readonly path: string;
+    readonly headers?: Record<string, string>;
+  },
   body: string,
 ): Promise<Answer> {
   const sending = request({
     ...target,
     host: "127.0.0.1",
     method: "POST",
-    headers: { "content-type": "application/json", "content-length": Buffer.byteLength(body) },
+    headers: {
+      "content-type": "application/json",
+      "content-length": Buffer.byteLength(body),
+      ...target.headers,
+    },
   });
   sending.end(body);
   const [answer] = (await once(sending, "response")) as [NodeJS.ReadableStream & { statusCode: number }];

@@ -5,6 +5,7 @@ export interface TokenRow {
   readonly id: string;
   readonly secretHash: Buffer;
   readonly hostName: string | null;
+  readonly keyThumbprint: string | null;
   readonly isExpired: boolean;
   readonly revokedAt: Date | null;
   readonly usedByKey: string | null;
@@ -17,13 +18,14 @@ export async function insertToken(
     readonly id: string;
     readonly secretHash: Buffer;
     readonly hostName: string | null;
+    readonly keyThumbprint: string | null;
     readonly createdBy: string;
     readonly ttlSeconds: number;
   },
 ): Promise<BootstrapToken> {
   const [row] = await db<{ createdAt: Date; expiresAt: Date }[]>`
-    insert into bootstrap_tokens (id, secret_hash, host_name, created_by, expires_at)
-    values (${token.id}, ${token.secretHash}, ${token.hostName}, ${token.createdBy}, now() + make_interval(secs => ${token.ttlSeconds}))
+    insert into bootstrap_tokens (id, secret_hash, host_name, key_thumbprint, created_by, expires_at)
+    values (${token.id}, ${token.secretHash}, ${token.hostName}, ${token.keyThumbprint}, ${token.createdBy}, now() + make_interval(secs => ${token.ttlSeconds}))
     returning created_at as "createdAt", expires_at as "expiresAt"
   `;
   if (row === undefined) throw new Error("insert returned no row");
@@ -31,6 +33,7 @@ export async function insertToken(
     id: token.id,
     state: "unused",
     hostName: token.hostName,
+    keyThumbprint: token.keyThumbprint,
     nodeId: null,
     createdAt: row.createdAt.toISOString(),
     expiresAt: row.expiresAt.toISOString(),
@@ -46,12 +49,13 @@ export async function listTokens(
       id: string;
       state: BootstrapToken["state"];
       hostName: string | null;
+      keyThumbprint: string | null;
       nodeId: string | null;
       createdAt: Date;
       expiresAt: Date;
     }[]
   >`
-    select id, host_name as "hostName", node_id as "nodeId", created_at as "createdAt", expires_at as "expiresAt",
+    select id, host_name as "hostName", key_thumbprint as "keyThumbprint", node_id as "nodeId", created_at as "createdAt", expires_at as "expiresAt",
       case
         when used_at is not null then 'used'
         when revoked_at is not null then 'revoked'
@@ -84,7 +88,7 @@ export async function revokeToken(db: Queryable, id: string): Promise<boolean> {
 /** Reads a token and holds its row: uses of one token pass here one after another. */
 export async function lockToken(tx: Tx, id: string): Promise<TokenRow | undefined> {
   const [row] = await tx<TokenRow[]>`
-    select id, secret_hash as "secretHash", host_name as "hostName", expires_at <= now() as "isExpired", revoked_at as "revokedAt",
+    select id, secret_hash as "secretHash", host_name as "hostName", key_thumbprint as "keyThumbprint", expires_at <= now() as "isExpired", revoked_at as "revokedAt",
       used_by_key as "usedByKey", node_id as "nodeId"
     from bootstrap_tokens
     where id = ${id}

@@ -7,14 +7,20 @@ import { systemClock } from "@hostler/shared/clock.ts";
 import { newId } from "@hostler/shared/ids.ts";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { readOrMakeFile } from "./key-files.ts";
-import { openPki, type Pki } from "./open-pki.ts";
+import type { Pki } from "./open-pki.ts";
+import { makeMemoryTrustStore, openTestPki } from "./test-pki.ts";
+import type { TrustStore } from "./trust-store.ts";
 
 let stateDir: string;
-beforeEach(async () => void (stateDir = await mkdtemp(join(tmpdir(), "hostler-ca-"))));
+let store: TrustStore;
+beforeEach(async () => {
+  stateDir = await mkdtemp(join(tmpdir(), "hostler-ca-"));
+  store = makeMemoryTrustStore();
+});
 afterEach(async () => await rm(stateDir, { recursive: true, force: true }));
 
 async function open(passphrase: string | null = null): Promise<Pki> {
-  return await openPki({ stateDir, trustDomain: "test.internal", passphrase, clock: systemClock });
+  return await openTestPki({ stateDir, store, passphrase });
 }
 const inPki = (name: string): string => join(stateDir, "pki", name);
 
@@ -23,14 +29,14 @@ describe("the authority's files", () => {
     const [first, second] = [await open(), await open()];
     expect(second.authority.pin).toBe(first.authority.pin);
     expect(second.authority.nodeAuthorityPem).toBe(first.authority.nodeAuthorityPem);
-    expect(second.taskSigner.publicKeys()).toEqual(first.taskSigner.publicKeys());
+    expect(second.trust.bundle).toEqual(first.trust.bundle);
   });
 
   test("are for their owner only", async () => {
     await open();
     expect((await stat(join(stateDir, "pki"))).mode & 0o777).toBe(0o700);
     const keys = (await readdir(join(stateDir, "pki"))).filter((name) => name.endsWith(".key"));
-    expect(keys.toSorted()).toEqual(["node-ca.key", "root.key", "server-ca.key", "task-signing.key"]);
+    expect(keys.toSorted()).toEqual(["node-ca.key", "root.key", "server-ca.key"]);
     for (const key of keys) expect((await stat(inPki(key))).mode & 0o777).toBe(0o600);
   });
 
@@ -62,8 +68,9 @@ describe("the authority's files", () => {
 describe("a passphrase", () => {
   test("encrypts every key, and opens them again", async () => {
     const { authority } = await open("correct horse");
-    for (const name of ["root", "node-ca", "server-ca", "task-signing"])
-      expect(await readFile(inPki(`${name}.key`), "utf8")).toContain("BEGIN ENCRYPTED PRIVATE KEY");
+    const keys = ["root", "node-ca", "server-ca"].map((name) => inPki(`${name}.key`));
+    for (const path of [...keys, join(stateDir, "signer/task-signing-1.key")])
+      expect(await readFile(path, "utf8")).toContain("BEGIN ENCRYPTED PRIVATE KEY");
     expect((await open("correct horse")).authority.pin).toBe(authority.pin);
   });
 
@@ -73,6 +80,8 @@ describe("a passphrase", () => {
     await expect(open("battery staple")).rejects.not.toThrow(/staple/);
     await expect(open()).rejects.toThrow(/is encrypted.*HOSTLER_CA_PASSPHRASE/);
     await rm(join(stateDir, "pki"), { recursive: true });
+    await rm(join(stateDir, "signer"), { recursive: true });
+    store = makeMemoryTrustStore();
     await open();
     await expect(open("correct horse")).rejects.toThrow(/is not encrypted although a passphrase is set/);
   });
@@ -82,6 +91,12 @@ describe("a passphrase", () => {
     await writeFile(inPki("root.key"), "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n");
     await expect(open()).rejects.toThrow(/damaged/);
   });
+});
+
+test("keys that were made anew under bundles that exist are refused: every host would be lost", async () => {
+  await open();
+  await rm(join(stateDir, "pki"), { recursive: true });
+  await expect(open()).rejects.toThrow(/not those of the trust bundles.*Restore/);
 });
 
 describe("what the authority issues", () => {

@@ -6,9 +6,9 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { connect, type TLSSocket } from "node:tls";
 import { serverNameOf } from "@hostler/pki";
-import { systemClock } from "@hostler/shared/clock.ts";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import { openPki, type Pki } from "./open-pki.ts";
+import type { Pki } from "./open-pki.ts";
+import { makeMemoryTrustStore, openTestPki } from "./test-pki.ts";
 import { enrolTlsOptions, nodeTlsOptions } from "./tls-options.ts";
 
 let stateDir: string;
@@ -16,7 +16,7 @@ let pki: Pki;
 const servers: Server[] = [];
 beforeAll(async () => {
   stateDir = await mkdtemp(join(tmpdir(), "hostler-tls-"));
-  pki = await openPki({ stateDir, trustDomain: "test.internal", passphrase: null, clock: systemClock });
+  pki = await openTestPki({ stateDir, store: makeMemoryTrustStore() });
 });
 afterAll(async () => {
   for (const server of servers) server.close();

@@ -1,19 +1,29 @@
 import { LEASE_TTL_MS, type PollAnswer, type PollRequest } from "@hostler/shared/node-protocol.ts";
 import { sha256Hex } from "@hostler/pki";
+import { AppError } from "@hostler/shared/errors.ts";
 import { nodeTopic } from "../db/wake-bus.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode } from "../http/node-env.ts";
 import type { Liveness } from "../nodes/liveness.ts";
-import type { TaskSigner } from "../pki/task-signer.ts";
+import type { Pki } from "../pki/open-pki.ts";
 import { claimsOf } from "./grant-task.ts";
-import { claimTasks, readNodeProgress, releaseForgottenLeases, renewLeases, saveGrant } from "./store.ts";
+import {
+  claimTasks,
+  readNodeProgress,
+  releaseForgottenLeases,
+  renewLeases,
+  saveGrant,
+  type NodeProgress,
+} from "./store.ts";
 
 /** How long one wait lasts before the tables are read again: a lost hint costs this much and no more. */
 const RECHECK_MS = 2000;
+/** When the CA of their certificates goes out, hosts renew at random moments within this time. */
+const RENEW_WITHIN_MS = 5000;
 
 export interface PollDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log"> {
-  readonly taskSigner: TaskSigner;
+  readonly pki: Pick<Pki, "signTask" | "trust" | "authority">;
   readonly liveness: Liveness;
 }
 
@@ -31,14 +41,22 @@ export async function pollTasks(
   const deadlineMs = deps.clock.monotonicMs() + body.waitMs;
   for (;;) {
     const held = await renewHeld(deps, node.id, body);
-    const revision = await currentRevision(deps, node.id);
-    const tasks = revision.ready > 0 && body.credit > 0 ? await claimAndSign(deps, node, body.credit) : [];
+    const progress = await readNodeProgress(deps.sql, node.id);
+    if (progress === undefined) throw new AppError("not_found");
+    refuseEndedSession(node, progress);
+    const tasks = progress.ready > 0 && body.credit > 0 ? await claimAndSign(deps, node, body.credit) : [];
     const leftMs = deadlineMs - deps.clock.monotonicMs();
-    if (tasks.length > 0 || held.stale.length > 0 || held.cancel.length > 0 || leftMs <= 0) {
+    const hasNews = tasks.length > 0 || held.stale.length > 0 || held.cancel.length > 0;
+    const { version: trustVersion } = deps.pki.trust.bundle;
+    // A renewed node asks again under its new certificate, so that the connection of the old one is let go.
+    const mustAskAgain = trustVersion > body.trustVersion || progress.certificate > node.generation;
+    if (hasNews || mustAskAgain || leftMs <= 0) {
       return {
-        revision: revision.number,
+        revision: Number(progress.desiredRevision),
         serverTime: deps.clock.now().toISOString(),
         leaseTtlMs: LEASE_TTL_MS,
+        trustVersion,
+        renewWithinMs: node.authority === deps.pki.authority.generation ? null : RENEW_WITHIN_MS,
         tasks,
         ...held,
       };
@@ -53,6 +71,7 @@ async function adoptRestartedAgent(deps: PollDeps, node: AuthenticatedNode, body
     nodeId: node.id,
     agentInstance: body.agentInstance,
     ackedRevision: body.ackedRevision,
+    trustVersion: body.trustVersion,
   });
   if (before?.agentInstance === null || before?.agentInstance === body.agentInstance) return;
   const freed = await inTransaction(
@@ -81,12 +100,12 @@ async function renewHeld(
   };
 }
 
-async function currentRevision(
-  deps: PollDeps,
-  nodeId: string,
-): Promise<{ readonly number: number; readonly ready: number }> {
-  const progress = await readNodeProgress(deps.sql, nodeId);
-  return { number: Number(progress?.desiredRevision ?? 0), ready: progress?.ready ?? 0 };
+/** While the poll waited, a later start of the agent was seen: what this one asks for is not its own any more. */
+function refuseEndedSession(node: AuthenticatedNode, progress: NodeProgress): void {
+  if (!progress.isSessionConfirmed || progress.session <= node.session) return;
+  throw new AppError("session_superseded", {
+    detail: `Session ${node.session} ended when ${progress.session} began.`,
+  });
 }
 
 /** Claim and signature are one commit: a task is never leased without a grant that its result can be bound to. */
@@ -95,7 +114,7 @@ async function claimAndSign(deps: PollDeps, node: AuthenticatedNode, credit: num
     const claimed = await claimTasks(tx, { nodeId: node.id, limit: credit, leaseMs: LEASE_TTL_MS });
     const grants: { jws: string }[] = [];
     for (const task of claimed.toSorted((a, b) => Number(a.seq) - Number(b.seq))) {
-      const jws = await deps.taskSigner.sign(claimsOf(task, node, deps.clock.now()));
+      const jws = await deps.pki.signTask(claimsOf(task, node, deps.clock.now()));
       await saveGrant(tx, { taskId: task.id, fence: task.fence, digest: sha256Hex(jws) });
       grants.push({ jws });
     }

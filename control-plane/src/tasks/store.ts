@@ -116,20 +116,29 @@ export async function releaseForgottenLeases(tx: Tx, nodeId: string, stillHeld: 
   return rows.length;
 }
 
-export async function readNodeProgress(
-  db: Queryable,
-  nodeId: string,
-): Promise<
-  { readonly desiredRevision: string; readonly agentInstance: string | null; readonly ready: number } | undefined
-> {
-  const [row] = await db<{ desiredRevision: string; agentInstance: string | null; ready: number }[]>`
-    select n.desired_rev as "desiredRevision", l.agent_instance as "agentInstance",
-      (select count(*)::int from tasks t where t.node_id = n.id and t.state = 'ready' and t.expires_at > now()) as ready
+export interface NodeProgress {
+  readonly desiredRevision: string;
+  readonly agentInstance: string | null;
+  /** Tasks that wait for it. */
+  readonly ready: number;
+  /** Its newest start, and whether that was used. */
+  readonly session: number;
+  readonly isSessionConfirmed: boolean;
+  /** Generation of its newest certificate. */
+  readonly certificate: number;
+}
+
+export async function readNodeProgress(db: Queryable, nodeId: string): Promise<NodeProgress | undefined> {
+  const [row] = await db<(Omit<NodeProgress, "session"> & { session: string })[]>`
+    select n.desired_rev as "desiredRevision", l.agent_instance as "agentInstance", n.session::text,
+      n.session_confirmed as "isSessionConfirmed",
+      (select count(*)::int from tasks t where t.node_id = n.id and t.state = 'ready' and t.expires_at > now()) as ready,
+      (select coalesce(max(generation), 0) from node_certificates c where c.node_id = n.id) as certificate
     from nodes n
     left join node_liveness l on l.node_id = n.id
     where n.id = ${nodeId}
   `;
-  return row;
+  return row === undefined ? undefined : { ...row, session: Number(row.session) };
 }
 
 export interface TaskRow {

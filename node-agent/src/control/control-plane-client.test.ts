@@ -5,24 +5,34 @@ import { createServer as createTcp } from "node:net";
 import { buffer, text } from "node:stream/consumers";
 import type { TLSSocket } from "node:tls";
 import { AppError } from "@hostler/shared/errors.ts";
-import { NODE_PATHS, type PollRequest } from "@hostler/shared/node-protocol.ts";
+import { NODE_PATHS } from "@hostler/shared/node-protocol.ts";
 import { problemOf } from "@hostler/shared/problem.ts";
 import { afterEach, describe, expect, test } from "vitest";
 import { around, listen, makeStoredIdentity, makeTestAuthority } from "../identity/test-control-plane.ts";
+import type { Ask } from "../ports/control-plane.ts";
 import { makeControlPlaneClient, type ControlPlaneClient } from "./control-plane-client.ts";
 
 const HOUR_MS = 3_600_000;
 const authority = makeTestAuthority();
 const never = new AbortController().signal;
-const poll: PollRequest = {
-  protocolVersion: 1,
+const poll: Ask = {
+  protocolVersion: 2,
   agentInstance: "a",
   ackedRevision: 0,
   waitMs: 0,
   credit: 0,
   running: [],
 };
-const pollAnswer = JSON.stringify({ revision: 7, serverTime: "", leaseTtlMs: 1, tasks: [], stale: [], cancel: [] });
+const pollAnswer = JSON.stringify({
+  revision: 7,
+  serverTime: "",
+  leaseTtlMs: 1,
+  trustVersion: 1,
+  renewWithinMs: null,
+  tasks: [],
+  stale: [],
+  cancel: [],
+});
 const closers: (() => unknown)[] = [];
 afterEach(async () => {
   for (const close of closers.splice(0)) await close();
@@ -65,6 +75,7 @@ async function startNodeServer(
 
 function clientAt(address: string): ControlPlaneClient {
   const client = makeControlPlaneClient(makeStoredIdentity(authority, address));
+  client.useSession("1.of-a-test");
   closers.unshift(async () => await client.close());
   return client;
 }

@@ -6,7 +6,10 @@ import {
   POLL_WAIT_MS_MAX,
   pollAnswerSchema,
   progressAnswerSchema,
+  SESSION_HEADER,
+  sessionAnswerSchema,
   type IdentityAnswer,
+  type SessionRequest,
 } from "@hostler/shared/node-protocol.ts";
 import { errorOfProblem } from "@hostler/shared/problem.ts";
 import { Agent, request, type Dispatcher } from "undici";
@@ -23,6 +26,9 @@ const POLL_GRACE_MS = 15_000;
 export interface ControlPlaneClient extends ControlPlane {
   /** Every request from now on uses this identity; those in flight end on the old one. */
   useIdentity(identity: StoredIdentity): void;
+  /** Every request from now on belongs to this start of the agent. Requests before the first one wait for it. */
+  useSession(session: string): void;
+  startSession(request: SessionRequest, signal: AbortSignal): Promise<{ readonly session: string }>;
   renewCertificate(proof: string, signal: AbortSignal): Promise<IdentityAnswer>;
   close(): Promise<void>;
 }
@@ -30,7 +36,17 @@ export interface ControlPlaneClient extends ControlPlane {
 /** The control plane over mTLS 1.3, without session resumption. The connection is read anew for each request. */
 export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneClient {
   let current = { identity: initial, agent: agentFor(initial) };
-  const send = makeSender(() => current);
+  let session: string | null = null;
+  const hasSession = Promise.withResolvers<void>();
+  const sendNow = makeSender(() => current);
+  const inSession = async (signal: AbortSignal): Promise<Record<string, string>> => {
+    if (session === null) await untilAborted(hasSession.promise, signal);
+    return { [SESSION_HEADER]: session ?? "" };
+  };
+  const send: Send = async (path, sending, read) => {
+    const headers = { ...sending.headers, ...(await inSession(sending.signal)) };
+    return await sendNow(path, { ...sending, headers }, read);
+  };
   const post = async <Schema extends z.ZodType>(
     path: string,
     body: unknown,
@@ -47,15 +63,23 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
       // Ends when its requests have ended; nobody waits for that.
       void before.close().catch(() => undefined);
     },
+    useSession: (next) => {
+      session = next;
+      hasSession.resolve();
+    },
+    startSession: async (body, signal) =>
+      await sendNow(NODE_PATHS.session, { body, signal }, async (answer) =>
+        sessionAnswerSchema.parse(await answer.body.json()),
+      ),
     close: async () => await current.agent.destroy(),
     renewCertificate: async (proof, signal) =>
       await post(NODE_PATHS.renew, { proof }, { schema: identitySchema, signal }),
     poll: async (body, signal) =>
-      await post(NODE_PATHS.poll, body, {
-        schema: pollAnswerSchema,
-        signal,
-        timeoutMs: POLL_WAIT_MS_MAX + POLL_GRACE_MS,
-      }),
+      await post(
+        NODE_PATHS.poll,
+        { ...body, trustVersion: current.identity.identity.trustVersion },
+        { schema: pollAnswerSchema, signal, timeoutMs: POLL_WAIT_MS_MAX + POLL_GRACE_MS },
+      ),
     sendInventory: async (inventory, signal) =>
       void (await post(NODE_PATHS.inventory, inventory, { schema: nothing, signal })),
     sendTelemetry: async (samples, signal) =>
@@ -70,9 +94,24 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
       const sending = { signal, timeoutMs: 3_600_000, headers };
       return await send(NODE_PATHS.image(image.sha256), sending, async (answer) => await Promise.resolve(answer.body));
     },
-    openTerminalSocket: async (dial) =>
-      await dialTerminalSocket(tlsOf(current.identity), { listener: current.identity.identity.nodeListener, ...dial }),
+    openTerminalSocket: async (dial) => {
+      const headers = await inSession(dial.signal);
+      const { identity } = current;
+      return await dialTerminalSocket(tlsOf(identity), { listener: identity.identity.nodeListener, headers, ...dial });
+    },
   };
+}
+
+async function untilAborted(promise: Promise<void>, signal: AbortSignal): Promise<void> {
+  signal.throwIfAborted();
+  const aborted = Promise.withResolvers<never>();
+  const onAbort = (): void => aborted.reject(signal.reason);
+  signal.addEventListener("abort", onAbort, { once: true });
+  try {
+    await Promise.race([promise, aborted.promise]);
+  } finally {
+    signal.removeEventListener("abort", onAbort);
+  }
 }
 
 function agentFor(identity: StoredIdentity): Agent {

@@ -24,6 +24,7 @@ async function startUpgrades(
   const server = createServer({ ...authority.serverTls(), ca: authority.rootPem, requestCert: true });
   server.on("upgrade", onUpgrade);
   const client = makeControlPlaneClient(makeStoredIdentity(authority, await listen(server)));
+  client.useSession("1.of-a-test");
   closers.push(
     async () => await client.close(),
     () => server.closeAllConnections(),

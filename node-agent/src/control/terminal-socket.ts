@@ -21,6 +21,7 @@ export async function dialTerminalSocket(
     readonly listener: string;
     readonly terminalId: string;
     readonly ticket: string;
+    readonly headers?: Readonly<Record<string, string>>;
     readonly signal: AbortSignal;
   },
 ): Promise<TerminalSocket> {
@@ -30,6 +31,7 @@ export async function dialTerminalSocket(
     [TERMINAL_PROTOCOL, `${TICKET_PROTOCOL_PREFIX}${dial.ticket}`],
     {
       ...tls,
+      headers: { ...dial.headers },
       perMessageDeflate: false,
       handshakeTimeout: DIAL_TIMEOUT_MS,
       maxPayload: MESSAGE_BYTES_MAX,

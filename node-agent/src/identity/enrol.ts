@@ -1,14 +1,17 @@
-import type { X509Certificate } from "node:crypto";
+import { X509Certificate } from "node:crypto";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError, isAppError } from "@hostler/shared/errors.ts";
 import { identitySchema, NODE_PATHS, PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
-import { errorOfProblem } from "@hostler/shared/problem.ts";
-import { parseBootstrapToken, signEnrolProof } from "@hostler/pki";
-import { Agent, request } from "undici";
+import { followTrustChainFromPin, parseBootstrapToken, pinOf, signEnrolProof } from "@hostler/pki";
 import { isOutOfTime, isStranger } from "../control/connection-failure.ts";
 import type { StateFiles } from "../ports/state-files.ts";
+import { fetchTrustChain, parseEnrolListener, sendProof, type EnrolListener } from "./enrol-listener.ts";
 import { forgetPendingKey, pendingKey, readIdentity, writeIdentity, type StoredIdentity } from "./identity-files.ts";
 import { fetchPinnedRoot } from "./pinned-root.ts";
+import { trustOf } from "./refresh-trust.ts";
+
+/** A stranger that shows another root is not waited for long. */
+const TRUST_TIMEOUT_MS = 3000;
 
 export interface EnrolRequest {
   /** `host:port` of the enrol listener. */
@@ -28,14 +31,14 @@ export async function enrol(
   enrolment: EnrolRequest,
 ): Promise<StoredIdentity> {
   const token = parseBootstrapToken(enrolment.token);
-  const server = parseServer(enrolment.server);
+  const server = parseEnrolListener(enrolment.server);
   const existing = await readIdentity(deps.files);
   if (existing !== null) {
     throw new AppError("conflict", {
       detail: `This host is enrolled already as ${existing.identity.nodeId}. To enrol it anew, stop the agent and remove its state folder first.`,
     });
   }
-  const { root, leaf } = await fetchPinnedRoot(server, token.pin);
+  const { rootsPem, leaf } = await trustByPin(server, token.pin);
   const key = await pendingKey(deps.files, "enrol");
   const proof = await signEnrolProof(key, {
     iat: Math.floor(deps.clock.now().getTime() / 1000),
@@ -45,42 +48,37 @@ export async function enrol(
     hostName: enrolment.hostName,
     agentVersion: enrolment.agentVersion,
   });
-  const identity = await sendProof({ server, rootPem: root.toString(), proof }).catch(async (error: unknown) => {
+  const sending = { path: NODE_PATHS.enrol, rootsPem, proof };
+  const answer = await sendProof(server, sending).catch(async (error: unknown) => {
     // The server will never take this key: the next try has another.
     if (isAppError(error, "proof_invalid")) await forgetPendingKey(deps.files, "enrol");
     throw isAppError(error) ? error : explain(error, { enrolment, leaf, now: deps.clock.now() });
   });
+  const identity = identitySchema.parse(answer);
   const stored = await writeIdentity(deps.files, { privateKey: key, identity, server: enrolment.server });
   await forgetPendingKey(deps.files, "enrol");
   return stored;
 }
 
-async function sendProof(sending: {
-  readonly server: { readonly host: string; readonly port: number };
-  readonly rootPem: string;
-  readonly proof: string;
-}): Promise<StoredIdentity["identity"]> {
-  const { server } = sending;
-  // The trust domain, and with it the server's name, is known only from the answer: TLS checks the chain up to the pinned
-  // root and the server purpose, and every server certificate under that root is the control plane's.
-  const agent = new Agent({
-    connect: { ca: sending.rootPem, minVersion: "TLSv1.3", checkServerIdentity: () => undefined },
-    headersTimeout: 30_000,
-    bodyTimeout: 30_000,
-  });
+/**
+ * The roots to trust for the token's pin. Usually the server shows the pinned root itself; after a rotation, the chain of signed
+ * trust bundles leads from the pinned root to the one that it shows now.
+ */
+async function trustByPin(
+  server: EnrolListener,
+  pin: string,
+): Promise<{ readonly rootsPem: string; readonly leaf: X509Certificate }> {
   try {
-    const origin = `https://${server.host.includes(":") ? `[${server.host}]` : server.host}:${server.port}`;
-    const answer = await request(`${origin}${NODE_PATHS.enrol}`, {
-      method: "POST",
-      dispatcher: agent,
-      headers: { "content-type": "application/json" },
-      body: JSON.stringify({ proof: sending.proof }),
-    });
-    const body: unknown = await answer.body.json();
-    if (answer.statusCode !== 200) throw errorOfProblem(body, answer.statusCode);
-    return identitySchema.parse(body);
-  } finally {
-    await agent.close();
+    const { root, leaf } = await fetchPinnedRoot(server, pin);
+    return { rootsPem: root.toString(), leaf };
+  } catch (error) {
+    if (!isAppError(error, "pin_mismatch")) throw error;
+    const chain = await fetchTrustChain(server, 0, AbortSignal.timeout(TRUST_TIMEOUT_MS)).catch(() => []);
+    const bundle = await followTrustChainFromPin(chain, pin);
+    const active = bundle?.authorities.find(({ phase }) => phase === "active");
+    if (bundle === null || active === undefined) throw error;
+    const { leaf } = await fetchPinnedRoot(server, pinOf(new X509Certificate(active.root)));
+    return { rootsPem: trustOf(bundle).trustBundle, leaf };
   }
 }
 
@@ -114,16 +112,4 @@ function clockSkew(leaf: X509Certificate, now: Date): AppError {
     detail: `This host's clock (${now.toISOString()}) is at least ${Math.ceil(Math.abs(offsetMs) / 1000)} s ${direction} the control plane's, whose certificate is valid from ${leaf.validFromDate.toISOString()} to ${leaf.validToDate.toISOString()}.`,
     facts: { offsetMs },
   });
-}
-
-function parseServer(text: string): { readonly host: string; readonly port: number } {
-  const match = /^(?:https:\/\/)?(?:\[([0-9a-fA-F:]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})\/?$/.exec(text);
-  const host = match?.[1] ?? match?.[2];
-  const port = Number(match?.[3]);
-  if (host === undefined || port < 1 || port > 65_535) {
-    throw new AppError("malformed_request", {
-      detail: `--server ${text} is not host:port. Write it as the token's command shows, such as cloud.example.org:7443.`,
-    });
-  }
-  return { host, port };
 }

@@ -9,6 +9,8 @@ import type { StateFiles } from "../ports/state-files.ts";
 const storedSchema = z.object({ privateKey: z.string(), identity: identitySchema, server: z.string() });
 const ENROLLED = "identity.json";
 /** The key of an enrolment or renewal whose answer is not here yet. A retry uses it again, so a lost answer costs nothing. */
+const SESSION = "session.json";
+const sessionSchema = z.object({ session: z.string() });
 const PENDING = { enrol: "enrol-key.pem", renew: "renew-key.pem" } as const;
 
 export interface StoredIdentity {
@@ -58,4 +60,15 @@ export async function pendingKey(files: StateFiles, purpose: keyof typeof PENDIN
 
 export async function forgetPendingKey(files: StateFiles, purpose: keyof typeof PENDING): Promise<void> {
   await files.remove(PENDING[purpose]);
+}
+
+/** The session of the last start; null when there was none. */
+export async function readSession(files: StateFiles): Promise<string | null> {
+  const text = await files.read(SESSION);
+  return text === null ? null : sessionSchema.parse(JSON.parse(text)).session;
+}
+
+/** On disk before it resolves, and so before it is used: only a copy of an older disk comes with an older session. */
+export async function writeSession(files: StateFiles, session: string): Promise<void> {
+  await files.replace(SESSION, `${JSON.stringify({ session })}\n`);
 }

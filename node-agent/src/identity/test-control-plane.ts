@@ -66,6 +66,7 @@ export function makeTestAuthority(): TestAuthority {
         trustDomain: DOMAIN,
         certificateChain: pemOf(leaf) + nodes.pem,
         trustBundle: rootPem,
+        trustVersion: 1,
         taskKeys: { keys: [publicJwk(taskKey)] },
         nodeListener,
         renewAt: validity.notAfter.toISOString(),

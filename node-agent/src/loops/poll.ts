@@ -2,6 +2,7 @@ import { backoffMs } from "@hostler/shared/backoff.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { describeError } from "@hostler/shared/errors.ts";
 import { POLL_WAIT_MS_MAX, type PollAnswer, PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
+import type { IdentityKeeper } from "../identity/keep-identity.ts";
 import type { Log } from "../log.ts";
 import type { ControlPlane } from "../ports/control-plane.ts";
 import type { Runner } from "../runner/runner.ts";
@@ -12,10 +13,12 @@ import type { Loop } from "./supervise.ts";
  * when there is a higher one or the wait is over, so an answer that got lost costs one round, never a task.
  *
  *   polling ─answer─► tasks to the runner, renewals, cancellations ─► polling
+ *      ├─ refused ───► mended by the identity keeper: a new session, newer trust, the last key ─► polling
  *      └─ no answer ─► away: waits 0.2 to 10 s, longer each time ─► polling. Slices and running tasks go on.
  */
 export function pollLoop(deps: {
   readonly controlPlane: Pick<ControlPlane, "poll">;
+  readonly keeper: Pick<IdentityKeeper, "startSession" | "renewWithin" | "catchUp" | "mend">;
   readonly runner: Runner;
   readonly clock: Clock;
   readonly random: () => number;
@@ -23,8 +26,9 @@ export function pollLoop(deps: {
   /** Changes at every start of the agent. */
   readonly agentInstance: string;
 }): Loop {
-  const { controlPlane, runner, clock, log } = deps;
+  const { controlPlane, keeper, runner, clock, log } = deps;
   let ackedRevision = 0;
+  let hasSession = false;
   const pollOnce = async (signal: AbortSignal): Promise<PollAnswer> => {
     const sentAtMs = clock.monotonicMs();
     const { running, credit } = runner;
@@ -37,6 +41,9 @@ export function pollLoop(deps: {
       running,
     };
     const answer = await controlPlane.poll(request, signal);
+    // Whom to trust comes first: the tasks of this answer may be signed by a key that the newest bundle names.
+    await keeper.catchUp(answer.trustVersion, signal);
+    if (answer.renewWithinMs !== null) keeper.renewWithin(answer.renewWithinMs);
     const stale = new Set(answer.stale);
     runner.renew({
       sentAtMs,
@@ -58,6 +65,8 @@ export function pollLoop(deps: {
         signal.throwIfAborted();
         const startedAtMs = clock.monotonicMs();
         try {
+          if (!hasSession) await keeper.startSession(signal);
+          hasSession = true;
           const answer = await pollOnce(signal);
           if (failures > 0) log.info({ failures }, "control plane is back");
           failures = 0;
@@ -68,6 +77,7 @@ export function pollLoop(deps: {
         } catch (error) {
           signal.throwIfAborted();
           failures += 1;
+          if (failures <= MENDS_AT_ONCE && (await mended(deps, error, signal))) continue;
           if (failures === 1) log.warn({ error: describeError(error) }, "control plane is away, slices run on");
           setStatus(`control plane away: ${describeError(error)}`);
           await clock.sleep(backoffMs(AWAY, failures, deps.random), signal);
@@ -75,6 +85,24 @@ export function pollLoop(deps: {
       }
     },
   };
+}
+
+/** A refusal that the agent could do something about is asked again at once so many times, then in the pace of any other. */
+const MENDS_AT_ONCE = 3;
+
+/** What a refusal calls for: a new session, newer trust, the way back by the last key. */
+async function mended(
+  { keeper, log }: { readonly keeper: Pick<IdentityKeeper, "mend">; readonly log: Log },
+  error: unknown,
+  signal: AbortSignal,
+): Promise<boolean> {
+  try {
+    return await keeper.mend(error, signal);
+  } catch (failure) {
+    signal.throwIfAborted();
+    log.warn({ refusal: describeError(error), error: describeError(failure) }, "the refusal could not be mended");
+    return false;
+  }
 }
 
 const AWAY = { firstMs: 2000, maxMs: 10_000 };

@@ -10,6 +10,8 @@ import type { Loop } from "./supervise.ts";
  */
 export function renewalLoop(deps: {
   readonly renewAt: () => Date;
+  /** Resolves when `renewAt` changes. */
+  readonly renewalChanged: () => Promise<void>;
   readonly expiresAt: () => Date;
   readonly renew: (signal: AbortSignal) => Promise<void>;
   readonly clock: Clock;
@@ -25,7 +27,7 @@ export function renewalLoop(deps: {
         if (waitMs > 0) {
           setStatus(`next renewal at ${renewAt().toISOString()}`);
           // In steps: the wall clock may be set while we wait.
-          await clock.sleep(Math.min(waitMs, STEP_MS), signal);
+          await waitFor(deps, Math.min(waitMs, STEP_MS), signal);
           continue;
         }
         try {
@@ -45,6 +47,19 @@ export function renewalLoop(deps: {
       }
     },
   };
+}
+
+async function waitFor(
+  deps: { readonly clock: Clock; readonly renewalChanged: () => Promise<void> },
+  ms: number,
+  signal: AbortSignal,
+): Promise<void> {
+  const over = new AbortController();
+  try {
+    await Promise.race([deps.renewalChanged(), deps.clock.sleep(ms, AbortSignal.any([signal, over.signal]))]);
+  } finally {
+    over.abort(new Error("over"));
+  }
 }
 
 const STEP_MS = 60_000;

@@ -8,7 +8,7 @@ import type { ImageSource } from "./image-source.ts";
  * `service_unavailable` when it cannot be reached.
  */
 export interface ControlPlane extends ImageSource {
-  poll(request: PollRequest, signal: AbortSignal): Promise<PollAnswer>;
+  poll(request: Ask, signal: AbortSignal): Promise<PollAnswer>;
   sendInventory(inventory: Inventory, signal: AbortSignal): Promise<void>;
   sendTelemetry(samples: readonly TelemetrySample[], signal: AbortSignal): Promise<void>;
   sendProgress(request: {
@@ -30,6 +30,9 @@ export interface ControlPlane extends ImageSource {
     readonly signal: AbortSignal;
   }): Promise<TerminalSocket>;
 }
+
+/** A poll; whom the agent trusts is added by the adapter, which holds the identity. */
+export type Ask = Omit<PollRequest, "trustVersion">;
 
 /** A WebSocket as the terminal relay needs it: binary frames both ways and a sight of what has not left yet. */
 export interface TerminalSocket {

@@ -9,6 +9,8 @@ import type { StateFiles } from "../ports/state-files.ts";
 export interface HighWaterMark {
   /** Raises the mark. Rejects with `task_rejected` when the number is not above it. One caller at a time. */
   raise(seq: number): Promise<void>;
+  /** The mark now; 0 when there was no task yet. */
+  current(): Promise<number>;
 }
 
 const PATH = "high-water-mark.json";
@@ -17,6 +19,7 @@ const markSchema = z.object({ seq: z.int() });
 export function makeHighWaterMark(files: StateFiles): HighWaterMark {
   let mark: number | null = null;
   return {
+    current: async () => (mark ??= await readMark(files)),
     raise: async (seq) => {
       mark ??= await readMark(files);
       if (seq <= mark)

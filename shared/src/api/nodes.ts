@@ -5,12 +5,19 @@ import { NODE_STATES, SLOT_STATES } from "../states.ts";
 import { timestampSchema } from "./common.ts";
 import { resourceNameSchema } from "./identity.ts";
 
+/** RFC 7638 thumbprint of a public key. */
+const keyThumbprintSchema = z
+  .string()
+  .regex(/^[A-Za-z0-9_-]{43}$/, "Expected a key thumbprint, 43 characters: see hostler-agent key.");
+
 export const bootstrapTokenCreateSchema = z
   .strictObject({
     /** Life in seconds; at most a day. */
     ttlSeconds: z.int().min(60).max(86_400).default(900),
     /** When set, only a host that calls itself so may use the token. */
     hostName: z.string().min(1).max(253).nullable().default(null),
+    /** When set, only this key may use the token: what `hostler-agent key` prints on the host. */
+    keyThumbprint: keyThumbprintSchema.nullable().default(null),
   })
   .meta({ id: "BootstrapTokenCreate" });
 export const bootstrapTokenSchema = z
@@ -18,6 +25,7 @@ export const bootstrapTokenSchema = z
     id: z.string(),
     state: z.enum(["unused", "used", "expired", "revoked"]),
     hostName: z.string().nullable(),
+    keyThumbprint: z.string().nullable(),
     nodeId: idSchema("node").nullable(),
     createdAt: timestampSchema,
     expiresAt: timestampSchema,
@@ -58,6 +66,21 @@ export const nodeSchema = z
   })
   .meta({ id: "Node" });
 export type Node = z.infer<typeof nodeSchema>;
+
+/** How often more a host may come back by its last key before it has to renew in the ordinary way. */
+export const recoveryAllowanceSchema = z
+  .strictObject({ more: z.int().min(1).max(100) })
+  .meta({ id: "RecoveryAllowance" });
+/** For how long a start with an older identity is the host that was restored from a backup, not a copy of it. */
+export const restoreDeclarationSchema = z
+  .strictObject({
+    ttlSeconds: z
+      .int()
+      .min(60)
+      .max(7 * 86_400)
+      .default(3600),
+  })
+  .meta({ id: "RestoreDeclaration" });
 
 export const telemetrySeriesSchema = z
   .object({ nodeId: idSchema("node"), samples: z.array(telemetrySampleSchema) })

@@ -1,0 +1,57 @@
+import { AppError } from "@hostler/shared/errors.ts";
+import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, type SessionRequest } from "@hostler/shared/node-protocol.ts";
+import { insertAuditRow } from "../audit/store.ts";
+import { NODES_REFUSED_TOPIC } from "../db/wake-bus.ts";
+import { inTransaction } from "../db/transaction.ts";
+import type { Deps } from "../deps.ts";
+import { freezeNode } from "./freeze-node.ts";
+import { judgeStart } from "./judge-session.ts";
+import type { SessionTokens } from "./session-token.ts";
+import { lockSession, saveSession } from "./session-store.ts";
+
+/**
+ * A start of an agent. Whoever comes with a session that was replaced and used holds a copy of the identity: the node is frozen,
+ * and with it both copies. Rejects with `node_frozen` then.
+ */
+export async function startSession(
+  deps: Pick<Deps, "sql" | "clock" | "wake"> & { readonly sessions: SessionTokens },
+  request: { readonly nodeId: string; readonly body: SessionRequest; readonly requestId: string },
+): Promise<{ readonly session: string }> {
+  const { nodeId, body, requestId } = request;
+  refuseOtherVersions(body.protocolVersion);
+  const previous = body.previous === null ? 0 : (deps.sessions.read(nodeId, body.previous) ?? 0);
+  const session = await inTransaction(deps.sql, async (tx) => {
+    const record = await lockSession(tx, nodeId);
+    if (record === undefined) throw new AppError("not_found");
+    const verdict = judgeStart(record, previous);
+    if (verdict.kind === "copy") {
+      const reason = `Two holders: a start came with session ${previous} after ${record.session} was in use.`;
+      await freezeNode(tx, deps.clock, { nodeId, actor: `node:${nodeId}`, reason, requestId });
+      return null;
+    }
+    const { agentInstance, highWaterMark } = body;
+    await saveSession(tx, { nodeId, ...verdict, agentInstance, highWaterMark });
+    await insertAuditRow(tx, {
+      actor: `node:${nodeId}`,
+      action: "node.session_started",
+      targetId: nodeId,
+      targetVersion: null,
+      outcome: "succeeded",
+      requestId,
+      detail: { session: verdict.session, previous, known: record.session, agentInstance },
+    });
+    return verdict.session;
+  });
+  if (session === null) {
+    deps.wake.wake(NODES_REFUSED_TOPIC);
+    throw new AppError("node_frozen");
+  }
+  return { session: deps.sessions.make(nodeId, session) };
+}
+
+function refuseOtherVersions(version: number): void {
+  if (version >= PROTOCOL_VERSION_MIN && version <= PROTOCOL_VERSION) return;
+  throw new AppError("protocol_unsupported", {
+    detail: `The agent speaks version ${version}; this control plane speaks ${PROTOCOL_VERSION_MIN} to ${PROTOCOL_VERSION}.`,
+  });
+}
