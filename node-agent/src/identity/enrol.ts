@@ -116,7 +116,8 @@ function clockSkew(leaf: X509Certificate, now: Date): AppError {
   });
 }
 
-function parseServer(text: string): { readonly host: string; readonly port: number } {
+/** `host:port` as tokens' commands and identities write it; IPv6 in brackets, which are taken off. Throws `malformed_request`. */
+export function parseServer(text: string): { readonly host: string; readonly port: number } {
   const match = /^(?:https:\/\/)?(?:\[([0-9a-fA-F:]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})\/?$/.exec(text);
   const host = match?.[1] ?? match?.[2];
   const port = Number(match?.[3]);
