@@ -19,8 +19,8 @@ export async function checkAcceptance(scene: Scene): Promise<readonly Outcome[]>
     return [skipped("this host has no identity to be accepted yet")];
   const reach = scene.listeners.find(({ role }) => role === "node");
   const server = await reach?.server();
-  if (reach === undefined || server?.state !== "done" || server.value.verdict.kind !== "ours")
-    return [skipped("the node listener is not reached, or is not ours")];
+  const isOurs = server?.state === "done" && server.value.verdict.kind === "ours" && server.value.refusal === null;
+  if (reach === undefined || !isOurs) return [skipped("the node listener is not reached, or is not ours")];
   const tls = tlsOf(scene.identity.stored);
   if (!isPair(tls)) return [skipped("the key and the certificate are no pair")];
   return [await askAs(reach, tls)];

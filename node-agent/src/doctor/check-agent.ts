@@ -6,7 +6,7 @@ import type { Scene } from "./scene.ts";
 /** Whether an agent works on this state now. */
 export function checkAgent(scene: Scene): readonly Outcome[] {
   if (scene.agent !== null) return [ok(`runs (pid ${scene.agent.pid}) and holds the state folder`)];
-  if (scene.identity.state !== "present") return [skipped("this host is not enrolled")];
+  if (scene.identity.state !== "present") return [skipped("without an identity none can run")];
   return [
     warning({
       text: "no agent runs on this state folder",

@@ -1,11 +1,11 @@
 import { CLOCK_SKEW_MS_MAX } from "@hostler/shared/node-protocol.ts";
 import { leafOf } from "./check-certificate.ts";
 import { ok, problem, skipped, warning, type Outcome } from "./finding.ts";
+import type { ServerVerdict } from "./judge-server.ts";
 import { measureClock, type ClockOffset } from "./measure-clock.ts";
 import type { Reach } from "./reach.ts";
 import { SET_CLOCK } from "./remedies.ts";
 import type { Scene } from "./scene.ts";
-import { within } from "./within.ts";
 import { spanText } from "./words.ts";
 
 const WARNING_MS = 30_000;
@@ -29,17 +29,16 @@ async function measureAt(scene: Scene, reach: Reach): Promise<ClockOffset | null
   const server = await reach.server();
   if (server.state !== "done" || !hasOurClock(server.value.verdict.kind)) return null;
   const { get } = server.value;
-  const { clock, limits } = scene.deps;
-  const measuring = within(
-    clock,
-    limits.stepMs,
-    async (signal) => await measureClock(clock, async () => (await get(PATH)).date, signal),
-  );
-  // A connection that breaks leaves the clock unknown; what broke it, the checks below find.
-  return await measuring.catch(() => null);
+  // A connection that breaks ends the measurement; what broke it, the checks below find.
+  const askDate = async (): Promise<Date | null> =>
+    await get(PATH).then(
+      ({ date }) => date,
+      () => null,
+    );
+  return await measureClock(scene.deps.clock, askDate);
 }
 
-function hasOurClock(kind: string): boolean {
+function hasOurClock(kind: ServerVerdict["kind"]): boolean {
   return ["ours", "expired", "not_yet_valid"].includes(kind);
 }
 

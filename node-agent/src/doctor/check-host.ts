@@ -37,7 +37,8 @@ export async function checkPrograms(scene: Scene): Promise<readonly Outcome[]> {
 export async function checkKvm(scene: Scene): Promise<readonly Outcome[]> {
   const { kvm } = scene.deps.devices;
   const closed = await reasonNotOpen(kvm);
-  const tried = await readVerdict(makeDiskFiles(scene.stateDir));
+  // A state folder that we may not read has its own finding.
+  const tried = await readVerdict(makeDiskFiles(scene.stateDir)).catch(() => null);
   const failed = tried?.accelerator === "tcg" && tried.bootId === (await readBootId()) ? tried.reason : null;
   const matters = "virtual machines are emulated, which is slow";
   if (closed !== null)

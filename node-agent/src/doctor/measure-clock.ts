@@ -9,22 +9,23 @@ export interface ClockOffset {
 
 const SAMPLES_MAX = 10;
 const PAUSE_MS = 120;
+/** No new sample after this: a slow way makes them long, and the first one already tells a second. */
+const MEASURE_MS_MAX = 1500;
 const GOOD_ENOUGH_MS = 300;
 const DATE_RESOLUTION_MS = 1000;
 
 /**
  * How far this host's clock is from a server's, by the Date of its answers. One answer leaves a second and the round trip
  * open; each further one narrows that, and the one after the server's second flips closes it to about the pause between two.
- * Null when no answer carries a readable Date.
+ * Ends at the first question without a Date in its answer, with what is known by then: null when it is the very first.
  */
-export async function measureClock(
-  clock: Clock,
-  askDate: () => Promise<Date | null>,
-  signal: AbortSignal,
-): Promise<ClockOffset | null> {
+export async function measureClock(clock: Clock, askDate: () => Promise<Date | null>): Promise<ClockOffset | null> {
+  const startedMs = clock.monotonicMs();
+  const neverAborted = new AbortController().signal;
   let bounds: Bounds | null = null;
   for (let sample = 0; sample < SAMPLES_MAX; sample += 1) {
-    if (sample > 0) await clock.sleep(PAUSE_MS, signal);
+    if (sample > 0 && clock.monotonicMs() - startedMs > MEASURE_MS_MAX) break;
+    if (sample > 0) await clock.sleep(PAUSE_MS, neverAborted);
     const sentMs = clock.now().getTime();
     const date = await askDate();
     const receivedMs = clock.now().getTime();
