@@ -88,6 +88,10 @@ describe("trust", () => {
     const stateDir = await makeEnrolledHost(authority, address);
     const report = await examine(stateDir, { clock: makeShiftedClock(25 * HOUR_MS) });
     expect(report.of("trust")).toMatchObject([{ verdict: "problem", text: expect.stringContaining("no root") }]);
+    const early = await examine(stateDir, { clock: makeShiftedClock(-25 * HOUR_MS) });
+    expect(early.of("trust")).toMatchObject([
+      { verdict: "problem", remedy: expect.stringMatching(/^Set this host's clock/) },
+    ]);
   });
 });
 

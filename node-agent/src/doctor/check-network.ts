@@ -59,7 +59,7 @@ async function dial(scene: Scene, reach: Reach): Promise<Outcome> {
       return skipped(`${name}: its name has no address`);
     case "failed": {
       const { text, remedy } = TCP_TROUBLE[connected.fault](reach, codeOf(connected.error));
-      return judgeBy(scene, reach, { text: `${name} ${text}`, remedy });
+      return judgeBy(scene, reach, { text: `${name} ${text}`, matters: CUT_OFF, remedy });
     }
   }
 }
@@ -92,11 +92,11 @@ const TCP_TROUBLE: Readonly<Record<TcpFault, (reach: Reach, code: string) => { t
 export function judgeBy(
   scene: Scene,
   reach: Reach,
-  trouble: { readonly text: string; readonly remedy: string },
+  trouble: { readonly text: string; readonly remedy: string; readonly matters: string },
 ): Outcome {
   return scene.enrolment === null && reach.role === "enrol"
     ? warning({ ...trouble, matters: "this host works without it, but could not enrol again" })
-    : problem({ ...trouble, matters: CUT_OFF });
+    : problem(trouble);
 }
 
 export function listenerName({ role, address }: Reach): string {

@@ -12,6 +12,7 @@ interface Words {
   readonly remedy: string;
 }
 
+const MATTERS = "the agent talks to its control plane alone";
 const NO_PROXY =
   "Dial the control plane itself: no TLS-terminating proxy, load balancer or inspecting firewall may stand in between.";
 
@@ -29,14 +30,14 @@ async function shakeHands(scene: Scene, reach: Reach): Promise<Outcome> {
       return skipped(`${name}: there is no connection`);
     case "failed": {
       const { text, remedy } = TLS_TROUBLE[server.fault](reach, codeOf(server.error));
-      return judgeBy(scene, reach, { text: `${name} ${text}`, remedy });
+      return judgeBy(scene, reach, { text: `${name} ${text}`, matters: MATTERS, remedy });
     }
     case "done": {
       if (server.value.verdict.kind === "no_pin") return skipped(`${name}: the token has no pin to compare with`);
       const words = wordsAgainst(scene, server.value);
       if (words === null)
         return ok(`${name} is ${isByPin(scene) ? "the one that the token pins" : "our control plane"}`);
-      return judgeBy(scene, reach, { text: `${name} ${words.text}`, remedy: words.remedy });
+      return judgeBy(scene, reach, { text: `${name} ${words.text}`, matters: MATTERS, remedy: words.remedy });
     }
   }
 }

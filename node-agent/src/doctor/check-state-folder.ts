@@ -27,8 +27,11 @@ export async function checkStateFolder(scene: Scene): Promise<readonly Outcome[]
       }),
     ];
   }
+  const owner = await checkOwner(scene, found.uid);
+  // What a stranger may not do there follows from that, and says nothing of the agent.
+  if (owner.length > 0 && scene.deps.userId !== 0) return owner;
   const trouble = [
-    ...(await checkOwner(scene, found.uid)),
+    ...owner,
     ...checkMode(stateDir, found.mode),
     ...(await checkWriting(stateDir)),
     ...(await checkSpace(stateDir)),

@@ -2,7 +2,7 @@ import { createPublicKey, type X509Certificate } from "node:crypto";
 import { parsePemChain } from "@hostler/pki";
 import type { IdentityAnswer } from "@hostler/shared/node-protocol.ts";
 import { ok, problem, skipped, type Outcome } from "./finding.ts";
-import { enrolAgain, NO_IDENTITY } from "./remedies.ts";
+import { enrolAgain, NO_IDENTITY, SET_CLOCK } from "./remedies.ts";
 import type { Scene } from "./scene.ts";
 
 /** Whom the node trusts: the roots that servers are checked against, and the keys that tasks are signed with. */
@@ -21,8 +21,9 @@ export function checkTrust(scene: Scene): readonly Outcome[] {
   else if (current.length === 0) {
     const times = roots.map((root) => `${root.validFromDate.toISOString()} to ${root.validToDate.toISOString()}`);
     const text = `no root in the trust bundle is good at this host's time (${now.toISOString()}): ${times.join(", ")}`;
-    const first = "If the clock is wrong, set it (timedatectl set-ntp true). If it is right: ";
-    trouble.push(problem({ text, matters: blind, remedy: `${first}${enrolAgain(scene)}` }));
+    const isEarly = roots.every((root) => root.validFromDate > now);
+    const anew = `If the clock is wrong, set it (timedatectl set-ntp true). If it is right: ${enrolAgain(scene)}`;
+    trouble.push(problem({ text, matters: blind, remedy: isEarly ? SET_CLOCK : anew }));
   }
   if (keys.length === 0)
     trouble.push(
