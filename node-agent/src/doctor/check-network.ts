@@ -68,7 +68,7 @@ async function dial(scene: Scene, reach: Reach): Promise<Outcome> {
 const TCP_TROUBLE: Readonly<Record<TcpFault, (reach: Reach, code: string) => { text: string; remedy: string }>> = {
   refused: ({ port }) => ({
     text: "refuses connections: nothing listens there",
-    remedy: `Start the control plane, or correct the port: on its host, ss -ltn 'sport = :${port}' shows whether it listens, and on which address.`,
+    remedy: `Start the control plane, or correct the port: on its host, ss -ltn 'sport = :${port}' shows whether it listens, and on which address. A firewall that rejects looks the same.`,
   }),
   timed_out: ({ port }) => ({
     text: "does not answer: packets to it are dropped",
