@@ -5,6 +5,7 @@ import { systemClock } from "@hostler/shared/clock.ts";
 import { AppError, describeError, ERRORS } from "@hostler/shared/errors.ts";
 import { shortName } from "@hostler/shared/ids.ts";
 import { readRunConfig, RUN_OPTIONS, stateDirOf } from "./config.ts";
+import { doctor as runDoctor } from "./doctor/doctor.ts";
 import { readLockHolder } from "./host/state-lock.ts";
 import { enrol } from "./identity/enrol.ts";
 import { readIdentity } from "./identity/identity-files.ts";
@@ -22,6 +23,8 @@ const HELP = `hostler-agent: makes this host part of a Hostler cloud
   run [flags]                               Work until SIGTERM; slices go on running without it.
   status                                    Who this host is, and whether an agent runs.
   inspect                                   The slices on this host and how far each is.
+  doctor [--json]                           What is wrong with this host or its way to the control plane, and what mends it.
+  doctor --server HOST:PORT --token TOKEN   The same for an enrolment to come; the token is sent nowhere.
 
 Flags of run:
 ${Object.entries(RUN_OPTIONS)
@@ -30,7 +33,13 @@ ${Object.entries(RUN_OPTIONS)
 
 State is in HOSTLER_AGENT_STATE_DIR (${stateDirOf()}), sockets in HOSTLER_AGENT_RUN_DIR.`;
 
-const COMMANDS: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = { enroll, run, status, inspect };
+const COMMANDS: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = {
+  enroll,
+  run,
+  status,
+  inspect,
+  doctor,
+};
 
 const [name = "help", ...args] = process.argv.slice(2);
 const command = COMMANDS[name];
@@ -124,4 +133,10 @@ async function inspect(): Promise<void> {
     process.stdout.write(`${row.join("  ")}\n`);
   }
   if (slices.length === 0) process.stdout.write("No slices on this host.\n");
+}
+
+async function doctor(words: readonly string[]): Promise<void> {
+  const write = (text: string): void => void process.stdout.write(text);
+  // At once: a resolver that hangs cannot be called off and would keep the process.
+  process.exit(await runDoctor(words, { stateDir: stateDirOf(), write }));
 }

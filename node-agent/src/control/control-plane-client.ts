@@ -125,7 +125,7 @@ function agentFor(identity: StoredIdentity): Agent {
 }
 
 /** What every connection of this node uses: its certificate, one trusted root, the control plane's name whatever is dialled. */
-function tlsOf(identity: StoredIdentity): {
+export function tlsOf(identity: Pick<StoredIdentity, "privateKeyPem" | "identity">): {
   key: string;
   cert: string;
   ca: string;

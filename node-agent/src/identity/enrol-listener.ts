@@ -12,14 +12,14 @@ export interface EnrolListener {
   readonly port: number;
 }
 
-/** Throws `malformed_request` when the text is not host:port. */
-export function parseEnrolListener(text: string): EnrolListener {
+/** `host:port` as tokens' commands and identities write it; IPv6 in brackets, which are taken off. Throws `malformed_request`. */
+export function parseServer(text: string): EnrolListener {
   const match = /^(?:https:\/\/)?(?:\[([0-9a-fA-F:]+)\]|([A-Za-z0-9.-]+)):(\d{1,5})\/?$/.exec(text);
   const host = match?.[1] ?? match?.[2];
   const port = Number(match?.[3]);
   if (host === undefined || port < 1 || port > 65_535) {
     throw new AppError("malformed_request", {
-      detail: `--server ${text} is not host:port of the enrol listener, such as hostler.example.org:7443.`,
+      detail: `--server ${text} is not host:port. Write it as the token's command shows, such as cloud.example.org:7443.`,
     });
   }
   return { host, port };

@@ -5,7 +5,7 @@ import { identitySchema, NODE_PATHS, PROTOCOL_VERSION } from "@hostler/shared/no
 import { followTrustChainFromPin, parseBootstrapToken, pinOf, signEnrolProof } from "@hostler/pki";
 import { isOutOfTime, isStranger } from "../control/connection-failure.ts";
 import type { StateFiles } from "../ports/state-files.ts";
-import { fetchTrustChain, parseEnrolListener, sendProof, type EnrolListener } from "./enrol-listener.ts";
+import { fetchTrustChain, parseServer, sendProof, type EnrolListener } from "./enrol-listener.ts";
 import { forgetPendingKey, pendingKey, readIdentity, writeIdentity, type StoredIdentity } from "./identity-files.ts";
 import { fetchPinnedRoot } from "./pinned-root.ts";
 import { trustOf } from "./refresh-trust.ts";
@@ -31,7 +31,7 @@ export async function enrol(
   enrolment: EnrolRequest,
 ): Promise<StoredIdentity> {
   const token = parseBootstrapToken(enrolment.token);
-  const server = parseEnrolListener(enrolment.server);
+  const server = parseServer(enrolment.server);
   const existing = await readIdentity(deps.files);
   if (existing !== null) {
     throw new AppError("conflict", {

@@ -7,7 +7,7 @@ import type { StateFiles } from "../ports/state-files.ts";
 
 /** Key, certificate and whom to trust lie in one file: they can never be of two different identities. */
 const storedSchema = z.object({ privateKey: z.string(), identity: identitySchema, server: z.string() });
-const ENROLLED = "identity.json";
+export const IDENTITY_FILE = "identity.json";
 /** The key of an enrolment or renewal whose answer is not here yet. A retry uses it again, so a lost answer costs nothing. */
 const SESSION = "session.json";
 const sessionSchema = z.object({ session: z.string() });
@@ -23,17 +23,23 @@ export interface StoredIdentity {
 
 /** Null when this host is not enrolled. */
 export async function readIdentity(files: StateFiles): Promise<StoredIdentity | null> {
-  const text = await files.read(ENROLLED);
+  const text = await files.read(IDENTITY_FILE);
   if (text === null) return null;
   try {
-    const { privateKey, identity, server } = storedSchema.parse(JSON.parse(text));
-    return { privateKey: importPrivateKey(privateKey, null), privateKeyPem: privateKey, identity, server };
+    const { privateKeyPem, identity, server } = parseIdentityFile(text);
+    return { privateKey: importPrivateKey(privateKeyPem, null), privateKeyPem, identity, server };
   } catch (error) {
     throw new AppError("conflict", {
-      detail: `The file ${ENROLLED} in the agent's state folder is damaged. Restore it, or remove it and enrol again with a new token.`,
+      detail: `The file ${IDENTITY_FILE} in the agent's state folder is damaged. Restore it, or remove it and enrol again with a new token.`,
       cause: error,
     });
   }
+}
+
+/** The text of the file, its key not looked at yet. Throws JSON's or zod's own error; JSON's may quote the key, so it is not for showing. */
+export function parseIdentityFile(text: string): Omit<StoredIdentity, "privateKey"> {
+  const { privateKey, identity, server } = storedSchema.parse(JSON.parse(text));
+  return { privateKeyPem: privateKey, identity, server };
 }
 
 /** Replaces the identity whole, on disk before it resolves. */
@@ -43,7 +49,7 @@ export async function writeIdentity(
 ): Promise<StoredIdentity> {
   const privateKeyPem = exportPrivateKey(stored.privateKey, null);
   await files.replace(
-    ENROLLED,
+    IDENTITY_FILE,
     `${JSON.stringify({ privateKey: privateKeyPem, identity: stored.identity, server: stored.server })}\n`,
   );
   return { ...stored, privateKeyPem };

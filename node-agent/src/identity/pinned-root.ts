@@ -39,7 +39,8 @@ export async function fetchPinnedRoot(
   }
 }
 
-function chainOf(socket: TLSSocket): X509Certificate[] {
+/** What the server showed, its own certificate first; nothing of it is verified. */
+export function chainOf(socket: TLSSocket): X509Certificate[] {
   const chain: X509Certificate[] = [];
   const seen = new Set<string>();
   for (

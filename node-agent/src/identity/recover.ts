@@ -5,7 +5,7 @@ import { identitySchema, NODE_PATHS, PROTOCOL_VERSION } from "@hostler/shared/no
 import { signRecoverProof, signRenewProof } from "@hostler/pki";
 import { connectionFailure } from "../control/connection-failure.ts";
 import type { StateFiles } from "../ports/state-files.ts";
-import { parseEnrolListener, sendProof } from "./enrol-listener.ts";
+import { parseServer, sendProof } from "./enrol-listener.ts";
 import { forgetPendingKey, pendingKey, writeIdentity, type StoredIdentity } from "./identity-files.ts";
 
 /**
@@ -29,7 +29,7 @@ export async function recoverIdentity(
     certificate: last.toString(),
     renewal,
   });
-  const server = parseEnrolListener(current.server);
+  const server = parseServer(current.server);
   const answer = await sendProof(server, { path: NODE_PATHS.recover, rootsPem: trustBundle, proof, signal }).catch(
     async (error: unknown) => {
       if (isAppError(error, "proof_invalid")) await forgetPendingKey(deps.files, "renew");

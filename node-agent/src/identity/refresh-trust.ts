@@ -1,7 +1,7 @@
 import { followTrustChain, parsePemChain } from "@hostler/pki";
 import type { TrustBundle } from "@hostler/shared/trust.ts";
 import type { StateFiles } from "../ports/state-files.ts";
-import { fetchTrustChain, parseEnrolListener } from "./enrol-listener.ts";
+import { fetchTrustChain, parseServer } from "./enrol-listener.ts";
 import { writeIdentity, type StoredIdentity } from "./identity-files.ts";
 
 /**
@@ -14,7 +14,7 @@ export async function refreshTrust(
   signal: AbortSignal,
 ): Promise<StoredIdentity | null> {
   const { trustVersion, trustBundle } = current.identity;
-  const chain = await fetchTrustChain(parseEnrolListener(current.server), trustVersion, signal);
+  const chain = await fetchTrustChain(parseServer(current.server), trustVersion, signal);
   const roots = parsePemChain(trustBundle).map((root) => root.toString());
   const newest = await followTrustChain(chain, { version: trustVersion, roots });
   if (newest === null) return null;

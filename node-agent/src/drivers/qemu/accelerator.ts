@@ -47,7 +47,7 @@ export async function decideAccelerator(
     return { accelerator: options.forced, reason: options.forced === "tcg" ? "--accelerator tcg" : null };
   const closed = await reasonNotOpen(deps.device ?? "/dev/kvm");
   if (closed !== null) return { accelerator: "tcg", reason: closed };
-  const cached = await readCache(deps.files);
+  const cached = await readVerdict(deps.files);
   if (cached?.bootId === deps.bootId) return { accelerator: cached.accelerator, reason: cached.reason };
   const reason = await reasonAgainstKvm(deps, options.signal);
   const verdict: AcceleratorVerdict = { accelerator: reason === null ? "kvm" : "tcg", reason };
@@ -57,7 +57,8 @@ export async function decideAccelerator(
   return verdict;
 }
 
-async function reasonNotOpen(device: string): Promise<string | null> {
+/** Null when this process may open the device; it does not open it. */
+export async function reasonNotOpen(device: string): Promise<string | null> {
   return await access(device, constants.R_OK | constants.W_OK).then(
     () => null,
     (error: unknown) => `${device} cannot be opened: ${describeError(error)}`,
@@ -98,7 +99,8 @@ export function probeArgv(accelerator: Accelerator, firmware: string): readonly 
   ];
 }
 
-async function readCache(files: StateFiles): Promise<z.infer<typeof cacheSchema> | null> {
+/** What was decided last, and at which boot; null when nothing was. */
+export async function readVerdict(files: StateFiles): Promise<z.infer<typeof cacheSchema> | null> {
   const text = await files.read(PATH);
   return text === null ? null : cacheSchema.parse(JSON.parse(text));
 }

@@ -102,7 +102,8 @@ async function capability(
   return { usable: true, accelerator: verdict.accelerator, note: `${processor}, ${network}`.slice(0, 500) };
 }
 
-async function missingPrograms(deps: Pick<QemuDriverDeps, "network" | "find">): Promise<string[]> {
+/** The programs that slices on this kind of network need and this host does not have. */
+export async function missingPrograms(deps: Pick<QemuDriverDeps, "network" | "find">): Promise<string[]> {
   const wanted = deps.network === "tap" ? [...ALWAYS, ...FOR_TAP] : ALWAYS;
   const found = await Promise.all(wanted.map(deps.find ?? findProgram));
   return wanted.filter((_, index) => found[index] === null);
