@@ -6,6 +6,9 @@ import { systemClock } from "@hostler/shared/clock.ts";
 import type { Hono } from "hono";
 import type { Logger } from "pino";
 import { allocationRoutes } from "./allocations/routes.ts";
+import { openAuditSigner, type AuditSigner } from "./audit/audit-signer.ts";
+import { auditRoutes } from "./audit/routes.ts";
+import { runAuditSealer } from "./audit/run-audit-sealer.ts";
 import type { Config } from "./config.ts";
 import { startEmbeddedPostgres } from "./db/embedded-postgres.ts";
 import { migrate } from "./db/migrate.ts";
@@ -94,6 +97,7 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
     config,
     deps,
     pki,
+    auditSigner: await openAuditSigner({ stateDir: config.stateDir, passphrase: config.caPassphrase }),
     closers,
     addresses: makeAddresses(config),
     statuses: new Map(),
@@ -125,6 +129,7 @@ interface Parts {
   readonly config: Config;
   readonly deps: Deps;
   readonly pki: Pki;
+  readonly auditSigner: AuditSigner;
   readonly closers: (() => Promise<void>)[];
   readonly addresses: Addresses;
   readonly statuses: LoopStatuses;
@@ -162,6 +167,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       operationRoutes(deps),
       terminalRoutes({ ...deps, liveTerminals, publicOrigin: () => new URL(addresses.publicUrl()).origin }),
       telemetryRoutes(deps),
+      auditRoutes({ ...deps, auditSigner: parts.auditSigner }),
     ],
   });
   const forNodes = nodeApp({
@@ -254,6 +260,10 @@ function startLoops(parts: Parts): void {
   const { deps, closing, statuses } = parts;
   const { signal } = closing;
   const loops = [
+    runAuditSealer(
+      { ...deps, auditSigner: parts.auditSigner },
+      { signal, onStatus: (status) => void statuses.set("audit", status) },
+    ),
     runTaskLoop(deps, { signal, onStatus: (status) => void statuses.set("tasks", status) }),
     runHousekeeping(deps, {
       signal,

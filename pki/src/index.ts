@@ -1,3 +1,5 @@
+export * from "./audit-chain.ts";
+export * from "./audit-export.ts";
 export * from "./bootstrap-token.ts";
 export * from "./certificates.ts";
 export * from "./certificate-names.ts";

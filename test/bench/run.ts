@@ -1,4 +1,4 @@
 import { runNamedSuite } from "../support/suite.ts";
 
 /** Benchmarks; each compares with peers where they can be installed. */
-await runNamedSuite("bench", {});
+await runNamedSuite("bench", { audit: async () => (await import("./audit.ts")).auditSuite });

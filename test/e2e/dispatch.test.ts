@@ -202,7 +202,7 @@ describe("the database itself refuses", () => {
     for (const table of ["audit_log", "events"]) {
       await expect(sql.unsafe(`delete from ${table}`)).rejects.toThrow(/append-only/);
       await expect(sql.unsafe(`update ${table} set at = now()`)).rejects.toThrow(/append-only/);
-      await expect(sql.unsafe(`truncate ${table}`)).rejects.toThrow(/append-only/);
+      await expect(sql.unsafe(`truncate ${table} cascade`)).rejects.toThrow(/append-only/);
     }
   });
 });

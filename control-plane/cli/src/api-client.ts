@@ -10,6 +10,8 @@ export interface ApiClient {
   post<Schema extends z.ZodType>(path: string, body: unknown, schema: Schema): Promise<z.output<Schema>>;
   remove(path: string): Promise<void>;
   upload<Schema extends z.ZodType>(path: string, body: Blob, schema: Schema): Promise<z.output<Schema>>;
+  /** The bytes of a long answer as they come; a break on the way rejects. */
+  download(path: string): Promise<AsyncIterable<Uint8Array>>;
   /** Every item of a listing, page by page. */
   list<Item extends z.ZodType>(path: string, item: Item): Promise<z.output<Item>[]>;
 }
@@ -18,22 +20,10 @@ const ATTEMPTS_MAX = 4;
 
 /** The public API over `fetch`. Requests that failed in a way that may pass are repeated up to three times. */
 export function makeApiClient(config: CliConfig, fetchPort: typeof fetch = fetch): ApiClient {
-  const send = async (path: string, init: RequestInit): Promise<unknown> => {
-    const headers = new Headers(init.headers);
-    headers.set("authorization", `Bearer ${config.apiKey}`);
-    let response: Response;
-    try {
-      response = await fetchPort(`${config.url}${path}`, { ...init, headers });
-    } catch (error) {
-      throw new AppError("service_unavailable", {
-        detail: `${config.url} cannot be reached. Check the address and that the control plane runs.`,
-        cause: error,
-      });
-    }
-    const text = await response.text();
-    if (!response.ok) throw errorOfProblem(parseJson(text), response.status);
-    return parseJson(text);
-  };
+  const open = async (path: string, init: RequestInit): Promise<Response> =>
+    await openAnswer(config, fetchPort, { path, init });
+  const send = async (path: string, init: RequestInit): Promise<unknown> =>
+    parseJson(await (await open(path, init)).text());
   const sendWithRetries = async (path: string, init: RequestInit): Promise<unknown> => {
     for (let attempt = 1; ; attempt += 1) {
       try {
@@ -73,6 +63,7 @@ export function makeApiClient(config: CliConfig, fetchPort: typeof fetch = fetch
           ...{ duplex: "half" },
         }),
       ),
+    download: async (path) => bytesOf(await open(path, { method: "GET" })),
     list: async (path, item) => {
       const page = z.object({ items: z.array(item), nextCursor: z.string().nullable() });
       const items: z.output<typeof item>[] = [];
@@ -89,12 +80,41 @@ export function makeApiClient(config: CliConfig, fetchPort: typeof fetch = fetch
   };
 }
 
+/** The answer before its body was read; a refusal is thrown as what it says. */
+async function openAnswer(
+  config: CliConfig,
+  fetchPort: typeof fetch,
+  request: { readonly path: string; readonly init: RequestInit },
+): Promise<Response> {
+  const headers = new Headers(request.init.headers);
+  headers.set("authorization", `Bearer ${config.apiKey}`);
+  let response: Response;
+  try {
+    response = await fetchPort(`${config.url}${request.path}`, { ...request.init, headers });
+  } catch (error) {
+    throw new AppError("service_unavailable", {
+      detail: `${config.url} cannot be reached. Check the address and that the control plane runs.`,
+      cause: error,
+    });
+  }
+  if (!response.ok) throw errorOfProblem(parseJson(await response.text()), response.status);
+  return response;
+}
+
 function read<Schema extends z.ZodType>(schema: Schema, body: unknown): z.output<Schema> {
   const parsed = schema.safeParse(body);
   if (parsed.success) return parsed.data;
   throw new AppError("internal", {
     detail: `The server's answer is not what this version expects: ${z.prettifyError(parsed.error)}`,
   });
+}
+
+async function* bytesOf(response: Response): AsyncGenerator<Uint8Array> {
+  try {
+    yield* response.body ?? [];
+  } catch (error) {
+    throw new AppError("service_unavailable", { detail: "The answer broke off. Try again.", cause: error });
+  }
 }
 
 function parseJson(text: string): unknown {

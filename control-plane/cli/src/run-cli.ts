@@ -3,6 +3,7 @@ import { AppError, ERRORS } from "@hostler/shared/errors.ts";
 import { makeApiClient } from "./api-client.ts";
 import type { Command, Option, Printer } from "./command.ts";
 import { allocationCommands } from "./commands/allocations.ts";
+import { auditCommands } from "./commands/audit.ts";
 import { identityCommands } from "./commands/identity.ts";
 import { imageCommands } from "./commands/images.ts";
 import { nodeCommands } from "./commands/nodes.ts";
@@ -17,6 +18,7 @@ const COMMANDS: readonly Command[] = [
   ...identityCommands,
   ...allocationCommands,
   ...terminalCommands,
+  ...auditCommands,
 ];
 
 const COMMON_OPTIONS = {

@@ -1,3 +1,4 @@
+import type { AuditListEntry } from "@hostler/shared/api/audit.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 import type { Change } from "./record-change.ts";
 
@@ -25,4 +26,35 @@ export async function insertAuditRow(db: Queryable, row: AuditRow): Promise<void
     values (${row.actor}, ${row.action}, ${row.targetId}, ${row.targetVersion}, ${row.outcome}, ${row.requestId},
       ${db.json(row.detail as never)})
   `;
+}
+
+export interface AuditFilter {
+  readonly targetId?: string | undefined;
+  readonly actor?: string | undefined;
+  readonly action?: string | undefined;
+}
+
+/** Newest first, below the row `before`; rows that are not sealed yet have no position. */
+export async function listAuditRows(
+  db: Queryable,
+  page: AuditFilter & { readonly before: number | null; readonly limit: number },
+): Promise<AuditListEntry[]> {
+  const { targetId = null, actor = null, action = null } = page;
+  const rows = await db<(Omit<AuditListEntry, "seq" | "position"> & { seq: string; position: string | null })[]>`
+    select a.seq, c.position, to_char(a.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as at, a.actor, a.action,
+      a.target_id as "targetId", a.target_version as "targetVersion", a.outcome, a.request_id as "requestId", a.detail
+    from audit_log a
+    left join audit_chain c on c.audit_seq = a.seq
+    where (${page.before}::bigint is null or a.seq < ${page.before})
+      and (${targetId}::text is null or a.target_id = ${targetId})
+      and (${actor}::text is null or a.actor = ${actor})
+      and (${action}::text is null or a.action = ${action})
+    order by a.seq desc
+    limit ${page.limit}
+  `;
+  return rows.map((row) => ({
+    ...row,
+    seq: Number(row.seq),
+    position: row.position === null ? null : Number(row.position),
+  }));
 }
