@@ -2,13 +2,14 @@
 import { hostname } from "node:os";
 import { parseArgs } from "node:util";
 import { systemClock } from "@hostler/shared/clock.ts";
+import { keyThumbprint } from "@hostler/pki";
 import { AppError, describeError, ERRORS } from "@hostler/shared/errors.ts";
 import { shortName } from "@hostler/shared/ids.ts";
 import { readRunConfig, RUN_OPTIONS, stateDirOf } from "./config.ts";
 import { doctor as runDoctor } from "./doctor/doctor.ts";
 import { readLockHolder } from "./host/state-lock.ts";
 import { enrol } from "./identity/enrol.ts";
-import { readIdentity } from "./identity/identity-files.ts";
+import { pendingKey, readIdentity } from "./identity/identity-files.ts";
 import { makeDiskFiles } from "./journal/disk-files.ts";
 import { makeHostLedger } from "./journal/host-ledger.ts";
 import { makeJournalStore } from "./journal/journal-file.ts";
@@ -20,6 +21,7 @@ import { AGENT_VERSION } from "./version.ts";
 const HELP = `hostler-agent: makes this host part of a Hostler cloud
 
   enroll --server HOST:PORT --token TOKEN   Join, once. The command comes from: hostler nodes token create
+  key                                       This host's key, for a token that only it may use.
   run [flags]                               Work until SIGTERM; slices go on running without it.
   status                                    Who this host is, and whether an agent runs.
   inspect                                   The slices on this host and how far each is.
@@ -35,6 +37,7 @@ State is in HOSTLER_AGENT_STATE_DIR (${stateDirOf()}), sockets in HOSTLER_AGENT_
 
 const COMMANDS: Readonly<Record<string, (args: readonly string[]) => Promise<void>>> = {
   enroll,
+  key,
   run,
   status,
   inspect,
@@ -74,6 +77,12 @@ async function enroll(words: readonly string[]): Promise<void> {
     { server: values.server, token: values.token, hostName: hostname(), agentVersion: AGENT_VERSION },
   );
   process.stdout.write(`Enrolled as ${identity.nodeId}. Start the agent with: hostler-agent run\n`);
+}
+
+/** The thumbprint of the key that the next enrolment uses; made now when there is none. */
+async function key(): Promise<void> {
+  const pending = await pendingKey(makeDiskFiles(stateDirOf()), "enrol");
+  process.stdout.write(`${keyThumbprint(pending)}\n`);
 }
 
 async function run(words: readonly string[]): Promise<void> {

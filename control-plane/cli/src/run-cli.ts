@@ -7,6 +7,7 @@ import { auditCommands } from "./commands/audit.ts";
 import { identityCommands } from "./commands/identity.ts";
 import { imageCommands } from "./commands/images.ts";
 import { nodeCommands } from "./commands/nodes.ts";
+import { pkiCommands } from "./commands/pki.ts";
 import { sessionCommands } from "./commands/session.ts";
 import { terminalCommands } from "./commands/terminal.ts";
 import { readConfig } from "./config.ts";
@@ -14,6 +15,7 @@ import { readConfig } from "./config.ts";
 const COMMANDS: readonly Command[] = [
   ...sessionCommands,
   ...nodeCommands,
+  ...pkiCommands,
   ...imageCommands,
   ...identityCommands,
   ...allocationCommands,

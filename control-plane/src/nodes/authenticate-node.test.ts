@@ -17,6 +17,7 @@ import {
   type TestIdentity,
   type TestPlane,
   sessionHeader,
+  waitingNodes,
 } from "./test-plane.ts";
 
 const HOUR_MS = 3_600_000;
@@ -159,6 +160,7 @@ describe("a connection that was good a second ago", () => {
       () => "answered",
       (error: NodeJS.ErrnoException) => error.code,
     );
+    await expect.poll(() => waitingNodes.has(node.answer.nodeId)).toBe(true);
     expect((await revoke(node)).body["state"]).toBe("revoked");
     expect(await waiting).toBe("ECONNRESET");
     expect(await connection.post(PROBE_PATHS.who, {})).toMatchObject({ status: 403, body: { code: "node_revoked" } });

@@ -236,10 +236,14 @@ export function pemOfKey(key: KeyObject): string {
 /** Routes that stand for what other rooms serve to nodes: an answer at once, one that waits, a WebSocket. */
 export const PROBE_PATHS = { who: "/test/who", wait: "/test/wait", socket: "/test/socket" };
 
+/** The nodes whose request has reached `PROBE_PATHS.wait`. */
+export const waitingNodes = new Set<string>();
+
 function probeRoutes(): Hono<NodeEnv> {
   const app = new Hono<NodeEnv>();
   app.post(PROBE_PATHS.who, (c) => c.json(c.var.node));
   app.post(PROBE_PATHS.wait, async (c) => {
+    waitingNodes.add(c.var.node.id);
     await once(c.env.incoming.socket, "close");
     return c.json({});
   });

@@ -1,6 +1,7 @@
 import { bootstrapTokenCreatedSchema, bootstrapTokenSchema, nodeSchema, type Node } from "@hostler/shared/api/nodes.ts";
 import { AppError } from "@hostler/shared/errors.ts";
-import { positional, textOf, type Command } from "../command.ts";
+import * as z from "zod";
+import { positional, textOf, type Command, type Invocation } from "../command.ts";
 import { parseDurationSeconds, table } from "../output.ts";
 
 const TOKENS = "/api/ops/v1/bootstrap-tokens";
@@ -14,6 +15,7 @@ export const nodeCommands: readonly Command[] = [
     options: {
       ttl: { type: "string", help: "Life, such as 15m or 2h. 15m unless given; at most 1d." },
       "host-name": { type: "string", help: "Only a host of this name may use it." },
+      key: { type: "string", help: "Only this key may use it: what hostler-agent key prints on the host." },
     },
     run: async (invocation) => {
       const ttl = textOf(invocation, "ttl") ?? "15m";
@@ -25,7 +27,11 @@ export const nodeCommands: readonly Command[] = [
       const client = await invocation.client();
       const created = await client.post(
         TOKENS,
-        { ttlSeconds, hostName: textOf(invocation, "host-name") ?? null },
+        {
+          ttlSeconds,
+          hostName: textOf(invocation, "host-name") ?? null,
+          keyThumbprint: textOf(invocation, "key") ?? null,
+        },
         bootstrapTokenCreatedSchema,
       );
       invocation.print.note(`The token works once, until ${created.expiresAt}. On the host, run:`);
@@ -76,11 +82,35 @@ export const nodeCommands: readonly Command[] = [
       return 0;
     },
   },
-  ...(["cordon", "uncordon", "revoke"] as const).map((verb): Command => ({
+  {
+    words: "nodes allow-recovery",
+    summary: "Let a host come back by its last key more often than three times.",
+    positionals: ["node"],
+    options: { more: { type: "string", help: "How often more. 3 unless given." } },
+    run: async (invocation) => {
+      const more = Number(textOf(invocation, "more") ?? "3");
+      return await declare(invocation, "recoveries", { more }, `may come back ${more} times more`);
+    },
+  },
+  {
+    words: "nodes expect-restore",
+    summary: "Say that a host is restored from a backup, so that it is not taken for a copy of itself.",
+    positionals: ["node"],
+    options: { ttl: { type: "string", help: "For how long, such as 1h. 1h unless given; at most 7d." } },
+    run: async (invocation) => {
+      const ttlSeconds = parseDurationSeconds(textOf(invocation, "ttl") ?? "1h");
+      if (ttlSeconds === null)
+        throw new AppError("malformed_request", { detail: "--ttl is not a duration. Write 30m, 1h or 1d." });
+      return await declare(invocation, "restore", { ttlSeconds }, "may start with an older identity once");
+    },
+  },
+  ...(["cordon", "uncordon", "freeze", "unfreeze", "revoke"] as const).map((verb): Command => ({
     words: `nodes ${verb}`,
     summary: {
       cordon: "Place nothing new on a host; what runs goes on.",
       uncordon: "Place slices on a host again.",
+      freeze: "Refuse a host, and every copy of it, until it is unfrozen; what runs on it goes on.",
+      unfreeze: "Let the copy in that still runs; stop the other one first. The host stays cordoned.",
       revoke: "Refuse a host from now on and cut its connections. Final.",
     }[verb],
     positionals: ["node"],
@@ -97,6 +127,19 @@ export const nodeCommands: readonly Command[] = [
     },
   })),
 ];
+
+async function declare(
+  invocation: Invocation,
+  what: "recoveries" | "restore",
+  body: Readonly<Record<string, number>>,
+  consequence: string,
+): Promise<number> {
+  const client = await invocation.client();
+  const node = positional(invocation, 0);
+  await client.post(`${NODES}/${encodeURIComponent(node)}/${what}`, body, z.unknown());
+  invocation.print.result({ node, ...body }, (value) => `${value.node} ${consequence}.`);
+  return 0;
+}
 
 function nodeRow(node: Node): string[] {
   const kinds = new Map<string, number>();
