@@ -181,7 +181,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
     }),
     features: [
       nodeNodeRoutes(enrolment),
-      taskNodeRoutes({ ...deps, pki, liveness, closing: parts.closing.signal }),
+      taskNodeRoutes({ ...deps, pki, liveness, liveSockets, closing: parts.closing.signal }),
       imageNodeRoutes({ imageFiles }),
       telemetryNodeRoutes(deps),
       terminalNodeRoutes({ ...deps, liveTerminals }),

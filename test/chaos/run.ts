@@ -1,4 +1,7 @@
 import { runNamedSuite } from "../support/suite.ts";
 
 /** Faults on real processes. */
-await runNamedSuite("chaos", {});
+await runNamedSuite("chaos", {
+  revoke: async () => (await import("./revoke/revoke.ts")).revokeSuite,
+  rotate: async () => (await import("./rotate/rotate.ts")).rotateSuite,
+});

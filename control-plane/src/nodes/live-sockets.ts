@@ -17,6 +17,7 @@ interface Holder {
 /** The open connections of nodes on this replica: polls, uploads, terminals. */
 export interface LiveSockets {
   add(socket: Socket, holder: Holder): void;
+  readonly size: number;
 }
 
 export interface RunningLiveSockets extends LiveSockets {
@@ -73,6 +74,9 @@ export function startLiveSockets(
     if (!isAborted(error, stopping.signal)) deps.log.error({ err: error }, "judging of live connections ended");
   });
   return {
+    get size() {
+      return holders.size;
+    },
     add: (socket, holder) => {
       if (socket.destroyed) return;
       if (!holders.has(socket)) socket.once("close", () => holders.delete(socket));

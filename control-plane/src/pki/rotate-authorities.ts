@@ -15,7 +15,9 @@ export interface RotateDeps extends Pick<Deps, "sql" | "clock" | "wake"> {
 }
 
 /** Where a rotation stands, and which online hosts the next step waits for. */
-export async function readPkiStatus(deps: Pick<RotateDeps, "sql" | "pki">): Promise<PkiStatus> {
+export async function readPkiStatus(deps: Pick<RotateDeps, "sql" | "pki" | "applyTrust">): Promise<PkiStatus> {
+  // Another replica may have taken a step just now: hosts that are ready for the one before are not ready for the next.
+  if (await deps.pki.refresh()) deps.applyTrust();
   const { bundle } = deps.pki.trust;
   const active = deps.pki.authority.generation;
   const nodes = await countTrust(deps.sql, { trustVersion: bundle.version, authority: active });

@@ -5,6 +5,7 @@ import { nodeTopic } from "../db/wake-bus.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode } from "../http/node-env.ts";
+import type { LiveSockets } from "../nodes/live-sockets.ts";
 import type { Liveness } from "../nodes/liveness.ts";
 import type { Pki } from "../pki/open-pki.ts";
 import { claimsOf } from "./grant-task.ts";
@@ -19,12 +20,16 @@ import {
 
 /** How long one wait lasts before the tables are read again: a lost hint costs this much and no more. */
 const RECHECK_MS = 2000;
-/** When the CA of their certificates goes out, hosts renew at random moments within this time. */
-const RENEW_WITHIN_MS = 5000;
+/**
+ * When the CA of their certificates goes out, hosts renew at random moments within a time that grows with their number, so that
+ * a large fleet takes a tenth of a processor for it and a small one does not wait.
+ */
+const RENEW_WITHIN_MS = { least: 2000, perConnection: 10 };
 
 export interface PollDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log"> {
   readonly pki: Pick<Pki, "signTask" | "trust" | "authority">;
   readonly liveness: Liveness;
+  readonly liveSockets: Pick<LiveSockets, "size">;
 }
 
 /**
@@ -56,13 +61,18 @@ export async function pollTasks(
         serverTime: deps.clock.now().toISOString(),
         leaseTtlMs: LEASE_TTL_MS,
         trustVersion,
-        renewWithinMs: node.authority === deps.pki.authority.generation ? null : RENEW_WITHIN_MS,
+        renewWithinMs: renewWithinMs(deps, node),
         tasks,
         ...held,
       };
     }
     await deps.wake.wait(nodeTopic(node.id), Math.min(leftMs, RECHECK_MS), signal);
   }
+}
+
+function renewWithinMs({ pki, liveSockets }: PollDeps, node: AuthenticatedNode): number | null {
+  if (node.authority === pki.authority.generation) return null;
+  return RENEW_WITHIN_MS.least + RENEW_WITHIN_MS.perConnection * liveSockets.size;
 }
 
 async function adoptRestartedAgent(deps: PollDeps, node: AuthenticatedNode, body: PollRequest): Promise<void> {

@@ -1,0 +1,94 @@
+import { chmod, mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import type { ApiClient } from "@hostler/cli/api-client.ts";
+import { startEmbeddedPostgres } from "@hostler/control-plane/db/embedded-postgres.ts";
+import { openPool } from "@hostler/control-plane/db/pool.ts";
+import type { Sql } from "@hostler/control-plane/db/sql.ts";
+import { bootstrapTokenCreatedSchema } from "@hostler/shared/api/nodes.ts";
+import { systemClock } from "@hostler/shared/clock.ts";
+import {
+  clientFor,
+  prepareTenancy,
+  startControlPlaneProgram,
+  type LocalControlPlane,
+} from "../../deploy/demo/local-cloud.ts";
+
+/** Replicas of the control plane as real processes on one PostgreSQL that outlives them. */
+export interface SuitePlanes {
+  readonly folder: string;
+  readonly stateDir: string;
+  readonly sql: Sql;
+  readonly projectId: string;
+  readonly replicas: readonly SuiteReplica[];
+  makeToken(): Promise<string>;
+  close(): Promise<void>;
+}
+
+export interface SuiteReplica {
+  readonly operator: ApiClient;
+  /** Host and port of the enrol listener. */
+  readonly server: string;
+  kill(): Promise<void>;
+  /** On the same ports as before. */
+  restart(): Promise<void>;
+}
+
+export async function startSuitePlanes(count: number): Promise<SuitePlanes> {
+  const folder = await mkdtemp(join(tmpdir(), "hostler-suite-"));
+  await chmod(folder, 0o755);
+  const database = await startEmbeddedPostgres({
+    stateDir: join(folder, "database"),
+    clock: systemClock,
+    onProgress: () => undefined,
+  });
+  const stateDir = join(folder, "control-plane");
+  const replicas: (SuiteReplica & { stop(): Promise<void> })[] = [];
+  let tenancy: { readonly projectId: string; readonly apiKey: string } | null = null;
+  for (let index = 0; index < count; index += 1) {
+    const start = async (env: Readonly<Record<string, string>> = {}): Promise<LocalControlPlane> =>
+      await startControlPlaneProgram({
+        stateDir,
+        logPath: join(folder, `control-plane-${index}.log`),
+        env: { DATABASE_URL: database.url, HOSTLER_LOG_LEVEL: "warn", ...env },
+      });
+    let plane = await start();
+    const { publicUrl, enrolUrl, nodeUrl } = plane.ready;
+    tenancy ??= await prepareTenancy(clientFor(publicUrl, plane.ready.firstOperatorKey ?? ""));
+    const listen = {
+      HOSTLER_PUBLIC_LISTEN: new URL(publicUrl).host,
+      HOSTLER_ENROL_LISTEN: new URL(enrolUrl).host,
+      HOSTLER_NODE_LISTEN: new URL(nodeUrl).host,
+    };
+    replicas.push({
+      operator: clientFor(publicUrl, tenancy.apiKey),
+      server: new URL(enrolUrl).host,
+      kill: async () => {
+        plane.program.kill("SIGKILL");
+        await plane.program.exited;
+      },
+      restart: async () => void (plane = await start(listen)),
+      stop: async () => await plane.program.stop(),
+    });
+  }
+  if (tenancy === null) throw new Error("at least one replica");
+  const sql = openPool({ url: database.url, applicationName: "suite", connectionsMax: 4 });
+  return {
+    folder,
+    stateDir,
+    sql,
+    projectId: tenancy.projectId,
+    replicas,
+    makeToken: async () => {
+      const [first] = replicas;
+      if (first === undefined) throw new Error("at least one replica");
+      return (await first.operator.post("/api/ops/v1/bootstrap-tokens", {}, bootstrapTokenCreatedSchema)).token;
+    },
+    close: async () => {
+      await sql.end({ timeout: 2 });
+      for (const replica of replicas.toReversed()) await replica.stop();
+      await database.stop();
+      await rm(folder, { recursive: true, force: true });
+    },
+  };
+}
