@@ -3,6 +3,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import { parseStorableJson } from "@hostler/shared/storable-json.ts";
 import { resultClaimsSchema, type ResultClaims } from "@hostler/shared/tasks.ts";
 import { CompactSign, compactVerify } from "jose";
+import { requireOneSpelling } from "./one-spelling.ts";
 
 export const RESULT_TYPE = "hostler-result+jws";
 
@@ -16,6 +17,7 @@ export async function signResult(key: KeyObject, claims: ResultClaims): Promise<
 /** Checks type, signature and fields. Which task and grant it answers is for the caller to compare. Throws `result_invalid`. */
 export async function verifyResult(jws: string, key: KeyObject): Promise<ResultClaims> {
   try {
+    requireOneSpelling(jws);
     const { payload, protectedHeader } = await compactVerify(jws, key, { algorithms: ["ES256"] });
     if (protectedHeader.typ !== RESULT_TYPE) throw new Error(`typ is ${String(protectedHeader.typ)}`);
     return resultClaimsSchema.parse(parseStorableJson(new TextDecoder().decode(payload)));
