@@ -58,7 +58,9 @@ function judgeChain(socket: TLSSocket): X509Certificate {
 
 async function judgeRecord(sql: Sql, certificate: X509Certificate, nodeId: string): Promise<AuthenticatedNode> {
   const row = await findCertificate(sql, certificate.serialNumber);
-  if (row === undefined || row.nodeId !== nodeId) throw notIssuedByUs();
+  // Byte for byte what we issued: whoever stole an authority's key could put a known serial and name on a key of his own.
+  if (row === undefined || row.nodeId !== nodeId || !row.chainPem.startsWith(certificate.toString()))
+    throw notIssuedByUs();
   if (row.nodeState === "revoked") throw new AppError("node_revoked");
   if (row.state !== "active")
     throw new AppError("certificate_inactive", { detail: `Certificate ${certificate.serialNumber} is ${row.state}.` });
