@@ -1,4 +1,4 @@
 import { runNamedSuite } from "../support/suite.ts";
 
 /** Faults on real processes. */
-await runNamedSuite("chaos", {});
+await runNamedSuite("chaos", { forge: async () => (await import("./forge/suite.ts")).forgeSuite });

@@ -2,22 +2,28 @@ import { join } from "node:path";
 import type { ApiClient } from "@hostler/cli/api-client.ts";
 import { makeControlPlaneClient, type ControlPlaneClient } from "@hostler/node-agent/control/control-plane-client.ts";
 import { enrol } from "@hostler/node-agent/identity/enrol.ts";
+import type { StoredIdentity } from "@hostler/node-agent/identity/identity-files.ts";
 import { makeNodeIdentity } from "@hostler/node-agent/identity/node-identity.ts";
 import { makeDiskFiles } from "@hostler/node-agent/journal/disk-files.ts";
 import type { NodeIdentity } from "@hostler/node-agent/ports/node-keys.ts";
 import { sha256Hex } from "@hostler/pki";
 import { bootstrapTokenCreatedSchema } from "@hostler/shared/api/nodes.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
-import type { PollAnswer, PollRequest } from "@hostler/shared/node-protocol.ts";
+import type { Inventory, PollAnswer, PollRequest } from "@hostler/shared/node-protocol.ts";
 import type { TaskClaims, TaskOutcome } from "@hostler/shared/tasks.ts";
 
 const never = new AbortController().signal;
 
 /** A node that does what a test says: a real identity and the real client, with the test in the place of the runner. */
 export interface ScriptedNode {
+  readonly name: string;
   readonly nodeId: string;
+  /** What it said it has. */
+  readonly inventory: Inventory;
   readonly client: ControlPlaneClient;
   readonly identity: NodeIdentity;
+  /** What the node has on its disk, for those who talk to the listener by hand. */
+  readonly stored: StoredIdentity;
   poll(overrides?: Partial<PollRequest>): Promise<PollAnswer>;
   /** Polls until a task comes, verified. */
   takeTask(): Promise<{ readonly jws: string; readonly claims: TaskClaims }>;
@@ -49,11 +55,15 @@ export async function makeScriptedNode(options: {
       never,
     );
   await poll();
-  await client.sendInventory(inventoryOf(name, options.gpus), never);
+  const inventory = inventoryOf(name, options.gpus);
+  await client.sendInventory(inventory, never);
   return {
+    name,
     nodeId: identity.nodeId,
+    inventory,
     client,
     identity,
+    stored,
     poll,
     takeTask: async () => {
       for (;;) {
@@ -87,7 +97,7 @@ export async function makeScriptedNode(options: {
   };
 }
 
-function inventoryOf(hostName: string, gpus: number): Parameters<ControlPlaneClient["sendInventory"]>[0] {
+function inventoryOf(hostName: string, gpus: number): Inventory {
   return {
     facts: {
       hostName,
