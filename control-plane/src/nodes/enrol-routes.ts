@@ -4,6 +4,7 @@ import { Hono } from "hono";
 import { bodyLimit } from "hono/body-limit";
 import type { EnrolEnv } from "../http/node-apps.ts";
 import { readJson } from "../http/read-json.ts";
+import { makeAuditBudget } from "./audit-budget.ts";
 import { enrolNode, type EnrolDeps } from "./enrol-node.ts";
 
 /** A proof has at most 8 KiB; a stranger gets no more of our memory than that takes, whatever length the request claims. */
@@ -18,11 +19,11 @@ export function enrolRoutes(deps: EnrolDeps): Hono<EnrolEnv> {
       throw new AppError("payload_too_large", { detail: `At most ${BODY_BYTES_MAX} bytes.` });
     },
   });
+  const auditBudget = makeAuditBudget(deps.clock);
   app.post(NODE_PATHS.enrol, limit, async (c) => {
     const { proof } = await readJson(c, proofRequestSchema);
-    return c.json(
-      await enrolNode(deps, { proof, requestHost: c.req.header("host") ?? "", requestId: c.var.requestId }),
-    );
+    const requestHost = c.req.header("host") ?? "";
+    return c.json(await enrolNode(deps, { proof, requestHost, requestId: c.var.requestId, auditBudget }));
   });
   return app;
 }
