@@ -90,7 +90,8 @@ function openSlowly(slowness: Slowness, tls: ConnectionOptions): Socket {
   return socket;
 }
 
-async function pollFor(node: ScriptedNode, durationMs: number): Promise<number[]> {
+/** How long each poll of a good agent takes, one after another for that time. */
+export async function pollFor(node: ScriptedNode, durationMs: number): Promise<number[]> {
   const durations: number[] = [];
   const untilMs = performance.now() + durationMs;
   while (performance.now() < untilMs) {

@@ -3,6 +3,7 @@ import { makeTally, runAttacks, type Attack, type Tally } from "./attack.ts";
 import { bodyAttacks } from "./bodies.ts";
 import { bootstrapAttacks, proveThatTheEarWorks } from "./bootstrap.ts";
 import { gatherCrew, type Member } from "./crew.ts";
+import { floodAttack } from "./flood.ts";
 import { handshakeAttacks } from "./handshakes.ts";
 import { matrixAttacks, terminalMatrixAttack } from "./matrix.ts";
 import { mutateTasks } from "./mutations.ts";
@@ -82,7 +83,10 @@ export async function forge(options: ForgeOptions): Promise<ForgeOutcome> {
     const crew = await attackTasks(stage, run);
     await run("tasks", taskAttacks(desk));
     await run("params", paramAttacks());
-    const slow = runSlow(stage, crew, run);
+    const [first] = crew;
+    if (first === undefined) throw new Error("there is no good node");
+    await run("floods", [floodAttack(stage, first.node, say)]);
+    const slow = run("slow connections", slowAttacks(stage, await stage.makeIdentity(), first.node));
     const mutated = await mutateTasks(desk, { runs: options.mutations, seed, say });
     await slow;
     for (const sample of mutated.samples) say(`mutated task: ${sample}`);
@@ -126,10 +130,4 @@ async function attackTasks(stage: Stage, run: Run): Promise<readonly Member[]> {
   await run("results afterwards", afterwardsAttacks(stage, crew));
   await run("terminals", [terminalMatrixAttack(stage, crew)]);
   return crew;
-}
-
-async function runSlow(stage: Stage, crew: readonly Member[], run: Run): Promise<void> {
-  const [member] = crew;
-  if (member === undefined) throw new Error("there is no good node");
-  await run("slow connections", slowAttacks(stage, await stage.makeIdentity(), member.node));
 }
