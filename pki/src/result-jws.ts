@@ -1,6 +1,6 @@
 import type { KeyObject } from "node:crypto";
 import { AppError } from "@hostler/shared/errors.ts";
-import { parseStorableJson } from "@hostler/shared/storable-json.ts";
+import { parsePlainJson } from "@hostler/shared/plain-json.ts";
 import { resultClaimsSchema, type ResultClaims } from "@hostler/shared/tasks.ts";
 import { CompactSign, compactVerify } from "jose";
 import { requireOneSpelling } from "./one-spelling.ts";
@@ -20,7 +20,7 @@ export async function verifyResult(jws: string, key: KeyObject): Promise<ResultC
     requireOneSpelling(jws);
     const { payload, protectedHeader } = await compactVerify(jws, key, { algorithms: ["ES256"] });
     if (protectedHeader.typ !== RESULT_TYPE) throw new Error(`typ is ${String(protectedHeader.typ)}`);
-    return resultClaimsSchema.parse(parseStorableJson(new TextDecoder().decode(payload)));
+    return resultClaimsSchema.parse(parsePlainJson(new TextDecoder().decode(payload)));
   } catch (error) {
     throw new AppError("result_invalid", {
       detail: "The result does not verify against the node's key.",

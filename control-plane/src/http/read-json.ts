@@ -1,5 +1,5 @@
 import { AppError } from "@hostler/shared/errors.ts";
-import { parseStorableJson } from "@hostler/shared/storable-json.ts";
+import { parsePlainJson } from "@hostler/shared/plain-json.ts";
 import type { Context } from "hono";
 import type * as z from "zod";
 import { validationError } from "./answers.ts";
@@ -12,7 +12,7 @@ export async function readJson<Schema extends z.ZodType>(c: Context, schema: Sch
   const text = await readText(c);
   let body: unknown;
   try {
-    body = parseStorableJson(text);
+    body = parsePlainJson(text);
   } catch (error) {
     throw new AppError("malformed_request", { cause: error });
   }

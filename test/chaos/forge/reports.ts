@@ -54,6 +54,19 @@ export function reportAttacks(stage: Stage, [member]: readonly Member[]): Attack
     attack("an event number that no column holds", { path: progress, body: event({ seq: TOO_MUCH }) }),
     attack("a duration that no column holds", { path: progress, body: event({ durationMs: 2 ** 40 }) }),
     attack("a zero byte in a message", { path: progress, body: event({ message: "a\u0000b" }) }, ["kept as text"]),
+    {
+      name: "report: terminal commands in a message",
+      expects: ["kept without them"],
+      run: async () => {
+        const message = `before \u001b]0;owned\u0007 \u009b2J after`;
+        const outcome = await report(stage, member, { path: progress, body: event({ seq: 2, message }) });
+        const [row] = await stage.sql<{ message: string }[]>`
+          select message from phase_events where task_id = ${jti} and seq = 2 and message like 'before%'
+        `;
+        if (row === undefined) return outcome;
+        return /\p{Cc}/u.test(row.message) ? "kept with them" : "kept without them";
+      },
+    },
     attack("an event of a date that there is not", { path: progress, body: event({ at: "2026-02-31T25:00:00Z" }) }),
     attack("two hundred and one events", { path: progress, body: { fence, events: Array(201).fill(EVENT) } }),
     attack("the id of another node in a poll", { path: poll, body: { ...POLL, agentInstance, nodeId: "node_x" } }),
