@@ -7,6 +7,7 @@ import { AppError, describeError, ERRORS } from "@hostler/shared/errors.ts";
 import { shortName } from "@hostler/shared/ids.ts";
 import { readRunConfig, RUN_OPTIONS, stateDirOf } from "./config.ts";
 import { doctor as runDoctor } from "./doctor/doctor.ts";
+import { reportedName } from "./host/reported-name.ts";
 import { readLockHolder } from "./host/state-lock.ts";
 import { enrol } from "./identity/enrol.ts";
 import { pendingKey, readIdentity } from "./identity/identity-files.ts";
@@ -74,7 +75,7 @@ async function enroll(words: readonly string[]): Promise<void> {
   const files = makeDiskFiles(stateDirOf());
   const { identity } = await enrol(
     { files, clock: systemClock },
-    { server: values.server, token: values.token, hostName: hostname(), agentVersion: AGENT_VERSION },
+    { server: values.server, token: values.token, hostName: reportedName(hostname()), agentVersion: AGENT_VERSION },
   );
   process.stdout.write(`Enrolled as ${identity.nodeId}. Start the agent with: hostler-agent run\n`);
 }

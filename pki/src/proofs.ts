@@ -11,6 +11,7 @@ import {
 import { CompactSign, compactVerify, decodeProtectedHeader, EmbeddedJWK } from "jose";
 import * as z from "zod";
 import { publicJwk } from "./keys.ts";
+import { requireOneSpelling } from "./one-spelling.ts";
 
 /**
  * Proofs of possession: a JWS signed by the key that it carries. They replace certificate requests, whose every field would
@@ -74,6 +75,7 @@ async function verifyProof<Schema extends z.ZodType>(
   schema: Schema,
 ): Promise<{ readonly claims: z.output<Schema>; readonly publicKey: KeyObject }> {
   try {
+    requireOneSpelling(proof);
     const header = headerSchema.parse(decodeProtectedHeader(proof));
     if (header.typ !== type) throw new Error(`typ is ${header.typ}, expected ${type}`);
     const { payload } = await compactVerify(proof, EmbeddedJWK, { algorithms: ["ES256"] });

@@ -1,7 +1,9 @@
 import type { KeyObject } from "node:crypto";
 import { AppError } from "@hostler/shared/errors.ts";
+import { parsePlainJson } from "@hostler/shared/plain-json.ts";
 import { resultClaimsSchema, type ResultClaims } from "@hostler/shared/tasks.ts";
 import { CompactSign, compactVerify } from "jose";
+import { requireOneSpelling } from "./one-spelling.ts";
 
 export const RESULT_TYPE = "hostler-result+jws";
 
@@ -15,9 +17,10 @@ export async function signResult(key: KeyObject, claims: ResultClaims): Promise<
 /** Checks type, signature and fields. Which task and grant it answers is for the caller to compare. Throws `result_invalid`. */
 export async function verifyResult(jws: string, key: KeyObject): Promise<ResultClaims> {
   try {
+    requireOneSpelling(jws);
     const { payload, protectedHeader } = await compactVerify(jws, key, { algorithms: ["ES256"] });
     if (protectedHeader.typ !== RESULT_TYPE) throw new Error(`typ is ${String(protectedHeader.typ)}`);
-    return resultClaimsSchema.parse(JSON.parse(new TextDecoder().decode(payload)));
+    return resultClaimsSchema.parse(parsePlainJson(new TextDecoder().decode(payload)));
   } catch (error) {
     throw new AppError("result_invalid", {
       detail: "The result does not verify against the node's key.",

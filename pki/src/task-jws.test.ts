@@ -46,6 +46,14 @@ describe("signed tasks", () => {
     });
   });
 
+  test("a signature spelled in other letters is refused: it would be another text of the same task", async () => {
+    const jws = await signTask(taskKey, KID, makeClaims());
+    // The last of 86 letters carries four bits that nobody reads.
+    const twin = `${jws.slice(0, -1)}${{ A: "B", Q: "R", g: "h", w: "x" }[jws.slice(-1)] ?? ""}`;
+    for (const text of [twin, `${jws} `, `${jws}=`, `${jws.slice(0, -5)}\n${jws.slice(-5)}`])
+      await expect(verifyTask(text, expected)).rejects.toThrow(/signature/);
+  });
+
   const hour = 3600;
   const seconds = NOW.getTime() / 1000;
   test.each<[string, Partial<TaskClaims>, RegExp]>([

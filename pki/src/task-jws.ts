@@ -3,6 +3,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import { taskClaimsSchema, type TaskClaims } from "@hostler/shared/tasks.ts";
 import { CompactSign, compactVerify } from "jose";
 import { sha256Hex } from "./keys.ts";
+import { requireOneSpelling } from "./one-spelling.ts";
 
 export const TASK_TYPE = "hostler-task+jws";
 /** How far a node's clock may be off when it judges a task's times, in seconds. */
@@ -45,6 +46,7 @@ export async function verifyTask(jws: string, expected: TaskExpectations): Promi
 
 async function verifySignature(jws: string, expected: TaskExpectations): Promise<Uint8Array> {
   try {
+    requireOneSpelling(jws);
     const { payload } = await compactVerify(
       jws,
       (header) => {

@@ -1,6 +1,6 @@
 import * as z from "zod";
 import { idSchema } from "./ids.ts";
-import { fenceSchema, phaseEventSchema } from "./tasks.ts";
+import { fenceSchema, INT32_MAX, phaseEventSchema } from "./tasks.ts";
 
 /**
  * The whole contract between agent and control plane. It only grows: add an optional field or a kind, raise the
@@ -42,7 +42,7 @@ export const CLOCK_SKEW_MS_MAX = 5 * 60_000;
 
 export const gpuSchema = z.strictObject({
   uuid: z.string().max(96),
-  index: z.int().min(0),
+  index: z.int().min(0).max(65_535),
   model: z.string().max(128),
   /** Short label used in requests, such as `h100` or `rtx-4090`. */
   kind: z.string().max(64),
@@ -61,8 +61,8 @@ export const hostFactsSchema = z.strictObject({
   kernel: z.string().max(128),
   architecture: z.string().max(32),
   cpuModel: z.string().max(128),
-  cpus: z.int().min(1),
-  memoryMib: z.int().min(1),
+  cpus: z.int().min(1).max(65_536),
+  memoryMib: z.int().min(1).max(INT32_MAX),
   diskFreeGib: z.int().min(0),
   bootId: z.string().max(64),
 });
@@ -88,14 +88,17 @@ export const inventorySchema = z.strictObject({
 });
 export type Inventory = z.infer<typeof inventorySchema>;
 
+/** What a host calls itself. It is shown on screens and in terminals, so it holds nothing that either would act on. */
+export const reportedNameSchema = z.string().regex(/^[A-Za-z0-9][A-Za-z0-9._-]{0,252}$/);
+
 /** The claims of the enrolment proof, a JWS signed by the new key whose public JWK stands in the header (typ `hostler-enrol+jws`). */
 export const enrolClaimsSchema = z.strictObject({
   iat: z.int(),
   protocolVersion: z.int(),
-  tokenId: z.string().max(64),
+  tokenId: z.string().regex(/^[0-9a-z]{1,64}$/),
   tokenSecret: z.string().max(64),
-  hostName: z.string().min(1).max(253),
-  agentVersion: z.string().max(64),
+  hostName: reportedNameSchema,
+  agentVersion: z.string().regex(/^[\x20-\x7e]{0,64}$/),
 });
 export type EnrolClaims = z.infer<typeof enrolClaimsSchema>;
 /** The claims of a renewal proof, signed by the NEW key (typ `hostler-renew+jws`); the old one proves itself by mTLS. */

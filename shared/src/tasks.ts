@@ -6,7 +6,13 @@ import { FAILURE_CLASS_NAMES } from "./states.ts";
  * What a control plane may ask of a node, and what the node answers. Both travel as JWS: see `pki`.
  * A fence is a decimal string: it outgrows what a JavaScript number holds exactly.
  */
-export const fenceSchema = z.string().regex(/^\d{1,19}$/);
+const FENCE_MAX = String(2n ** 63n - 1n);
+/** The largest whole number that a column of 32 bits holds. */
+export const INT32_MAX = 2 ** 31 - 1;
+export const fenceSchema = z
+  .string()
+  .regex(/^\d{1,19}$/)
+  .refine((text) => text.padStart(FENCE_MAX.length, "0") <= FENCE_MAX, "A fence is at most 2^63 - 1.");
 
 const sha256Schema = z.string().regex(/^[0-9a-f]{64}$/);
 /** A label key or value, a user name, a host name: what may reach a host object. Nothing here can be read as an option or a path. */
@@ -29,9 +35,15 @@ export const sshPublicKeySchema = z
   .string()
   .max(4096)
   .regex(
-    /^(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)|sk-[a-z0-9@.-]+) [A-Za-z0-9+/=]+(?: [^\r\n]*)?$/,
+    /^(?:ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(?:256|384|521)|sk-[a-z0-9@.-]+) [A-Za-z0-9+/=]+(?: [^\p{Cc}\p{Cs}\p{Zl}\p{Zp}]*)?$/u,
     "Expected one OpenSSH public key.",
   );
+
+/** Given to the guest as it is. A zero byte or half a character cannot be stored, and no guest reads either. */
+export const userDataSchema = z
+  .string()
+  .max(64 * 1024)
+  .refine((text) => text.isWellFormed() && !text.includes("\0"), "Expected text without zero bytes.");
 
 export const imageReferenceSchema = z.strictObject({
   name: z.string(),
@@ -58,10 +70,7 @@ export const sliceSpecSchema = z.strictObject({
   gpuUuids: z.array(z.string().max(96)).max(64),
   sshPublicKeys: z.array(sshPublicKeySchema).max(32),
   /** Given to the guest as it is (cloud-init or a script); never interpreted on the host. */
-  userData: z
-    .string()
-    .max(64 * 1024)
-    .nullable(),
+  userData: userDataSchema.nullable(),
   labels: labelsSchema,
 });
 export type SliceSpec = z.infer<typeof sliceSpecSchema>;
@@ -120,14 +129,14 @@ export type TaskClaims = z.infer<typeof taskClaimsSchema>;
 
 export const phaseEventSchema = z.strictObject({
   /** Rises by one within a task attempt; the control plane ignores what it has. */
-  seq: z.int().min(1),
+  seq: z.int().min(1).max(INT32_MAX),
   phase: z.string().max(32),
   direction: z.enum(["apply", "undo"]),
   status: z.enum(["started", "progress", "done", "not_needed", "retrying", "failed"]),
-  attempt: z.int().min(1),
+  attempt: z.int().min(1).max(INT32_MAX),
   /** Agent's wall clock, RFC 3339. */
   at: z.iso.datetime(),
-  durationMs: z.int().min(0).nullable(),
+  durationMs: z.int().min(0).max(INT32_MAX).nullable(),
   message: z.string().max(2000).nullable(),
 });
 export type PhaseEvent = z.infer<typeof phaseEventSchema>;

@@ -1,4 +1,7 @@
 import { runNamedSuite } from "../support/suite.ts";
 
 /** Benchmarks; each compares with peers where they can be installed. */
-await runNamedSuite("bench", { audit: async () => (await import("./audit.ts")).auditSuite });
+await runNamedSuite("bench", {
+  audit: async () => (await import("./audit.ts")).auditSuite,
+  pki: async () => (await import("./pki.ts")).pkiSuite,
+});

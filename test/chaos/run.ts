@@ -2,6 +2,8 @@ import { runNamedSuite } from "../support/suite.ts";
 
 /** Faults on real processes. */
 await runNamedSuite("chaos", {
+  enrol: async () => (await import("./enrol/enrol.ts")).enrolSuite,
+  forge: async () => (await import("./forge/suite.ts")).forgeSuite,
   revoke: async () => (await import("./revoke/revoke.ts")).revokeSuite,
   rotate: async () => (await import("./rotate/rotate.ts")).rotateSuite,
 });

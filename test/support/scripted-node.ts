@@ -2,6 +2,7 @@ import { join } from "node:path";
 import type { ApiClient } from "@hostler/cli/api-client.ts";
 import { makeControlPlaneClient, type ControlPlaneClient } from "@hostler/node-agent/control/control-plane-client.ts";
 import { enrol } from "@hostler/node-agent/identity/enrol.ts";
+import type { StoredIdentity } from "@hostler/node-agent/identity/identity-files.ts";
 import { makeNodeIdentity } from "@hostler/node-agent/identity/node-identity.ts";
 import { makeDiskFiles } from "@hostler/node-agent/journal/disk-files.ts";
 import type { Ask } from "@hostler/node-agent/ports/control-plane.ts";
@@ -9,16 +10,22 @@ import type { NodeIdentity } from "@hostler/node-agent/ports/node-keys.ts";
 import { sha256Hex } from "@hostler/pki";
 import { bootstrapTokenCreatedSchema } from "@hostler/shared/api/nodes.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
-import { PROTOCOL_VERSION, type PollAnswer } from "@hostler/shared/node-protocol.ts";
+import { PROTOCOL_VERSION, type Inventory, type PollAnswer } from "@hostler/shared/node-protocol.ts";
 import type { TaskClaims, TaskOutcome } from "@hostler/shared/tasks.ts";
 
 const never = new AbortController().signal;
 
 /** A node that does what a test says: a real identity and the real client, with the test in the place of the runner. */
 export interface ScriptedNode {
+  readonly name: string;
   readonly nodeId: string;
+  readonly session: string;
+  /** What it said it has. */
+  readonly inventory: Inventory;
   readonly client: ControlPlaneClient;
   readonly identity: NodeIdentity;
+  /** What the node has on its disk, for those who talk to the listener by hand. */
+  readonly stored: StoredIdentity;
   poll(overrides?: Partial<Ask>): Promise<PollAnswer>;
   /** Polls until a task comes, verified. */
   takeTask(): Promise<{ readonly jws: string; readonly claims: TaskClaims }>;
@@ -57,13 +64,18 @@ export async function makeScriptedNode(options: {
       },
       never,
     );
-  await beginSession(client, name);
+  const session = await beginSession(client, name);
   await poll();
-  await client.sendInventory(inventoryOf(name, options.gpus), never);
+  const inventory = inventoryOf(name, options.gpus);
+  await client.sendInventory(inventory, never);
   return {
+    name,
     nodeId: identity.nodeId,
+    session,
+    inventory,
     client,
     identity,
+    stored,
     poll,
     takeTask: async () => {
       for (;;) {
@@ -98,12 +110,14 @@ export async function makeScriptedNode(options: {
 }
 
 /** The start of an agent that never had a session. */
-export async function beginSession(client: ControlPlaneClient, agentInstance: string): Promise<void> {
+export async function beginSession(client: ControlPlaneClient, agentInstance: string): Promise<string> {
   const start = { protocolVersion: PROTOCOL_VERSION, agentInstance, previous: null, highWaterMark: 0 };
-  client.useSession((await client.startSession(start, never)).session);
+  const { session } = await client.startSession(start, never);
+  client.useSession(session);
+  return session;
 }
 
-function inventoryOf(hostName: string, gpus: number): Parameters<ControlPlaneClient["sendInventory"]>[0] {
+function inventoryOf(hostName: string, gpus: number): Inventory {
   return {
     facts: {
       hostName,

@@ -39,7 +39,9 @@ export interface ListenerOptions {
 
 /** Opens one listener. Rejects with `conflict` when the port is in use, saying which and how to choose another. */
 export async function openListener(options: ListenerOptions): Promise<Listener> {
-  const timeouts = { headersTimeout: 15_000, requestTimeout: 120_000, keepAliveTimeout: 60_000 };
+  // Whoever sends slowly is looked at every few seconds, not every thirty as Node does by itself.
+  const patience = { connectionsCheckingInterval: 5000 };
+  const timeouts = { headersTimeout: 15_000, requestTimeout: 120_000, keepAliveTimeout: 60_000, ...patience };
   const webSockets = options.hasWebSockets ? makeSocketServer() : null;
   // ws types its `noServer` as possibly undefined, which the adapter's exact optional type does not take.
   const websocket = webSockets === null ? {} : { websocket: { server: webSockets as unknown as WebSocketServerLike } };

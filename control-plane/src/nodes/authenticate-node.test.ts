@@ -132,6 +132,17 @@ describe("each wrong certificate is refused by name", () => {
     expect((await ask(forged)).body["code"]).toBe("certificate_untrusted");
   });
 
+  test("with the serial and the name of a node, on another key", async () => {
+    const { answer } = await plane.makeNode();
+    const { serialNumber: serial } = new X509Certificate(answer.certificateChain);
+    const forged = await issueByNodeAuthority({
+      nodeId: answer.nodeId,
+      serial,
+      validity: around(-HOUR_MS, HOUR_MS),
+    });
+    expect((await ask(forged)).body["code"]).toBe("certificate_untrusted");
+  });
+
   test("ended, and not begun", async () => {
     const nodeId = newId("node", systemClock);
     const ended = await issueByNodeAuthority({ nodeId, validity: around(-2 * HOUR_MS, -HOUR_MS) });

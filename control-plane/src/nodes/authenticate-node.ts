@@ -23,6 +23,14 @@ const TLS_CODES: Readonly<Record<string, "certificate_expired" | "certificate_no
   CERT_NOT_YET_VALID: "certificate_not_yet_valid",
 };
 
+/** What OpenSSL says when it does not trust the issuer: one that we rotated out, or a stranger. */
+const NO_ISSUER: ReadonlySet<string> = new Set([
+  "SELF_SIGNED_CERT_IN_CHAIN",
+  "UNABLE_TO_GET_ISSUER_CERT",
+  "UNABLE_TO_GET_ISSUER_CERT_LOCALLY",
+  "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
+]);
+
 export interface AuthenticateDeps extends Pick<Deps, "sql" | "clock" | "wake"> {
   readonly authority: CertificateAuthority;
   readonly liveSockets: LiveSockets;
@@ -60,7 +68,9 @@ async function judge(deps: AuthenticateDeps, c: Context<NodeEnv>, socket: TLSSoc
   // Before the record is read: a revocation that commits after the read finds the socket here and cuts it.
   deps.liveSockets.add(socket, { nodeId, expiresAt: certificate.validToDate });
   const row = await findJudgement(deps.sql, certificate.serialNumber);
-  if (row === undefined || row.nodeId !== nodeId) throw notIssuedByUs();
+  // Byte for byte what we issued: whoever stole an authority's key could put a known serial and name on a key of his own.
+  if (row === undefined || row.nodeId !== nodeId || !row.chainPem.startsWith(certificate.toString()))
+    throw notIssuedByUs();
   judgeRecord(row, certificate, authority);
   deps.liveSockets.add(socket, { nodeId, expiresAt: certificate.validToDate, authority: row.authority });
   if (row.replacesOlder) await supersedeOlder(deps.sql, nodeId, row.generation);
@@ -83,7 +93,7 @@ function judgeChain(socket: TLSSocket, authority: CertificateAuthority): X509Cer
     const reason = String(socket.authorizationError);
     const detail = `The chain was refused: ${reason}.`;
     const known = TLS_CODES[reason];
-    if (known === undefined && authority.hasSigned(certificate)) throw new AppError("authority_retired", { detail });
+    if (NO_ISSUER.has(reason) && authority.hasSigned(certificate)) throw new AppError("authority_retired", { detail });
     throw new AppError(known ?? "certificate_untrusted", { detail });
   }
   // OpenSSL lets a certificate without any purpose pass as a client.

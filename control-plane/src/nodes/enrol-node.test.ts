@@ -107,9 +107,16 @@ describe("a key and its certificate", () => {
   });
 
   test("what the host calls itself reaches no field of its certificate", async () => {
-    const { body } = await plane.enrol(await plane.makeToken(), {
-      claims: { hostName: "evil,URI:spiffe://test.internal/node/x" },
-    });
+    const token = await plane.makeToken();
+    for (const hostName of [
+      "evil,URI:spiffe://test.internal/node/x",
+      "a\u0000b",
+      "a\ud800b",
+      "\u001b]0;owned\u0007",
+      "",
+    ])
+      expect((await plane.enrol(token, { claims: { hostName } })).body["code"]).toBe("proof_invalid");
+    const { body } = await plane.enrol(token, { claims: { hostName: "evil.test.internal_node-x" } });
     const leaf = new X509Certificate(String(body["certificateChain"]));
     expect(leaf.subject).toBe(`CN=${String(body["nodeId"])}`);
     expect(leaf.subjectAltName).toBe(`URI:spiffe://test.internal/node/${String(body["nodeId"]).slice(5)}`);

@@ -1,4 +1,4 @@
-import { AppError } from "@hostler/shared/errors.ts";
+import { AppError, type ErrorCode } from "@hostler/shared/errors.ts";
 import { newId } from "@hostler/shared/ids.ts";
 import {
   CLOCK_SKEW_MS_MAX,
@@ -15,6 +15,7 @@ import type { Tx } from "../db/sql.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
 import type { Pki } from "../pki/open-pki.ts";
+import type { AuditBudget } from "./audit-budget.ts";
 import { identityAnswer } from "./identity-answer.ts";
 import { findCertificateByKey, insertCertificate, insertNode, type CertificateRow } from "./store.ts";
 import { lockToken, markTokenUsed, type TokenRow } from "./token-store.ts";
@@ -25,14 +26,27 @@ export interface EnrolDeps extends Pick<Deps, "sql" | "clock"> {
   nodeListenerFor(requestHost: string): string;
 }
 
+/** Refusals of somebody who has not shown a token's secret: anybody can cause them, as often as he likes. */
+const STRANGERS_CODES: ReadonlySet<ErrorCode> = new Set([
+  "bootstrap_token_unknown",
+  "clock_skew",
+  "protocol_unsupported",
+]);
+
 /**
  * Turns a token and a key into a node. One transaction holds the token's row, so a hundred uses at once make one node. The
  * same key answers with the same certificate, with the same token (a lost answer burns nothing) or with a new one that the
- * operator made because the first seemed lost. Each refusal has its code and leaves an audit row.
+ * operator made because the first seemed lost. Each refusal has its code and leaves an audit row; those of
+ * strangers share a budget of rows.
  */
 export async function enrolNode(
   deps: EnrolDeps,
-  request: { readonly proof: string; readonly requestHost: string; readonly requestId: string },
+  request: {
+    readonly proof: string;
+    readonly requestHost: string;
+    readonly requestId: string;
+    readonly auditBudget: AuditBudget;
+  },
 ): Promise<IdentityAnswer> {
   const { claims, publicKey } = await verifyEnrolProof(request.proof);
   try {
@@ -44,8 +58,11 @@ export async function enrolNode(
     );
     return identityAnswer(deps.pki, { chainPem, nodeListener: deps.nodeListenerFor(request.requestHost) });
   } catch (error) {
-    if (error instanceof AppError) {
-      const detail = { code: error.code, hostName: claims.hostName };
+    const isStranger = error instanceof AppError && STRANGERS_CODES.has(error.code);
+    const spent = isStranger ? request.auditBudget.spend() : { omitted: 0 };
+    if (error instanceof AppError && spent !== null) {
+      const omitted = spent.omitted === 0 ? {} : { omittedBefore: spent.omitted };
+      const detail = { code: error.code, hostName: claims.hostName, ...omitted };
       const row = {
         actor: `token:${claims.tokenId}`,
         action: "node.enrol",

@@ -6,6 +6,7 @@ import { bodyLimit } from "hono/body-limit";
 import { createMiddleware } from "hono/factory";
 import type { EnrolEnv } from "../http/node-apps.ts";
 import { readJson } from "../http/read-json.ts";
+import { makeAuditBudget } from "./audit-budget.ts";
 import { enrolNode } from "./enrol-node.ts";
 import { recoverNode, type RecoverDeps } from "./recover-node.ts";
 import { makeRefusalBudget } from "./refusal-budget.ts";
@@ -17,6 +18,7 @@ const BODY_BYTES_MAX = 24 * 1024;
 export function enrolRoutes(deps: RecoverDeps): Hono<EnrolEnv> {
   const app = new Hono<EnrolEnv>();
   const budget = makeRefusalBudget(deps.clock);
+  const auditBudget = makeAuditBudget(deps.clock);
   const limit = bodyLimit({
     maxSize: BODY_BYTES_MAX,
     onError: () => {
@@ -29,7 +31,9 @@ export function enrolRoutes(deps: RecoverDeps): Hono<EnrolEnv> {
     await next();
     if (c.error instanceof AppError && ERRORS[c.error.code].status < 500) budget.noteRefusal(address);
   });
-  app.post(NODE_PATHS.enrol, withinBudget, limit, async (c) => c.json(await enrolNode(deps, await readProof(c))));
+  app.post(NODE_PATHS.enrol, withinBudget, limit, async (c) =>
+    c.json(await enrolNode(deps, { ...(await readProof(c)), auditBudget })),
+  );
   app.post(NODE_PATHS.recover, withinBudget, limit, async (c) => c.json(await recoverNode(deps, await readProof(c))));
   app.get(NODE_PATHS.trust, (c) => {
     const after = Number(c.req.query("after") ?? "0");

@@ -50,7 +50,7 @@ export interface CertificateRow {
 }
 
 /** What a request is judged by. */
-export interface Judgement extends Omit<CertificateRow, "chainPem" | "notAfter"> {
+export interface Judgement extends Omit<CertificateRow, "notAfter"> {
   /** Older certificates of the node still count until this one is seen. */
   readonly replacesOlder: boolean;
   readonly session: Omit<SessionRecord, "isRestoreExpected">;
@@ -60,7 +60,7 @@ export interface Judgement extends Omit<CertificateRow, "chainPem" | "notAfter">
 export async function findJudgement(db: Queryable, serial: string): Promise<Judgement | undefined> {
   const [row] = await db<(Omit<Judgement, "session"> & { session: string; from: string; confirmed: boolean })[]>`
     select n.id as "nodeId", n.name as "nodeName", n.state as "nodeState", c.state, c.key_thumbprint as "keyThumbprint", c.generation,
-      c.authority, n.session::text, n.session_from::text as "from", n.session_confirmed as confirmed,
+      c.authority, c.chain_pem as "chainPem", n.session::text, n.session_from::text as "from", n.session_confirmed as confirmed,
       exists (
         select from node_certificates o
         where o.node_id = c.node_id and o.generation < c.generation and o.state = 'active'

@@ -1,7 +1,7 @@
 import * as z from "zod";
 import { idSchema } from "../ids.ts";
 import { ALLOCATION_STATES } from "../states.ts";
-import { hostNameSchema, labelsSchema, phaseEventSchema, sshPublicKeySchema } from "../tasks.ts";
+import { hostNameSchema, labelsSchema, phaseEventSchema, sshPublicKeySchema, userDataSchema } from "../tasks.ts";
 import { operationSchema, timestampSchema } from "./common.ts";
 
 export const allocationCreateSchema = z
@@ -19,7 +19,7 @@ export const allocationCreateSchema = z
       })
       .default({ count: 0, kind: null }),
     sshPublicKeys: z.array(sshPublicKeySchema).max(32).default([]),
-    userData: z.string().max(65_536).nullable().default(null),
+    userData: userDataSchema.nullable().default(null),
     labels: labelsSchema.default({}),
   })
   .meta({ id: "AllocationCreate" });

@@ -1,6 +1,6 @@
 import * as z from "zod";
 import { idSchema } from "../ids.ts";
-import { gpuSchema, hostFactsSchema, telemetrySampleSchema } from "../node-protocol.ts";
+import { gpuSchema, hostFactsSchema, reportedNameSchema, telemetrySampleSchema } from "../node-protocol.ts";
 import { NODE_STATES, SLOT_STATES } from "../states.ts";
 import { timestampSchema } from "./common.ts";
 import { resourceNameSchema } from "./identity.ts";
@@ -15,7 +15,7 @@ export const bootstrapTokenCreateSchema = z
     /** Life in seconds; at most a day. */
     ttlSeconds: z.int().min(60).max(86_400).default(900),
     /** When set, only a host that calls itself so may use the token. */
-    hostName: z.string().min(1).max(253).nullable().default(null),
+    hostName: reportedNameSchema.nullable().default(null),
     /** When set, only this key may use the token: what `hostler-agent key` prints on the host. */
     keyThumbprint: keyThumbprintSchema.nullable().default(null),
   })
