@@ -27,6 +27,7 @@ export const HOST_TOOLS = [
   { package: "nftables", program: "nft", off: "tap networks", for: ["demo", "test", "chaos", "bench"] },
   { package: "e2fsprogs", program: "mke2fs", off: "building the guest image", for: ["demo", "test", "chaos", "bench"] },
   { package: "openssl", program: "openssl", off: "the tests of certificates", for: ["test"] },
+  { package: "gnutls-bin", program: "certtool", off: "the tests of certificates", for: ["test"] },
   { package: "chromium", program: "chromium", off: "the tests of the console", for: ["test"] },
 ];
 

@@ -69,10 +69,32 @@ async function opensslVerify(leaf: string, intermediate: string, purpose: string
   );
 }
 
+async function certtoolVerify(trusted: string): Promise<boolean> {
+  const path = (name: string): string => join(dir, `${name}.pem`);
+  const args = ["--verify", "--load-ca-certificate", path(trusted), "--infile", path("chain")];
+  return await execute("certtool", args).then(
+    () => true,
+    () => false,
+  );
+}
+
 describe("certificates", () => {
   test("openssl accepts both chains under strict rules", async () => {
     expect(await opensslVerify("node", "nodeAuthority", "sslclient")).toBe(true);
     expect(await opensslVerify("server", "serverAuthority", "sslserver")).toBe(true);
+  });
+
+  test("GnuTLS accepts both chains, and not with another root", async () => {
+    for (const [leaf, intermediate] of [
+      ["node", "nodeAuthority"],
+      ["server", "serverAuthority"],
+    ] as const) {
+      await writeFile(join(dir, "chain.pem"), pemOf(ders[leaf]) + pemOf(ders[intermediate]));
+      expect(await certtoolVerify("root")).toBe(true);
+      expect(await certtoolVerify("nodeAuthority")).toBe(leaf === "node");
+    }
+    await writeFile(join(dir, "stranger.pem"), pemOf(issueRoot({ name: "Test root", key: makeP256Key() }, validity)));
+    expect(await certtoolVerify("stranger")).toBe(false);
   });
 
   test("a node's certificate is no server and a server's is no client", async () => {

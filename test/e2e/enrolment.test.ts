@@ -1,4 +1,5 @@
-import { chmod, mkdtemp, rm } from "node:fs/promises";
+import { spawn } from "node:child_process";
+import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { createServer, connect } from "node:net";
 import { once } from "node:events";
 import { tmpdir } from "node:os";
@@ -16,6 +17,7 @@ import { systemClock, type Clock } from "@hostler/shared/clock.ts";
 import { createPublicKey, X509Certificate } from "node:crypto";
 import { issueNodeLeaf, issueRoot, keyThumbprint, makeP256Key, makeSerial, pemOf } from "@hostler/pki";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
+import { waitFor } from "../support/wait-for.ts";
 import { beginSession } from "../support/scripted-node.ts";
 import { clientFor, startControlPlaneProgram, type LocalControlPlane } from "../../deploy/demo/local-cloud.ts";
 
@@ -184,6 +186,25 @@ describe("the node listener", () => {
     expect(await pollAs(foreign)).toBe("certificate_untrusted");
   });
 
+  test.each([
+    ["GnuTLS", "gnutls-cli", gnutlsArgs],
+    ["OpenSSL", "openssl", opensslArgs],
+  ] as const)("speaks to %s as to Node", async (_name, program, argsOf) => {
+    const stored = await enrolHost((await makeToken()).token);
+    const dir = await mkdtemp(join(folder, "tls-"));
+    const files = { key: join(dir, "key"), chain: join(dir, "chain"), root: join(dir, "root") };
+    await writeFile(files.key, stored.privateKeyPem);
+    await writeFile(files.chain, stored.identity.certificateChain);
+    await writeFile(files.root, stored.identity.trustBundle);
+    const child = spawn(program, argsOf(stored.identity.nodeListener, files), { stdio: ["pipe", "pipe", "ignore"] });
+    // Both ends of TLS are proven before the listener looks at the request, which lacks a session.
+    child.stdin.write("POST /node/v1/poll HTTP/1.1\r\nhost: x\r\ncontent-length: 2\r\nconnection: close\r\n\r\n{}");
+    let answer = "";
+    child.stdout.on("data", (bytes: Buffer) => (answer += bytes.toString()));
+    await waitFor("the answer", async () => answer.includes("x-hostler-session"));
+    child.kill();
+  });
+
   test("refuses a request without a certificate and TLS 1.2", async () => {
     const stored = await enrolHost((await makeToken()).token);
     const [host = "", port = ""] = stored.identity.nodeListener.split(":");
@@ -240,4 +261,29 @@ async function clientOf(identity: StoredIdentity): Promise<ControlPlaneClient> {
   const client = makeControlPlaneClient(identity);
   await beginSession(client, "test");
   return client;
+}
+
+interface TlsFiles {
+  readonly key: string;
+  readonly chain: string;
+  readonly root: string;
+}
+
+function gnutlsArgs(listener: string, files: TlsFiles): string[] {
+  const [host = "", port = ""] = listener.split(":");
+  const identity = ["--x509certfile", files.chain, "--x509keyfile", files.key, "--x509cafile", files.root];
+  const name = "control-plane.hostler.internal";
+  return [...identity, "--verify-hostname", name, "--sni-hostname", name, "--port", port, host];
+}
+
+function opensslArgs(listener: string, files: TlsFiles): string[] {
+  const identity = ["-cert", files.chain, "-cert_chain", files.chain, "-key", files.key, "-CAfile", files.root];
+  const strict = [
+    "-tls1_3",
+    "-verify_return_error",
+    "-verify_hostname",
+    "control-plane.hostler.internal",
+    "-x509_strict",
+  ];
+  return ["s_client", "-quiet", "-connect", listener, ...identity, ...strict];
 }

@@ -43,5 +43,5 @@ export async function expireIdentity(
     from node_certificates where node_id = ${nodeId}
   `;
   const identity = { ...stored.identity, certificateChain: chain, expiresAt: notAfter.toISOString() };
-  await writeIdentity(files, { privateKey, identity, server: stored.server });
+  await writeIdentity(files, { ...stored, privateKey, identity });
 }

@@ -60,9 +60,9 @@ export function authenticateNode(deps: AuthenticateDeps) {
 
 async function judge(deps: AuthenticateDeps, c: Context<NodeEnv>, socket: TLSSocket): Promise<AuthenticatedNode> {
   const { authority } = deps;
-  const certificate = judgeChain(socket, authority);
   const now = deps.clock.now();
-  if (certificate.validToDate <= now) throw expired(certificate, now);
+  const certificate = judgeChain(socket, authority, now);
+  if (certificate.validToDate <= now) throw outOfTime("certificate_expired", certificate, now);
   const nodeId = nodeIdOfAltName(certificate.subjectAltName, authority.trustDomain);
   if (nodeId === null) throw notIssuedByUs();
   // Before the record is read: a revocation that commits after the read finds the socket here and cuts it.
@@ -85,7 +85,7 @@ async function judge(deps: AuthenticateDeps, c: Context<NodeEnv>, socket: TLSSoc
   };
 }
 
-function judgeChain(socket: TLSSocket, authority: CertificateAuthority): X509Certificate {
+function judgeChain(socket: TLSSocket, authority: CertificateAuthority, now: Date): X509Certificate {
   const certificate = socket.getPeerX509Certificate();
   // A resumed session would carry an earlier judgment; tickets are off, so there is none to resume.
   if (certificate === undefined || socket.isSessionReused()) throw new AppError("certificate_missing");
@@ -94,7 +94,8 @@ function judgeChain(socket: TLSSocket, authority: CertificateAuthority): X509Cer
     const detail = `The chain was refused: ${reason}.`;
     const known = TLS_CODES[reason];
     if (NO_ISSUER.has(reason) && authority.hasSigned(certificate)) throw new AppError("authority_retired", { detail });
-    throw new AppError(known ?? "certificate_untrusted", { detail });
+    if (known !== undefined) throw outOfTime(known, certificate, now);
+    throw new AppError("certificate_untrusted", { detail });
   }
   // OpenSSL lets a certificate without any purpose pass as a client.
   if (!(certificate.keyUsage ?? []).includes(CLIENT_AUTH))
@@ -134,9 +135,18 @@ function namesOf(socket: TLSSocket): { readonly serial: string | null; readonly 
   };
 }
 
-function expired(certificate: X509Certificate, now: Date): AppError {
-  return new AppError("certificate_expired", {
-    detail: `It ended at ${certificate.validToDate.toISOString()}; the time here is ${now.toISOString()}.`,
+/** Says the times of both sides, so that a wrong clock is seen for what it is. */
+function outOfTime(
+  code: "certificate_expired" | "certificate_not_yet_valid",
+  { validFromDate, validToDate }: X509Certificate,
+  now: Date,
+): AppError {
+  const boundary = code === "certificate_expired" ? validToDate : validFromDate;
+  const offsetSeconds = Math.round((now.getTime() - boundary.getTime()) / 1000);
+  const verb = code === "certificate_expired" ? "ended" : "begins";
+  return new AppError(code, {
+    detail: `It ${verb} at ${boundary.toISOString()}; the time here is ${now.toISOString()}, ${Math.abs(offsetSeconds)} s ${offsetSeconds > 0 ? "later" : "earlier"}.`,
+    facts: { offsetSeconds, serverTime: now.toISOString() },
   });
 }
 

@@ -23,10 +23,19 @@ afterEach(() => {
 
 async function enrolAt(
   server: string,
-  options: { readonly files?: ReturnType<typeof makeMemoryFiles>; readonly clock?: Clock } = {},
+  options: {
+    readonly files?: ReturnType<typeof makeMemoryFiles>;
+    readonly clock?: Clock;
+    readonly token?: ReturnType<typeof makeBootstrapToken>;
+  } = {},
 ): Promise<StoredIdentity> {
   const deps = { files: options.files ?? makeMemoryFiles(), clock: options.clock ?? systemClock };
-  return await enrol(deps, { server, token: formatBootstrapToken(token), hostName: "host", agentVersion: "test" });
+  return await enrol(deps, {
+    server,
+    token: formatBootstrapToken(options.token ?? token),
+    hostName: "host",
+    agentVersion: "test",
+  });
 }
 
 /** An enrol listener that answers as it is told, and the thumbprints of the keys that asked. */
@@ -117,12 +126,22 @@ describe("enrolment", () => {
     },
   );
 
-  test("of an enrolled host is refused, and its identity kept", async () => {
+  test("with the same token again is done already: the first time may have been killed at its very end", async () => {
+    const files = makeMemoryFiles();
+    const { address, keys } = await startEnrolServer("identity");
+    const first = await enrolAt(address, { files });
+    await files.replace("enrol-key.pem", "what a kill left behind");
+    expect((await enrolAt(address, { files })).identity).toEqual(first.identity);
+    expect([[...files.texts.keys()], keys.length]).toEqual([["identity.json"], 1]);
+  });
+
+  test("of an enrolled host with another token is refused, and its identity kept", async () => {
     const files = makeMemoryFiles();
     const { address } = await startEnrolServer("identity");
     await enrolAt(address, { files });
     const before = files.texts.get("identity.json");
-    await expect(enrolAt(address, { files })).rejects.toMatchObject({
+    const other = makeBootstrapToken(authority.pin);
+    await expect(enrolAt(address, { files, token: other })).rejects.toMatchObject({
       code: "conflict",
       detail: expect.stringContaining(NODE_ID),
     });

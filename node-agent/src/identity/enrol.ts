@@ -33,6 +33,11 @@ export async function enrol(
   const token = parseBootstrapToken(enrolment.token);
   const server = parseServer(enrolment.server);
   const existing = await readIdentity(deps.files);
+  if (existing?.tokenId === token.id) {
+    // The same command again: the last time it was interrupted after the identity was on the disk.
+    await forgetPendingKey(deps.files, "enrol");
+    return existing;
+  }
   if (existing !== null) {
     throw new AppError("conflict", {
       detail: `This host is enrolled already as ${existing.identity.nodeId}. To enrol it anew, stop the agent and remove its state folder first.`,
@@ -55,7 +60,12 @@ export async function enrol(
     throw isAppError(error) ? error : explain(error, { enrolment, leaf, now: deps.clock.now() });
   });
   const identity = identitySchema.parse(answer);
-  const stored = await writeIdentity(deps.files, { privateKey: key, identity, server: enrolment.server });
+  const stored = await writeIdentity(deps.files, {
+    privateKey: key,
+    identity,
+    server: enrolment.server,
+    tokenId: token.id,
+  });
   await forgetPendingKey(deps.files, "enrol");
   return stored;
 }

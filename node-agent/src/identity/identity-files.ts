@@ -6,11 +6,16 @@ import * as z from "zod";
 import type { StateFiles } from "../ports/state-files.ts";
 
 /** Key, certificate and whom to trust lie in one file: they can never be of two different identities. */
-const storedSchema = z.object({ privateKey: z.string(), identity: identitySchema, server: z.string() });
+const storedSchema = z.object({
+  privateKey: z.string(),
+  identity: identitySchema,
+  server: z.string(),
+  tokenId: z.string().nullable().default(null),
+});
 export const IDENTITY_FILE = "identity.json";
-/** The key of an enrolment or renewal whose answer is not here yet. A retry uses it again, so a lost answer costs nothing. */
 const SESSION = "session.json";
 const sessionSchema = z.object({ session: z.string() });
+/** The key of an enrolment or renewal whose answer is not here yet. A retry uses it again, so a lost answer costs nothing. */
 const PENDING = { enrol: "enrol-key.pem", renew: "renew-key.pem" } as const;
 
 export interface StoredIdentity {
@@ -19,6 +24,8 @@ export interface StoredIdentity {
   readonly identity: z.infer<typeof identitySchema>;
   /** Host and port that the host enrolled at. */
   readonly server: string;
+  /** The public part of the token that it enrolled with. */
+  readonly tokenId: string | null;
 }
 
 /** Null when this host is not enrolled. */
@@ -26,8 +33,8 @@ export async function readIdentity(files: StateFiles): Promise<StoredIdentity | 
   const text = await files.read(IDENTITY_FILE);
   if (text === null) return null;
   try {
-    const { privateKeyPem, identity, server } = parseIdentityFile(text);
-    return { privateKey: importPrivateKey(privateKeyPem, null), privateKeyPem, identity, server };
+    const parsed = parseIdentityFile(text);
+    return { privateKey: importPrivateKey(parsed.privateKeyPem, null), ...parsed };
   } catch (error) {
     throw new AppError("conflict", {
       detail: `The file ${IDENTITY_FILE} in the agent's state folder is damaged. Restore it, or remove it and enrol again with a new token.`,
@@ -38,21 +45,19 @@ export async function readIdentity(files: StateFiles): Promise<StoredIdentity | 
 
 /** The text of the file, its key not looked at yet. Throws JSON's or zod's own error; JSON's may quote the key, so it is not for showing. */
 export function parseIdentityFile(text: string): Omit<StoredIdentity, "privateKey"> {
-  const { privateKey, identity, server } = storedSchema.parse(JSON.parse(text));
-  return { privateKeyPem: privateKey, identity, server };
+  const { privateKey, ...rest } = storedSchema.parse(JSON.parse(text));
+  return { privateKeyPem: privateKey, ...rest };
 }
 
 /** Replaces the identity whole, on disk before it resolves. */
 export async function writeIdentity(
   files: StateFiles,
-  stored: { readonly privateKey: KeyObject; readonly identity: StoredIdentity["identity"]; readonly server: string },
+  stored: Omit<StoredIdentity, "privateKeyPem">,
 ): Promise<StoredIdentity> {
-  const privateKeyPem = exportPrivateKey(stored.privateKey, null);
-  await files.replace(
-    IDENTITY_FILE,
-    `${JSON.stringify({ privateKey: privateKeyPem, identity: stored.identity, server: stored.server })}\n`,
-  );
-  return { ...stored, privateKeyPem };
+  const { privateKey, identity, server, tokenId } = stored;
+  const privateKeyPem = exportPrivateKey(privateKey, null);
+  await files.replace(IDENTITY_FILE, `${JSON.stringify({ privateKey: privateKeyPem, identity, server, tokenId })}\n`);
+  return { privateKey, privateKeyPem, identity, server, tokenId };
 }
 
 /** The key that waits for its certificate, made when there is none. It is on disk before it is used. */

@@ -38,7 +38,7 @@ export async function recoverIdentity(
     },
   );
   const identity = identitySchema.parse(answer);
-  const stored = await writeIdentity(deps.files, { privateKey: key, identity, server: current.server });
+  const stored = await writeIdentity(deps.files, { ...current, privateKey: key, identity });
   await forgetPendingKey(deps.files, "renew");
   return stored;
 }

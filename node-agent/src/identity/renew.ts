@@ -28,7 +28,7 @@ export async function renewIdentity(
     if (isAppError(error, "proof_invalid")) await forgetPendingKey(deps.files, "renew");
     throw error;
   });
-  const stored = await writeIdentity(deps.files, { privateKey: key, identity, server: current.server });
+  const stored = await writeIdentity(deps.files, { ...current, privateKey: key, identity });
   await forgetPendingKey(deps.files, "renew");
   return stored;
 }

@@ -81,7 +81,7 @@ export function makeStoredIdentity(authority: TestAuthority, nodeListener: strin
   const privateKey = makeP256Key();
   const nodeId = "node_01900000-0000-7000-8000-000000000001";
   const identity = authority.identityFor(createPublicKey(privateKey), nodeId, nodeListener);
-  return { privateKey, privateKeyPem: pemOfKey(privateKey), identity, server: nodeListener };
+  return { privateKey, privateKeyPem: pemOfKey(privateKey), identity, server: nodeListener, tokenId: null };
 }
 
 /** Listens on a free port; `host:port` of it. */

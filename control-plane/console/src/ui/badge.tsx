@@ -9,6 +9,7 @@ const TONES: Readonly<Record<string, string>> = {
   enrolled: "busy",
   failed: "bad",
   release_failed: "bad",
+  frozen: "bad",
   revoked: "bad",
   offline: "bad",
 };
