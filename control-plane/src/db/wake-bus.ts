@@ -14,17 +14,23 @@ export interface WakeBus {
   wake(topic: string): void;
   /** Resolves at the next wake of the topic or after `timeoutMs`; rejects when the signal aborts. */
   wait(topic: string, timeoutMs: number, signal: AbortSignal): Promise<void>;
+  /** Calls the listener with every topic that is woken, here or on another replica. Whoever listens does so for good. */
+  listen(listener: (topic: string) => void): void;
 }
 
 /** Topic of a node's polls. */
 export const nodeTopic = (nodeId: string): string => `node:${nodeId}`;
 /** Woken when a node is refused from now on: replicas cut its connections. */
-export const NODES_REFUSED_TOPIC = "nodes-refused";
+export const refusedTopic = (nodeId: string): string => `${REFUSED_PREFIX}${nodeId}`;
+/** The node of such a topic; null for any other topic. */
+export const nodeOfRefusedTopic = (topic: string): string | null =>
+  topic.startsWith(REFUSED_PREFIX) ? topic.slice(REFUSED_PREFIX.length) : null;
 /** Woken when the certificate authorities changed: replicas read them again. */
 export const TRUST_TOPIC = "trust";
 /** Topic of an operation's watchers. */
 export const operationTopic = (operationId: string): string => `operation:${operationId}`;
 
+const REFUSED_PREFIX = "refused:";
 const CHANNEL = "hostler_wake";
 const COALESCE_MS = 20;
 /** PostgreSQL refuses payloads of 8000 bytes; more topics than fit become "everything". */
@@ -105,6 +111,7 @@ export function openWakeBus(options: {
         });
     },
     wait: waiters.wait,
+    listen: waiters.listen,
     close: async () => {
       closing.abort();
       await running;
@@ -134,10 +141,13 @@ async function keepSession(
 }
 
 /** Who waits in this process. */
-function makeWaiters(clock: Clock): Pick<WakeBus, "wake" | "wait"> {
+function makeWaiters(clock: Clock): Pick<WakeBus, "wake" | "wait" | "listen"> {
   const waiters = new Map<string, Set<() => void>>();
+  const listeners: ((topic: string) => void)[] = [];
   return {
+    listen: (listener) => void listeners.push(listener),
     wake: (topic) => {
+      for (const listener of listeners) listener(topic);
       const topics = topic === EVERYTHING ? [...waiters.keys()] : [topic];
       for (const name of topics) for (const resolve of waiters.get(name) ?? []) resolve();
     },

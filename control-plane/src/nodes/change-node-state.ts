@@ -4,7 +4,7 @@ import type { NodeState } from "@hostler/shared/states.ts";
 import { recordChange } from "../audit/record-change.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
-import { NODES_REFUSED_TOPIC } from "../db/wake-bus.ts";
+import { refusedTopic } from "../db/wake-bus.ts";
 import { expectRestore } from "./session-store.ts";
 import { moveNode, readNodes, revokeCertificates } from "./store.ts";
 
@@ -48,7 +48,7 @@ export async function changeNodeState(
       body: {},
     });
   });
-  if (target === "revoked" || target === "frozen") deps.wake.wake(NODES_REFUSED_TOPIC);
+  if (target === "revoked" || target === "frozen") deps.wake.wake(refusedTopic(change.nodeId));
   const [node] = await readNodes(deps.sql, { id: change.nodeId, after: null, limit: 1 });
   if (node === undefined) throw new AppError("not_found");
   return node;

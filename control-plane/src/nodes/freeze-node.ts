@@ -5,7 +5,7 @@ import { moveNode } from "./store.ts";
 
 /**
  * Freezes a node whose identity has two holders: which one is right, only a person can tell. Freezing what is frozen or revoked
- * changes nothing. After the commit, wake `NODES_REFUSED_TOPIC`.
+ * changes nothing. After the commit, wake its `refusedTopic`.
  */
 export async function freezeNode(
   tx: Tx,

@@ -1,7 +1,7 @@
 import type { Socket } from "node:net";
 import { isAborted } from "@hostler/shared/clock.ts";
 import { isDatabaseAway } from "../db/pool.ts";
-import { NODES_REFUSED_TOPIC } from "../db/wake-bus.ts";
+import { EVERYTHING, nodeOfRefusedTopic } from "../db/wake-bus.ts";
 import type { Deps } from "../deps.ts";
 import type { CertificateAuthority } from "../pki/certificate-authority.ts";
 import { findRefused } from "./store.ts";
@@ -25,13 +25,14 @@ export interface RunningLiveSockets extends LiveSockets {
 }
 
 const ROUND_MS = 1000;
-/** The tables are read at every wake-up, and every so many rounds in case one was lost. */
+/** The tables are read every so many rounds, in case a wake-up was lost. */
 const ROUNDS_BETWEEN_READS = 5;
 
 /**
  * Cuts connections whose holder is refused now: a revoked or frozen node, an expired certificate, a CA that was rotated out. A
- * request is judged when it comes; this is for what was judged before, a poll that waits or a terminal that is open. Woken by
- * the commit that refuses the node, on every replica.
+ * request is judged when it comes; this is for what was judged before, a poll that waits or a terminal that is open. The wake-up of
+ * the commit that refuses a node cuts at once, on every replica, without asking whether it is true: a node that is not refused
+ * comes back on a new connection.
  */
 export function startLiveSockets(
   deps: Pick<Deps, "sql" | "clock" | "log" | "wake"> & { readonly authority: CertificateAuthority },
@@ -47,25 +48,22 @@ export function startLiveSockets(
     const refused = new Set(await findRefused(deps.sql, ids));
     if (refused.size > 0) cutWhere(({ nodeId }) => refused.has(nodeId));
   };
+  deps.wake.listen((topic) => {
+    const refused = nodeOfRefusedTopic(topic);
+    if (refused !== null) cutWhere(({ nodeId }) => nodeId === refused);
+    // More at once than a wake-up names, or wake-ups were lost: the tables know.
+    if (topic === EVERYTHING) void cutRefused().catch(() => "read again within seconds");
+  });
   const round = async (mustRead: boolean): Promise<void> => {
     const now = deps.clock.now();
     cutWhere(({ expiresAt }) => expiresAt <= now);
     cutWhere(({ authority }) => authority !== undefined && !deps.authority.isTrusted(authority));
     if (mustRead) await cutRefused();
   };
-  const wait = async (): Promise<boolean> => {
-    const startedMs = deps.clock.monotonicMs();
-    await deps.wake.wait(NODES_REFUSED_TOPIC, ROUND_MS, stopping.signal);
-    return deps.clock.monotonicMs() - startedMs < ROUND_MS;
-  };
   const loop = async (): Promise<void> => {
-    // The next wait begins before the tables are read, so that a wake-up during the read is not lost.
-    let next = wait();
-    for (let count = 0; !stopping.signal.aborted; count += 1) {
-      const isWoken = await next;
-      next = wait();
-      next.catch(() => "thrown where it is awaited");
-      await round(isWoken || count % ROUNDS_BETWEEN_READS === 0).catch((error: unknown) => {
+    for (let count = 1; !stopping.signal.aborted; count += 1) {
+      await deps.clock.sleep(ROUND_MS, stopping.signal);
+      await round(count % ROUNDS_BETWEEN_READS === 0).catch((error: unknown) => {
         if (!isDatabaseAway(error)) deps.log.error({ err: error }, "live connections not judged, in a second again");
       });
     }

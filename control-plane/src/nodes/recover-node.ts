@@ -3,7 +3,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import type { IdentityAnswer } from "@hostler/shared/node-protocol.ts";
 import { keyThumbprint, nodeIdOfAltName, verifyRecoverProof, verifyRenewProof } from "@hostler/pki";
 import { insertAuditRow } from "../audit/store.ts";
-import { NODES_REFUSED_TOPIC } from "../db/wake-bus.ts";
+import { refusedTopic } from "../db/wake-bus.ts";
 import type { Tx } from "../db/sql.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
@@ -42,7 +42,7 @@ export async function recoverNode(
     },
   );
   if (chainPem === null) {
-    deps.wake.wake(NODES_REFUSED_TOPIC);
+    deps.wake.wake(refusedTopic(recovery.nodeId));
     throw new AppError("node_frozen");
   }
   return identityAnswer(deps.pki, { chainPem, nodeListener: deps.nodeListenerFor(request.requestHost) });

@@ -1,7 +1,7 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import { PROTOCOL_VERSION, PROTOCOL_VERSION_MIN, type SessionRequest } from "@hostler/shared/node-protocol.ts";
 import { insertAuditRow } from "../audit/store.ts";
-import { NODES_REFUSED_TOPIC } from "../db/wake-bus.ts";
+import { refusedTopic } from "../db/wake-bus.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
 import { freezeNode } from "./freeze-node.ts";
@@ -43,7 +43,7 @@ export async function startSession(
     return verdict.session;
   });
   if (session === null) {
-    deps.wake.wake(NODES_REFUSED_TOPIC);
+    deps.wake.wake(refusedTopic(nodeId));
     throw new AppError("node_frozen");
   }
   return { session: deps.sessions.make(nodeId, session) };
