@@ -18,7 +18,7 @@ import type { Loop } from "./supervise.ts";
  */
 export function pollLoop(deps: {
   readonly controlPlane: Pick<ControlPlane, "poll">;
-  readonly keeper: Pick<IdentityKeeper, "startSession" | "renewWithin" | "catchUp" | "mend">;
+  readonly keeper: Pick<IdentityKeeper, "current" | "startSession" | "renewWithin" | "catchUp" | "mend">;
   readonly runner: Runner;
   readonly clock: Clock;
   readonly random: () => number;
@@ -40,10 +40,13 @@ export function pollLoop(deps: {
       credit,
       running,
     };
+    const { privateKeyPem } = keeper.current;
     const answer = await controlPlane.poll(request, signal);
     // Whom to trust comes first: the tasks of this answer may be signed by a key that the newest bundle names.
     await keeper.catchUp(answer.trustVersion, signal);
-    if (answer.renewWithinMs !== null) keeper.renewWithin(answer.renewWithinMs);
+    // An answer to the certificate before this one says nothing about this one.
+    const isStillAsked = keeper.current.privateKeyPem === privateKeyPem;
+    if (answer.renewWithinMs !== null && isStillAsked) keeper.renewWithin(answer.renewWithinMs);
     const stale = new Set(answer.stale);
     runner.renew({
       sentAtMs,
