@@ -47,6 +47,7 @@ import { enrolTlsOptions, nodeTlsOptions } from "./pki/tls-options.ts";
 import { makeTrustStore } from "./pki/trust-store.ts";
 import { startSigner } from "./signer/start-signer.ts";
 import { runTaskLoop } from "./tasks/loops.ts";
+import { scanWaiting } from "./tasks/scan-waiting.ts";
 import { taskNodeRoutes } from "./tasks/node-routes.ts";
 import { startLiveTerminals, type LiveTerminals } from "./terminals/live-terminals.ts";
 import { terminalNodeRoutes } from "./terminals/node-routes.ts";
@@ -265,6 +266,7 @@ function startLoops(parts: Parts): void {
       { signal, onStatus: (status) => void statuses.set("audit", status) },
     ),
     runTaskLoop(deps, { signal, onStatus: (status) => void statuses.set("tasks", status) }),
+    scanWaiting(deps, { signal, onStatus: (status) => void statuses.set("waiting tasks", status) }),
     runHousekeeping(deps, {
       signal,
       onStatus: (status) => void statuses.set("housekeeping", status),

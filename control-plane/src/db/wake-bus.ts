@@ -14,6 +14,10 @@ export interface WakeBus {
   wake(topic: string): void;
   /** Resolves at the next wake of the topic or after `timeoutMs`; rejects when the signal aborts. */
   wait(topic: string, timeoutMs: number, signal: AbortSignal): Promise<void>;
+  /** Wakes waiters of this replica only: for hints that every replica finds by itself. */
+  wakeHere(topic: string): void;
+  /** Whether anybody waits here at all. */
+  readonly hasWaiters: boolean;
   /** Calls the listener with every topic that is woken, here or on another replica. Whoever listens does so for good. */
   listen(listener: (topic: string) => void): void;
 }
@@ -70,32 +74,16 @@ export function openWakeBus(options: {
     const [replicaId, ...topics] = (payload ?? "").split(" ");
     if (replicaId !== options.replicaId) for (const topic of topics) waiters.wake(topic);
   };
-  const session = async (): Promise<void> => {
-    const next = new pg.Client({
-      connectionString: options.url,
-      application_name: "hostler wake bus",
-      keepAlive: true,
-      connectionTimeoutMillis: 5000,
+  const session = async (): Promise<void> =>
+    await listenUntilEnd({
+      url: options.url,
+      signal: closing.signal,
+      onNotification,
+      onClient: (next) => {
+        client = next;
+        if (next !== undefined) waiters.wake(EVERYTHING);
+      },
     });
-    const ended = new Promise<void>((resolve) => {
-      next.once("end", resolve);
-      next.once("error", () => resolve());
-    });
-    next.on("notification", (message) => onNotification(message.payload));
-    const onClose = (): void => void next.end().catch(() => undefined);
-    closing.signal.addEventListener("abort", onClose, { once: true });
-    try {
-      await next.connect();
-      await next.query(`listen ${CHANNEL}`);
-      client = next;
-      waiters.wake(EVERYTHING);
-      await ended;
-    } finally {
-      client = undefined;
-      closing.signal.removeEventListener("abort", onClose);
-      await next.end().catch(() => undefined);
-    }
-  };
   const running = keepSession(session, { ...options, signal: closing.signal });
 
   return {
@@ -111,6 +99,10 @@ export function openWakeBus(options: {
         });
     },
     wait: waiters.wait,
+    wakeHere: waiters.wake,
+    get hasWaiters() {
+      return waiters.hasAny();
+    },
     listen: waiters.listen,
     close: async () => {
       closing.abort();
@@ -118,6 +110,38 @@ export function openWakeBus(options: {
       await flushTimer;
     },
   };
+}
+
+/** One session that listens, until it ends by whatever cause. `onClient` is told of it when it listens and when it is over. */
+async function listenUntilEnd(options: {
+  readonly url: string;
+  readonly signal: AbortSignal;
+  onNotification(payload: string | undefined): void;
+  onClient(client: pg.Client | undefined): void;
+}): Promise<void> {
+  const client = new pg.Client({
+    connectionString: options.url,
+    application_name: "hostler wake bus",
+    keepAlive: true,
+    connectionTimeoutMillis: 5000,
+  });
+  const ended = new Promise<void>((resolve) => {
+    client.once("end", resolve);
+    client.once("error", () => resolve());
+  });
+  client.on("notification", (message) => options.onNotification(message.payload));
+  const onClose = (): void => void client.end().catch(() => undefined);
+  options.signal.addEventListener("abort", onClose, { once: true });
+  try {
+    await client.connect();
+    await client.query(`listen ${CHANNEL}`);
+    options.onClient(client);
+    await ended;
+  } finally {
+    options.onClient(undefined);
+    options.signal.removeEventListener("abort", onClose);
+    await client.end().catch(() => undefined);
+  }
 }
 
 async function keepSession(
@@ -141,11 +165,12 @@ async function keepSession(
 }
 
 /** Who waits in this process. */
-function makeWaiters(clock: Clock): Pick<WakeBus, "wake" | "wait" | "listen"> {
+function makeWaiters(clock: Clock): Pick<WakeBus, "wake" | "wait" | "listen"> & { hasAny(): boolean } {
   const waiters = new Map<string, Set<() => void>>();
   const listeners: ((topic: string) => void)[] = [];
   return {
     listen: (listener) => void listeners.push(listener),
+    hasAny: () => waiters.size > 0,
     wake: (topic) => {
       for (const listener of listeners) listener(topic);
       const topics = topic === EVERYTHING ? [...waiters.keys()] : [topic];

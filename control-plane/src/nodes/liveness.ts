@@ -12,6 +12,8 @@ export interface Liveness {
    * with a newer trust bundle, which a rotation waits for.
    */
   noteSeen(seen: Seen): Promise<void>;
+  /** Whether this replica heard this very start of the agent before. */
+  knows(nodeId: string, agentInstance: string): boolean;
   close(): Promise<void>;
 }
 
@@ -45,6 +47,7 @@ export function startLiveness(deps: Pick<Deps, "sql" | "clock" | "log">): Livene
     if (!isAborted(error, stopping.signal)) deps.log.error({ err: error }, "heartbeat loop ended");
   });
   return {
+    knows: (nodeId, agentInstance) => known.get(nodeId)?.startsWith(`${agentInstance} `) === true,
     noteSeen: async (seen) => {
       pending.set(seen.nodeId, seen);
       const news = `${seen.agentInstance} ${seen.trustVersion}`;

@@ -18,8 +18,6 @@ import {
   type NodeProgress,
 } from "./store.ts";
 
-/** How long one wait lasts before the tables are read again: a lost hint costs this much and no more. */
-const RECHECK_MS = 2000;
 /**
  * When the CA of their certificates goes out, hosts renew at random moments within a time that grows with their number, so that
  * a large fleet takes a tenth of a processor for it and a small one does not wait.
@@ -35,39 +33,58 @@ export interface PollDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log"> {
 /**
  * Answers one poll: heartbeat, lease renewal and new tasks in one. It answers at once when there is something to tell (a task,
  * a lost lease, a cancellation), else it waits for a wake-up up to the time that the agent asked for. What it answers comes from
- * the tables, never from the hint.
+ * the tables, never from the hint; `scan-waiting.ts` brings back hints that were lost.
  */
 export async function pollTasks(
   deps: PollDeps,
   request: { readonly node: AuthenticatedNode; readonly body: PollRequest; readonly signal: AbortSignal },
 ): Promise<PollAnswer> {
-  const { node, body, signal } = request;
-  await adoptRestartedAgent(deps, node, body);
+  const { node, body } = request;
+  const answered = new AbortController();
+  const signal = AbortSignal.any([request.signal, answered.signal]);
   const deadlineMs = deps.clock.monotonicMs() + body.waitMs;
-  for (;;) {
-    const held = await renewHeld(deps, node.id, body);
-    const progress = await readNodeProgress(deps.sql, node.id);
-    if (progress === undefined) throw new AppError("not_found");
-    refuseEndedSession(node, progress);
-    const tasks = progress.ready > 0 && body.credit > 0 ? await claimAndSign(deps, node, body.credit) : [];
-    const leftMs = deadlineMs - deps.clock.monotonicMs();
-    const hasNews = tasks.length > 0 || held.stale.length > 0 || held.cancel.length > 0;
-    const { version: trustVersion } = deps.pki.trust.bundle;
-    // A renewed node asks again under its new certificate, so that the connection of the old one is let go.
-    const mustAskAgain = trustVersion > body.trustVersion || progress.certificate > node.generation;
-    if (hasNews || mustAskAgain || leftMs <= 0) {
-      return {
-        revision: Number(progress.desiredRevision),
-        serverTime: deps.clock.now().toISOString(),
-        leaseTtlMs: LEASE_TTL_MS,
-        trustVersion,
-        renewWithinMs: renewWithinMs(deps, node),
-        tasks,
-        ...held,
-      };
+  try {
+    await noteSeen(deps, node, body);
+    for (;;) {
+      const leftMs = deadlineMs - deps.clock.monotonicMs();
+      // The wait begins before the tables are read, so that a wake-up during the read is not lost.
+      const woken = deps.wake.wait(nodeTopic(node.id), Math.max(leftMs, 0), signal);
+      woken.catch(() => "thrown where it is awaited");
+      const answer = await readAnswer(deps, node, { body, isOver: leftMs <= 0 });
+      if (answer !== null) return answer;
+      await woken;
     }
-    await deps.wake.wait(nodeTopic(node.id), Math.min(leftMs, RECHECK_MS), signal);
+  } finally {
+    answered.abort(new Error("answered"));
   }
+}
+
+/** Null when there is nothing to tell yet. */
+async function readAnswer(
+  deps: PollDeps,
+  node: AuthenticatedNode,
+  poll: { readonly body: PollRequest; readonly isOver: boolean },
+): Promise<PollAnswer | null> {
+  const { body } = poll;
+  const held = await renewHeld(deps, node.id, body);
+  const progress = await readNodeProgress(deps.sql, node.id);
+  if (progress === undefined) throw new AppError("not_found");
+  refuseEndedSession(node, progress);
+  const tasks = progress.ready > 0 && body.credit > 0 ? await claimAndSign(deps, node, body.credit) : [];
+  const hasNews = tasks.length > 0 || held.stale.length > 0 || held.cancel.length > 0;
+  const { version: trustVersion } = deps.pki.trust.bundle;
+  // A renewed node asks again under its new certificate, so that the connection of the old one is let go.
+  const mustAskAgain = trustVersion > body.trustVersion || progress.certificate > node.generation;
+  if (!hasNews && !mustAskAgain && !poll.isOver) return null;
+  return {
+    revision: Number(progress.desiredRevision),
+    serverTime: deps.clock.now().toISOString(),
+    leaseTtlMs: LEASE_TTL_MS,
+    trustVersion,
+    renewWithinMs: renewWithinMs(deps, node),
+    tasks,
+    ...held,
+  };
 }
 
 function renewWithinMs({ pki, liveSockets }: PollDeps, node: AuthenticatedNode): number | null {
@@ -75,24 +92,16 @@ function renewWithinMs({ pki, liveSockets }: PollDeps, node: AuthenticatedNode):
   return RENEW_WITHIN_MS.least + RENEW_WITHIN_MS.perConnection * liveSockets.size;
 }
 
-async function adoptRestartedAgent(deps: PollDeps, node: AuthenticatedNode, body: PollRequest): Promise<void> {
-  const before = await readNodeProgress(deps.sql, node.id);
-  await deps.liveness.noteSeen({
-    nodeId: node.id,
-    agentInstance: body.agentInstance,
-    ackedRevision: body.ackedRevision,
-    trustVersion: body.trustVersion,
-  });
-  if (before?.agentInstance === null || before?.agentInstance === body.agentInstance) return;
-  const freed = await inTransaction(
-    deps.sql,
-    async (tx) =>
-      await releaseForgottenLeases(
-        tx,
-        node.id,
-        body.running.map((task) => task.taskId),
-      ),
-  );
+/** The heartbeat. An agent that was restarted holds only what it lists: its other leases are free at once. */
+async function noteSeen(deps: PollDeps, node: AuthenticatedNode, body: PollRequest): Promise<void> {
+  const { agentInstance, ackedRevision, trustVersion } = body;
+  const seen = { nodeId: node.id, agentInstance, ackedRevision, trustVersion };
+  const isKnown = deps.liveness.knows(node.id, agentInstance);
+  const before = isKnown ? undefined : await readNodeProgress(deps.sql, node.id);
+  await deps.liveness.noteSeen(seen);
+  if (before === undefined || before.agentInstance === null || before.agentInstance === agentInstance) return;
+  const stillHeld = body.running.map((task) => task.taskId);
+  const freed = await inTransaction(deps.sql, async (tx) => await releaseForgottenLeases(tx, node.id, stillHeld));
   if (freed > 0) deps.log.info({ nodeId: node.id, tasks: freed }, "agent restarted; its tasks are handed out again");
 }
 

@@ -116,6 +116,16 @@ export async function releaseForgottenLeases(tx: Tx, nodeId: string, stillHeld: 
   return rows.length;
 }
 
+/** Nodes that have something to take or to stop; both indexes are as small as what is in progress. */
+export async function findWaitingNodes(db: Queryable): Promise<string[]> {
+  const rows = await db<{ nodeId: string }[]>`
+    select node_id as "nodeId" from tasks where state = 'ready'
+    union
+    select node_id from tasks where state = 'leased' and cancel_requested
+  `;
+  return rows.map((row) => row.nodeId);
+}
+
 export interface NodeProgress {
   readonly desiredRevision: string;
   readonly agentInstance: string | null;
