@@ -6,4 +6,5 @@ await runNamedSuite("chaos", {
   forge: async () => (await import("./forge/suite.ts")).forgeSuite,
   revoke: async () => (await import("./revoke/revoke.ts")).revokeSuite,
   rotate: async () => (await import("./rotate/rotate.ts")).rotateSuite,
+  stale: async () => (await import("./stale/stale.ts")).staleSuite,
 });

@@ -2,7 +2,7 @@ import { chmod, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import type { ApiClient } from "@hostler/cli/api-client.ts";
-import { startEmbeddedPostgres } from "@hostler/control-plane/db/embedded-postgres.ts";
+import { startEmbeddedPostgres, type EmbeddedPostgres } from "@hostler/control-plane/db/embedded-postgres.ts";
 import { openPool } from "@hostler/control-plane/db/pool.ts";
 import type { Sql } from "@hostler/control-plane/db/sql.ts";
 import { bootstrapTokenCreatedSchema } from "@hostler/shared/api/nodes.ts";
@@ -29,19 +29,34 @@ export interface SuiteReplica {
   readonly operator: ApiClient;
   /** Host and port of the enrol listener. */
   readonly server: string;
+  /** Host and port of the node listener. */
+  readonly nodeListener: string;
+  pid(): number;
   kill(): Promise<void>;
   /** On the same ports as before. */
   restart(): Promise<void>;
 }
 
-export async function startSuitePlanes(count: number): Promise<SuitePlanes> {
+export async function startSuitePlanes(
+  count: number,
+  options: { readonly hasCommitTimes?: boolean } = {},
+): Promise<SuitePlanes> {
   const folder = await mkdtemp(join(tmpdir(), "hostler-suite-"));
   await chmod(folder, 0o755);
-  const database = await startEmbeddedPostgres({
-    stateDir: join(folder, "database"),
-    clock: systemClock,
-    onProgress: () => undefined,
-  });
+  const startDatabase = async (): Promise<EmbeddedPostgres> =>
+    await startEmbeddedPostgres({
+      stateDir: join(folder, "database"),
+      clock: systemClock,
+      onProgress: () => undefined,
+    });
+  let database = await startDatabase();
+  if (options.hasCommitTimes === true) {
+    const admin = openPool({ url: database.url, applicationName: "suite", connectionsMax: 1 });
+    await admin`alter system set track_commit_timestamp = on`;
+    await admin.end();
+    await database.stop();
+    database = await startDatabase();
+  }
   const stateDir = join(folder, "control-plane");
   const replicas: (SuiteReplica & { stop(): Promise<void> })[] = [];
   let tenancy: { readonly projectId: string; readonly apiKey: string } | null = null;
@@ -63,6 +78,8 @@ export async function startSuitePlanes(count: number): Promise<SuitePlanes> {
     replicas.push({
       operator: clientFor(publicUrl, tenancy.apiKey),
       server: new URL(enrolUrl).host,
+      nodeListener: new URL(nodeUrl).host,
+      pid: () => plane.program.pid,
       kill: async () => {
         plane.program.kill("SIGKILL");
         await plane.program.exited;
