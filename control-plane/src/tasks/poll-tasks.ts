@@ -14,7 +14,7 @@ import {
   readNodeProgress,
   releaseForgottenLeases,
   renewLeases,
-  saveGrant,
+  saveGrants,
   type NodeProgress,
 } from "./store.ts";
 
@@ -43,6 +43,7 @@ export async function pollTasks(
   const answered = new AbortController();
   const signal = AbortSignal.any([request.signal, answered.signal]);
   const deadlineMs = deps.clock.monotonicMs() + body.waitMs;
+  let isWoken = false;
   try {
     await noteSeen(deps, node, body);
     for (;;) {
@@ -50,9 +51,10 @@ export async function pollTasks(
       // The wait begins before the tables are read, so that a wake-up during the read is not lost.
       const woken = deps.wake.wait(nodeTopic(node.id), Math.max(leftMs, 0), signal);
       woken.catch(() => "thrown where it is awaited");
-      const answer = await readAnswer(deps, node, { body, isOver: leftMs <= 0 });
+      const answer = await readAnswer(deps, node, { body, isWoken, isOver: leftMs <= 0 });
       if (answer !== null) return answer;
       await woken;
+      isWoken = true;
     }
   } finally {
     answered.abort(new Error("answered"));
@@ -63,14 +65,21 @@ export async function pollTasks(
 async function readAnswer(
   deps: PollDeps,
   node: AuthenticatedNode,
-  poll: { readonly body: PollRequest; readonly isOver: boolean },
+  poll: { readonly body: PollRequest; readonly isWoken: boolean; readonly isOver: boolean },
 ): Promise<PollAnswer | null> {
   const { body } = poll;
-  const held = await renewHeld(deps, node.id, body);
-  const progress = await readNodeProgress(deps.sql, node.id);
+  const take = async (): Promise<{ jws: string }[]> =>
+    body.credit > 0 ? await claimAndSign(deps, node, body.credit) : [];
+  // A hint is nearly always a task: it is taken at once, beside the look at what else there is to tell.
+  const taken = poll.isWoken ? take() : null;
+  const [held, progress, atOnce] = await Promise.all([
+    renewHeld(deps, node.id, body),
+    readNodeProgress(deps.sql, node.id),
+    taken,
+  ]);
   if (progress === undefined) throw new AppError("not_found");
   refuseEndedSession(node, progress);
-  const tasks = progress.ready > 0 && body.credit > 0 ? await claimAndSign(deps, node, body.credit) : [];
+  const tasks = atOnce ?? (progress.ready > 0 ? await take() : []);
   const hasNews = tasks.length > 0 || held.stale.length > 0 || held.cancel.length > 0;
   const { version: trustVersion } = deps.pki.trust.bundle;
   // A renewed node asks again under its new certificate, so that the connection of the old one is let go.
@@ -127,16 +136,21 @@ function refuseEndedSession(node: AuthenticatedNode, progress: NodeProgress): vo
   });
 }
 
-/** Claim and signature are one commit: a task is never leased without a grant that its result can be bound to. */
+/**
+ * Takes tasks and signs a grant for each. Not one transaction: a crash in between leaves a lease without a grant, which nobody
+ * holds and which ends by its time; and a transaction would cost every wake-up two round trips more.
+ */
 async function claimAndSign(deps: PollDeps, node: AuthenticatedNode, credit: number): Promise<{ jws: string }[]> {
-  return await inTransaction(deps.sql, async (tx) => {
-    const claimed = await claimTasks(tx, { nodeId: node.id, limit: credit, leaseMs: LEASE_TTL_MS });
-    const grants: { jws: string }[] = [];
-    for (const task of claimed.toSorted((a, b) => Number(a.seq) - Number(b.seq))) {
-      const jws = await deps.pki.signTask(claimsOf(task, node, deps.clock.now()));
-      await saveGrant(tx, { taskId: task.id, fence: task.fence, digest: sha256Hex(jws) });
-      grants.push({ jws });
-    }
-    return grants;
-  });
+  const claimed = await claimTasks(deps.sql, { nodeId: node.id, limit: credit, leaseMs: LEASE_TTL_MS });
+  if (claimed.length === 0) return [];
+  const inOrder = claimed.toSorted((a, b) => Number(a.seq) - Number(b.seq));
+  const signed = await Promise.all(
+    inOrder.map(async (task) => ({ task, jws: await deps.pki.signTask(claimsOf(task, node, deps.clock.now())) })),
+  );
+  // Before the answer leaves: a result is bound to its grant.
+  await saveGrants(
+    deps.sql,
+    signed.map(({ task, jws }) => ({ taskId: task.id, fence: task.fence, digest: sha256Hex(jws) })),
+  );
+  return signed.map(({ jws }) => ({ jws }));
 }

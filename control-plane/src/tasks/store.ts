@@ -47,10 +47,10 @@ export interface ClaimedTask {
 
 /** Takes up to `limit` ready tasks of the node, oldest first: a new fence, a lease in database time, the next sequence numbers. */
 export async function claimTasks(
-  tx: Tx,
+  db: Queryable,
   claim: { readonly nodeId: string; readonly limit: number; readonly leaseMs: number },
 ): Promise<ClaimedTask[]> {
-  return await tx<ClaimedTask[]>`
+  return await db<ClaimedTask[]>`
     with chosen as (
       select id, row_number() over (order by created_at, id) as place
       from (
@@ -64,7 +64,7 @@ export async function claimTasks(
     ), numbered as (
       update nodes
       set task_seq = task_seq + (select count(*) from chosen)
-      where id = ${claim.nodeId}
+      where id = ${claim.nodeId} and exists (select from chosen)
       returning task_seq - (select count(*) from chosen) as base
     )
     update tasks t
@@ -76,11 +76,18 @@ export async function claimTasks(
   `;
 }
 
-export async function saveGrant(
-  tx: Tx,
-  grant: { readonly taskId: string; readonly fence: string; readonly digest: string },
+/** What each grant was signed as, in one statement. */
+export async function saveGrants(
+  db: Queryable,
+  grants: readonly { readonly taskId: string; readonly fence: string; readonly digest: string }[],
 ): Promise<void> {
-  await tx`update tasks set grant_digest = ${grant.digest} where id = ${grant.taskId} and fence = ${grant.fence}::bigint`;
+  await db`
+    update tasks t
+    set grant_digest = granted.digest
+    from unnest(${grants.map((grant) => grant.taskId)}::text[], ${grants.map((grant) => grant.fence)}::bigint[],
+      ${grants.map((grant) => grant.digest)}::text[]) as granted (id, fence, digest)
+    where t.id = granted.id and t.fence = granted.fence
+  `;
 }
 
 export interface Held {
