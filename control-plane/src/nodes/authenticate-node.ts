@@ -1,7 +1,7 @@
 import type { X509Certificate } from "node:crypto";
 import { TLSSocket } from "node:tls";
 import { nodeIdOfAltName } from "@hostler/pki";
-import { AppError } from "@hostler/shared/errors.ts";
+import { AppError, type ErrorCode } from "@hostler/shared/errors.ts";
 import { NODE_PATHS, SESSION_HEADER } from "@hostler/shared/node-protocol.ts";
 import type { Context } from "hono";
 import { createMiddleware } from "hono/factory";
@@ -31,6 +31,9 @@ const NO_ISSUER: ReadonlySet<string> = new Set([
   "UNABLE_TO_VERIFY_LEAF_SIGNATURE",
 ]);
 
+/** What a good node never sends: refused later on the way, and noted all the same. */
+const NOTED: ReadonlySet<ErrorCode> = new Set<ErrorCode>(["proof_invalid", "result_invalid", "ticket_invalid"]);
+
 export interface AuthenticateDeps extends Pick<Deps, "sql" | "clock" | "wake"> {
   readonly authority: CertificateAuthority;
   readonly liveSockets: LiveSockets;
@@ -47,14 +50,16 @@ export function authenticateNode(deps: AuthenticateDeps) {
   return createMiddleware<NodeEnv>(async function judgeRequest(c, next) {
     const { socket } = c.env.incoming;
     if (!(socket instanceof TLSSocket)) throw new Error("the node listener speaks TLS");
+    const note = async (error: AppError): Promise<void> =>
+      await deps.refusals.note(error, { ...namesOf(socket), requestId: c.var.requestId });
     try {
       c.set("node", await judge(deps, c, socket));
     } catch (error) {
-      if (error instanceof AppError)
-        await deps.refusals.note(error, { ...namesOf(socket), requestId: c.var.requestId });
+      if (error instanceof AppError) await note(error);
       throw error;
     }
     await next();
+    if (c.error instanceof AppError && NOTED.has(c.error.code)) await note(c.error);
   });
 }
 

@@ -2,8 +2,9 @@ import { createPublicKey, X509Certificate } from "node:crypto";
 import { AppError } from "@hostler/shared/errors.ts";
 import { isFinal, TASK_TRANSITIONS } from "@hostler/shared/states.ts";
 import type { ResultClaims } from "@hostler/shared/tasks.ts";
-import { verifyResult } from "@hostler/pki";
+import { sha256Hex, verifyResult } from "@hostler/pki";
 import { applyTaskResult, applyTaskRetry } from "../allocations/apply-task-result.ts";
+import { insertAuditRow } from "../audit/store.ts";
 import type { Sql } from "../db/sql.ts";
 import { nodeTopic, operationTopic } from "../db/wake-bus.ts";
 import { inTransaction } from "../db/transaction.ts";
@@ -38,6 +39,21 @@ export async function completeTask(
     const held = requireHeld(row, { nodeId: request.nodeId, fence: claims.fence });
     if (held.grantDigest !== claims.tdig)
       throw new AppError("result_invalid", { detail: "The result answers another grant of this task." });
+    await insertAuditRow(tx, {
+      actor: `node:${held.nodeId}`,
+      action: "task.result",
+      targetId: held.id,
+      targetVersion: null,
+      outcome: "succeeded",
+      requestId: request.requestId,
+      detail: {
+        outcome: claims.outcome,
+        fence: claims.fence,
+        grantDigest: claims.tdig,
+        resultDigest: sha256Hex(request.resultJws),
+        code: claims.failure?.code ?? null,
+      },
+    });
     if (mayRetry(held, claims)) {
       await settleTask(tx, { taskId: held.id, state: "ready", outcome: claims, resultJws: null });
       await applyTaskRetry(tx, deps, { task: held, requestId: request.requestId });

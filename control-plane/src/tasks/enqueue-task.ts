@@ -1,6 +1,7 @@
 import { newId } from "@hostler/shared/ids.ts";
 import { TASK_PARAMS, type TaskKind, type TaskParams } from "@hostler/shared/tasks.ts";
 import { sha256Hex } from "@hostler/pki";
+import { insertAuditRow } from "../audit/store.ts";
 import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
 import { insertTask, raiseDesiredRevision } from "./store.ts";
@@ -39,6 +40,16 @@ export async function enqueueTask<Kind extends TaskKind>(
     paramsDigest: sha256Hex(params),
     revision,
     expiresInMs,
+  });
+  await insertAuditRow(tx, {
+    actor: "system:tasks",
+    action: "task.enqueued",
+    targetId: taskId,
+    targetVersion: null,
+    outcome: "succeeded",
+    requestId: null,
+    // The params may hold what a tenant keeps secret; their digest says which they were.
+    detail: { nodeId, kind, about: targetId, paramsDigest: sha256Hex(params) },
   });
   return { taskId };
 }

@@ -76,17 +76,24 @@ export async function claimTasks(
   `;
 }
 
-/** What each grant was signed as, in one statement. */
+/** What each grant was signed as, with its row in the audit log, in one statement: a transaction would delay every wake-up. */
 export async function saveGrants(
   db: Queryable,
   grants: readonly { readonly taskId: string; readonly fence: string; readonly digest: string }[],
 ): Promise<void> {
   await db`
-    update tasks t
-    set grant_digest = granted.digest
-    from unnest(${grants.map((grant) => grant.taskId)}::text[], ${grants.map((grant) => grant.fence)}::bigint[],
-      ${grants.map((grant) => grant.digest)}::text[]) as granted (id, fence, digest)
-    where t.id = granted.id and t.fence = granted.fence
+    with granted as (
+      update tasks t
+      set grant_digest = given.digest
+      from unnest(${grants.map((grant) => grant.taskId)}::text[], ${grants.map((grant) => grant.fence)}::bigint[],
+        ${grants.map((grant) => grant.digest)}::text[]) as given (id, fence, digest)
+      where t.id = given.id and t.fence = given.fence
+      returning t.id, t.node_id, t.kind, t.fence, t.attempt, t.grant_digest
+    )
+    insert into audit_log (actor, action, target_id, target_version, outcome, request_id, detail)
+    select 'system:tasks', 'task.granted', id, null, 'succeeded', null, jsonb_build_object('nodeId', node_id, 'kind', kind,
+      'fence', fence::text, 'attempt', attempt, 'grantDigest', grant_digest)
+    from granted
   `;
 }
 
