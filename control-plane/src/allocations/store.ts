@@ -162,6 +162,12 @@ export async function lockFreeSlots(
   return rows.map((row) => row.gpu);
 }
 
+/** Whether the node is being emptied and the notice to its tenants has run out. */
+export async function isDrainDue(tx: Tx, nodeId: string): Promise<boolean> {
+  const rows = await tx`select from nodes where id = ${nodeId} and state = 'draining' and drain_stops_at <= now()`;
+  return rows.length === 1;
+}
+
 export async function ownSlots(
   tx: Tx,
   slots: { readonly nodeId: string; readonly uuids: readonly string[]; readonly allocationId: string },

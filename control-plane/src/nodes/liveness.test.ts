@@ -37,7 +37,7 @@ function makeSteppedClock(): Clock & { step(): void } {
 
 test("a new node is online at once; later heartbeats are written together, the last on close", async () => {
   const { nodeId } = (await plane.makeNode()).answer;
-  const liveness = startLiveness({ sql: plane.sql, clock: makeSteppedClock(), log });
+  const liveness = startLiveness({ sql: plane.sql, clock: makeSteppedClock(), log, replicaId: "test" });
   expect(await isOnline(nodeId)).toBe(false);
   await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 });
   expect(await isOnline(nodeId)).toBe(true);
@@ -49,7 +49,7 @@ test("a new node is online at once; later heartbeats are written together, the l
 
 test("a node is offline 45 s after it was heard, by the database's clock", async () => {
   const { nodeId } = (await plane.makeNode()).answer;
-  const liveness = startLiveness({ sql: plane.sql, clock: makeSteppedClock(), log });
+  const liveness = startLiveness({ sql: plane.sql, clock: makeSteppedClock(), log, replicaId: "test" });
   await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 });
   await liveness.close();
   await plane.sql`update node_liveness set last_seen_at = now() - interval '44 seconds' where node_id = ${nodeId}`;
@@ -63,7 +63,7 @@ test("a round that fails is not the last one", async () => {
   const clock = makeSteppedClock();
   const errors: unknown[] = [];
   const noted = { ...log, error: (fields: unknown) => errors.push(fields) } as unknown as typeof log;
-  const liveness = startLiveness({ sql: plane.sql, clock, log: noted });
+  const liveness = startLiveness({ sql: plane.sql, clock, log: noted, replicaId: "test" });
   await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 });
   await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 2, trustVersion: 1 });
   await plane.sql`alter table node_liveness rename to away`;

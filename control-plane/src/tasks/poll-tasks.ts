@@ -6,7 +6,7 @@ import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode } from "../http/node-env.ts";
 import type { LiveSockets } from "../nodes/live-sockets.ts";
-import type { Liveness } from "../nodes/liveness.ts";
+import type { Liveness, Seen } from "../nodes/liveness.ts";
 import type { Pki } from "../pki/open-pki.ts";
 import { claimsOf } from "./grant-task.ts";
 import {
@@ -67,6 +67,8 @@ export async function pollTasks(
       };
     }
     await deps.wake.wait(nodeTopic(node.id), Math.min(leftMs, RECHECK_MS), signal);
+    // A poll lasts almost as long as a node may be silent: the open connection, kept honest by TCP, is the heartbeat.
+    await deps.liveness.noteSeen(seenIn(node, body));
   }
 }
 
@@ -77,12 +79,7 @@ function renewWithinMs({ pki, liveSockets }: PollDeps, node: AuthenticatedNode):
 
 async function adoptRestartedAgent(deps: PollDeps, node: AuthenticatedNode, body: PollRequest): Promise<void> {
   const before = await readNodeProgress(deps.sql, node.id);
-  await deps.liveness.noteSeen({
-    nodeId: node.id,
-    agentInstance: body.agentInstance,
-    ackedRevision: body.ackedRevision,
-    trustVersion: body.trustVersion,
-  });
+  await deps.liveness.noteSeen(seenIn(node, body));
   if (before?.agentInstance === null || before?.agentInstance === body.agentInstance) return;
   const freed = await inTransaction(
     deps.sql,
@@ -94,6 +91,11 @@ async function adoptRestartedAgent(deps: PollDeps, node: AuthenticatedNode, body
       ),
   );
   if (freed > 0) deps.log.info({ nodeId: node.id, tasks: freed }, "agent restarted; its tasks are handed out again");
+}
+
+function seenIn(node: AuthenticatedNode, body: PollRequest): Seen {
+  const { agentInstance, ackedRevision, trustVersion } = body;
+  return { nodeId: node.id, agentInstance, ackedRevision, trustVersion };
 }
 
 async function renewHeld(
