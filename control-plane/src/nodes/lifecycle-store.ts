@@ -143,6 +143,17 @@ export async function countHeld(tx: Tx, nodeId: string): Promise<number> {
   return row?.held ?? 0;
 }
 
+/** How many hosts tasks have blamed and quarantined within the hour, of how many that are or were in service. */
+export async function countBlamed(tx: Tx): Promise<{ readonly blamed: number; readonly nodes: number }> {
+  const [row] = await tx<{ blamed: number; nodes: number }[]>`
+    select count(*) filter (where state = 'quarantined' and reason like 'host: %' and state_since > now() - interval '1 hour')::int as blamed,
+      count(*)::int as nodes
+    from nodes
+    where state not in ('enrolled', 'revoked', 'retired')
+  `;
+  return row ?? { blamed: 0, nodes: 0 };
+}
+
 /** Sets the labels that have a value and takes away those that are null. False when there is no such node. */
 export async function patchLabels(
   tx: Tx,

@@ -12,9 +12,11 @@ export type { Seen };
 export interface Liveness {
   /**
    * A node that was not heard since this replica started is written at once, so that it is placed on without delay; so is one
-   * with a newer trust bundle, which a rotation waits for. Call it also while a poll waits: who holds the line is there.
+   * with a newer trust bundle, which a rotation waits for.
    */
   noteSeen(seen: Seen): Promise<void>;
+  /** A poll still waits: who holds the line is there. One of an earlier start of the agent, whose end went unnoticed, says nothing. */
+  noteWaiting(seen: Seen): void;
   close(): Promise<void>;
 }
 
@@ -57,10 +59,13 @@ export function startLiveness(deps: Pick<Deps, "sql" | "clock" | "log" | "replic
   return {
     noteSeen: async (seen) => {
       pending.set(seen.nodeId, seen);
-      const news = `${seen.agentInstance} ${seen.trustVersion}`;
+      const news = newsOf(seen);
       if (known.get(seen.nodeId) === news) return;
       await flush();
       known.set(seen.nodeId, news);
+    },
+    noteWaiting: (seen) => {
+      if (known.get(seen.nodeId) === newsOf(seen)) pending.set(seen.nodeId, seen);
     },
     close: async () => {
       stopping.abort();
@@ -71,4 +76,9 @@ export function startLiveness(deps: Pick<Deps, "sql" | "clock" | "log" | "replic
       });
     },
   };
+}
+
+/** What is written at once when it changes. */
+function newsOf(seen: Seen): string {
+  return `${seen.agentInstance} ${seen.trustVersion}`;
 }

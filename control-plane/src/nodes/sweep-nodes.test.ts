@@ -213,6 +213,33 @@ test("a fault of the host quarantines it once; an operator lets it out to cordon
   expect((await history(a)).events).toEqual(["node.enrolled", "node.ready", "node.quarantined", "node.cordoned"]);
 });
 
+test("tasks that blame one host after the other take two of a small fleet and no more", async () => {
+  const nodes = await makeFleet(4);
+  for (const nodeId of nodes) {
+    const fault = { nodeId, taskId: "task", message: "the disk is full", requestId: "r" };
+    await inTransaction(plane.sql, async (tx) => await quarantineNode(tx, systemClock, fault));
+  }
+  const states = await Promise.all(nodes.map(async (nodeId) => (await show(nodeId))["state"]));
+  expect(states).toEqual(["quarantined", "quarantined", "ready", "ready"]);
+  const withheld =
+    await plane.sql`select from audit_log where action = 'node.quarantine_withheld' and outcome = 'refused'`;
+  expect(withheld).toHaveLength(2);
+});
+
+test("a drain goes on after its host was down", async () => {
+  const [a = ""] = await makeFleet(1);
+  await act(a, "drain", { policy: "stop", noticeSeconds: 600, reason: "new disks" });
+  await listen();
+  await silence([a]);
+  expect(await sweep()).toMatchObject({ down: 1, drained: 0 });
+  expect(await show(a)).toMatchObject({ state: "down", drain: { policy: "stop" } });
+  await plane.sql`update node_liveness set last_seen_at = now() where node_id = ${a}`;
+  await plane.sql`update nodes set down_at = down_at - interval '11 seconds' where id = ${a}`;
+  expect(await sweep()).toMatchObject({ back: 1, drained: 1 });
+  const topics = ["draining", "down", "draining", "cordoned"].map((state) => `node.${state}`);
+  expect((await history(a)).events.slice(2)).toEqual(topics);
+});
+
 test("a retired node is refused and stays retired; a ready one is not retired", async () => {
   const [a = ""] = await makeFleet(1);
   expect((await plane.asOperator("POST", `/api/ops/v1/nodes/${a}/retire`)).status).toBe(409);

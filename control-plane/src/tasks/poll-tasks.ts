@@ -49,6 +49,8 @@ export async function pollTasks(
     const progress = await readNodeProgress(deps.sql, node.id);
     if (progress === undefined) throw new AppError("not_found");
     refuseEndedSession(node, progress);
+    // A poll lasts almost as long as a node may be silent: the open connection, kept honest by TCP, is the heartbeat.
+    deps.liveness.noteWaiting(seenIn(node, body));
     const tasks = progress.ready > 0 && body.credit > 0 ? await claimAndSign(deps, node, body.credit) : [];
     const leftMs = deadlineMs - deps.clock.monotonicMs();
     const hasNews = tasks.length > 0 || held.stale.length > 0 || held.cancel.length > 0;
@@ -67,8 +69,6 @@ export async function pollTasks(
       };
     }
     await deps.wake.wait(nodeTopic(node.id), Math.min(leftMs, RECHECK_MS), signal);
-    // A poll lasts almost as long as a node may be silent: the open connection, kept honest by TCP, is the heartbeat.
-    await deps.liveness.noteSeen(seenIn(node, body));
   }
 }
 
