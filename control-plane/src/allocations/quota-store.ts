@@ -10,12 +10,12 @@ export async function readQuota(db: Queryable, projectId: string): Promise<Quota
   return row;
 }
 
-/** Undefined when the project has none. What is counted after it stays true until the commit. */
+/** Undefined when the project has no limit; then it is not held up either. What is counted after it stays true until the commit. */
 export async function lockQuota(tx: Tx, projectId: string): Promise<Quota | undefined> {
   const [row] = await tx<Quota[]>`
     select gpus_max as gpus, vcpus_max as vcpus, memory_mib_max as "memoryMib", allocations_max as allocations
     from project_quotas
-    where project_id = ${projectId}
+    where project_id = ${projectId} and coalesce(gpus_max, vcpus_max, memory_mib_max, allocations_max) is not null
     for update
   `;
   return row;
