@@ -35,6 +35,7 @@ import { enrolRoutes } from "./nodes/enrol-routes.ts";
 import { startLiveSockets, type RunningLiveSockets } from "./nodes/live-sockets.ts";
 import { startLiveness, type Liveness } from "./nodes/liveness.ts";
 import { nodeNodeRoutes } from "./nodes/node-routes.ts";
+import { runNodeSweeper } from "./nodes/run-node-sweeper.ts";
 import { makeRefusals } from "./nodes/refusals.ts";
 import { nodeRoutes } from "./nodes/routes.ts";
 import { makeSessionTokens, type SessionTokens } from "./nodes/session-token.ts";
@@ -265,6 +266,7 @@ function startLoops(parts: Parts): void {
       { ...deps, auditSigner: parts.auditSigner },
       { signal, onStatus: (status) => void statuses.set("audit", status) },
     ),
+    runNodeSweeper(deps, { signal, onStatus: (status) => void statuses.set("nodes", status) }),
     runTaskLoop(deps, { signal, onStatus: (status) => void statuses.set("tasks", status) }),
     scanWaiting(deps, { signal, onStatus: (status) => void statuses.set("waiting tasks", status) }),
     runHousekeeping(deps, {

@@ -59,6 +59,11 @@ export const ERRORS = {
     "Ask for less, release an allocation, or enrol a host.",
     true,
   ),
+  quota_exceeded: entry(
+    409,
+    "The project may not hold that much",
+    "Ask for less, release an allocation, or ask an operator for more.",
+  ),
   allocation_state_conflict: entry(
     409,
     "The allocation is in a state that does not allow this",

@@ -20,6 +20,8 @@ export const ID_PREFIXES = {
   task: "task",
   terminal: "trm",
   event: "evt",
+  incident: "inc",
+  allocationGroup: "grp",
   request: "req",
 } as const;
 

@@ -47,17 +47,29 @@ export const TASK_STATES = Object.keys(TASK_TRANSITIONS) as readonly TaskState[]
 
 export const NODE_TRANSITIONS = {
   /** Enrolled, inventory not seen yet: nothing is placed on it. */
-  enrolled: ["ready", "frozen", "revoked"],
-  ready: ["cordoned", "frozen", "revoked"],
+  enrolled: ["ready", "quarantined", "retired", "frozen", "revoked"],
+  ready: ["cordoned", "draining", "down", "quarantined", "frozen", "revoked"],
   /** Keeps what it has, gets nothing new. */
-  cordoned: ["ready", "frozen", "revoked"],
+  cordoned: ["ready", "draining", "down", "quarantined", "retired", "frozen", "revoked"],
+  /** Gets nothing new and is being emptied; cordoned once it is empty. */
+  draining: ["cordoned", "ready", "down", "quarantined", "frozen", "revoked"],
+  /** Silent for too long. Gets nothing new; what runs on it is left alone. Heard again, it is what it was before. */
+  down: ["ready", "cordoned", "draining", "quarantined", "retired", "frozen", "revoked"],
+  /** Suspected of a fault of its own, by a failed task or an operator. An operator lets it out, to cordoned. */
+  quarantined: ["cordoned", "retired", "frozen", "revoked"],
   /** Two holders of its identity were seen, or an operator said so: both are refused. What runs on the host runs on. */
-  frozen: ["cordoned", "revoked"],
+  frozen: ["cordoned", "retired", "revoked"],
   /** Final: its certificates are refused. */
   revoked: [],
+  /** Final: it was empty and left the fleet; its certificates are refused. */
+  retired: [],
 } as const satisfies Record<string, readonly string[]>;
 export type NodeState = keyof typeof NODE_TRANSITIONS;
 export const NODE_STATES = Object.keys(NODE_TRANSITIONS) as readonly NodeState[];
+
+/** Whether a drain waits for tenants to give their slices back, or gives them back itself after a notice. */
+export const DRAIN_POLICIES = ["wait", "stop"] as const;
+export type DrainPolicy = (typeof DRAIN_POLICIES)[number];
 
 export const SLOT_STATES = ["available", "owned", "quarantined"] as const;
 export type SlotState = (typeof SLOT_STATES)[number];
@@ -67,7 +79,7 @@ export const FAILURE_CLASSES = {
   transient: "May pass: retried in the same phase, then by another attempt.",
   permanent: "This request cannot work on this host: undone and reported.",
   device: "A GPU is at fault: undone, the slot is quarantined.",
-  host: "The host is at fault: undone as far as possible, the node is cordoned.",
+  host: "The host is at fault: undone as far as possible, the node is quarantined.",
 } as const;
 export type FailureClass = keyof typeof FAILURE_CLASSES;
 export const FAILURE_CLASS_NAMES = Object.keys(FAILURE_CLASSES) as readonly FailureClass[];

@@ -19,14 +19,12 @@ const sha256Schema = z.string().regex(/^[0-9a-f]{64}$/);
 export const labelKeySchema = z
   .string()
   .regex(/^[a-z0-9](?:[a-z0-9._/-]{0,61}[a-z0-9])?$/, "Expected lower-case letters, digits and . _ / -, at most 63.");
+export const labelValueSchema = z
+  .string()
+  .max(63)
+  .regex(/^[A-Za-z0-9 ._:/@+-]*$/);
 export const labelsSchema = z
-  .record(
-    labelKeySchema,
-    z
-      .string()
-      .max(63)
-      .regex(/^[A-Za-z0-9 ._:/@+-]*$/),
-  )
+  .record(labelKeySchema, labelValueSchema)
   .refine((labels) => Object.keys(labels).length <= 32, "At most 32 labels.");
 export const hostNameSchema = z
   .string()

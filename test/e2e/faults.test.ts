@@ -15,6 +15,7 @@ import {
 } from "../../deploy/demo/journey.ts";
 import { startProgram } from "../../deploy/demo/program.ts";
 import { startTestCloud, type TestCloud } from "../support/cloud.ts";
+import { childrenOf } from "../support/child-processes.ts";
 import { waitFor } from "../support/wait-for.ts";
 
 /** Faults on real processes. The slices are mock ones, so that a phase can be held open and the suite stays quick. */
@@ -189,14 +190,3 @@ test("a port in use ends the start with the port, the variable and the remedy", 
   expect(log).toContain(new URL(cloud.url).port);
   expect(log).toContain("HOSTLER_PUBLIC_LISTEN");
 });
-
-async function childrenOf(pid: number): Promise<number[]> {
-  const entries = (await readdir("/proc")).filter((name) => /^\d+$/.test(name));
-  const found = await Promise.all(
-    entries.map(async (name) => {
-      const stat = await readFile(`/proc/${name}/stat`, "utf8").catch(() => "");
-      return Number(stat.slice(stat.lastIndexOf(")") + 2).split(" ")[1]) === pid ? [Number(name)] : [];
-    }),
-  );
-  return found.flat();
-}

@@ -7,6 +7,7 @@ import { auditCommands } from "./commands/audit.ts";
 import { identityCommands } from "./commands/identity.ts";
 import { imageCommands } from "./commands/images.ts";
 import { nodeCommands } from "./commands/nodes.ts";
+import { placementCommands } from "./commands/placement.ts";
 import { pkiCommands } from "./commands/pki.ts";
 import { sessionCommands } from "./commands/session.ts";
 import { terminalCommands } from "./commands/terminal.ts";
@@ -19,6 +20,7 @@ const COMMANDS: readonly Command[] = [
   ...imageCommands,
   ...identityCommands,
   ...allocationCommands,
+  ...placementCommands,
   ...terminalCommands,
   ...auditCommands,
 ];

@@ -1,92 +1,119 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import type { Gpu } from "@hostler/shared/node-protocol.ts";
 import type { Tx } from "../db/sql.ts";
-import { listCandidates, lockFreeSlots, takeCapacity } from "./store.ts";
+import { chooseNodes, type Candidate, type PlacementWish } from "./choose-nodes.ts";
+import { findGroupMember, listCandidates, lockFreeSlots, takeCapacity } from "./placement-store.ts";
 
-export interface PlacementWish {
-  readonly driver: "qemu" | "mock";
-  readonly vcpus: number;
-  readonly memoryMib: number;
-  readonly gpus: { readonly count: number; readonly kind: string | null };
-}
-
+/** What one slice got. */
 export interface Placement {
   readonly nodeId: string;
   readonly gpus: readonly Gpu[];
   readonly gpusSimulated: boolean;
 }
 
-type Candidate = Awaited<ReturnType<typeof listCandidates>>[number];
+/** The candidates are read anew after each lost race; whoever won one has its slices, so losing often means a full cloud. */
+const ATTEMPTS_MAX = 20;
+/** So many nodes are named in a sentence, and in the facts of a refusal. */
+const NAMED_MAX = 20;
+export const NODES_SHOWN_MAX = 500;
+
+export interface PlacementRequest {
+  readonly projectId: string;
+  readonly wish: PlacementWish;
+  readonly count: number;
+}
 
 /**
- * Finds a node and takes its capacity and slots, all or nothing, in the caller's transaction. Throws `capacity_unavailable`
- * with what each node has free and why it did not do.
+ * Finds nodes for all slices of a request and takes their capacity and GPUs in the caller's transaction, all or nothing. Throws
+ * `capacity_unavailable` with what each node has free and why it did not do.
  */
-export async function place(tx: Tx, wish: PlacementWish): Promise<Placement> {
-  const candidates = await listCandidates(tx, { driver: wish.driver, gpuKind: wish.gpus.kind });
-  const refusals = new Map<string, string>();
-  for (const candidate of candidates) {
-    const reason = reasonAgainst(candidate, wish);
-    const placement = reason === null ? await tryNode(tx, candidate.id, wish) : null;
-    if (placement !== null) return placement;
-    refusals.set(candidate.id, reason ?? "another request was faster");
+export async function place(tx: Tx, request: PlacementRequest): Promise<Placement[]> {
+  let candidates: readonly Candidate[] = [];
+  for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
+    candidates = await listCandidates(tx, request);
+    const choice = chooseNodes(candidates, request.wish, request.count);
+    if (choice.kind === "refused") throw capacityError(request, candidates, choice.reasons);
+    const placements = await tryNodes(tx, request, choice.slicesOf);
+    if (placements !== null) return placements;
   }
-  throw capacityError(wish, candidates, refusals);
+  const reasons = new Map(candidates.map((node) => [node.id, "other requests were faster"]));
+  throw capacityError(request, candidates, reasons);
 }
 
-/** Why the node cannot take it, judging by what was read; null when it might. Pure. */
-export function reasonAgainst(node: Candidate, wish: PlacementWish): string | null {
-  if (node.state !== "ready") return `the node is ${node.state}`;
-  if (!node.isOnline) return "the node is offline";
-  if (!node.isDriverUsable) return `the node cannot run ${wish.driver} slices`;
-  if (node.freeGpus < wish.gpus.count) return `${node.freeGpus} of ${wish.gpus.count} ${wish.gpus.kind ?? "GPUs"} free`;
-  if (node.freeVcpus < wish.vcpus) return `${Math.max(0, node.freeVcpus)} of ${wish.vcpus} vCPUs free`;
-  if (node.freeMemoryMib < wish.memoryMib)
-    return `${Math.max(0, node.freeMemoryMib)} of ${wish.memoryMib} MiB memory free`;
-  return null;
-}
-
-async function tryNode(tx: Tx, nodeId: string, wish: PlacementWish): Promise<Placement | null> {
+/** In the order of their ids, so that two requests for several nodes never wait for each other. */
+async function tryNodes(
+  tx: Tx,
+  request: PlacementRequest,
+  slicesOf: ReadonlyMap<string, number>,
+): Promise<Placement[] | null> {
+  const nodes = [...slicesOf].toSorted(([a], [b]) => (a < b ? -1 : 1));
   return await tx
     .savepoint(async (inner) => {
-      const node = await takeCapacity(inner, { nodeId, vcpus: wish.vcpus, memoryMib: wish.memoryMib });
-      if (node === undefined) return null;
-      const gpus = wish.gpus.count === 0 ? [] : await lockFreeSlots(inner, { nodeId, ...wish.gpus });
-      if (gpus.length < wish.gpus.count) throw new NotEnoughSlots();
-      return { nodeId, gpus, gpusSimulated: gpus.length > 0 && node.gpusSimulated };
+      const placements: Placement[] = [];
+      for (const [nodeId, slices] of nodes) placements.push(...(await takeNode(inner, request, { nodeId, slices })));
+      return placements;
     })
     .catch((error: unknown) => {
-      // The savepoint gave the processors and memory back.
-      if (error instanceof NotEnoughSlots) return null;
+      // The savepoint gave everything back that was taken so far.
+      if (error instanceof LostRace) return null;
       throw error;
     });
 }
 
-class NotEnoughSlots extends Error {}
+/** Holds the node's row from its first statement on: what is checked after it stays true until the commit. */
+async function takeNode(
+  tx: Tx,
+  request: PlacementRequest,
+  part: { readonly nodeId: string; readonly slices: number },
+): Promise<Placement[]> {
+  const { wish, projectId } = request;
+  const { nodeId, slices } = part;
+  const node = await takeCapacity(tx, {
+    nodeId,
+    vcpus: wish.vcpus * slices,
+    memoryMib: wish.memoryMib * slices,
+    nodeSelector: wish.nodeSelector,
+  });
+  if (node === undefined) throw new LostRace();
+  if (wish.spreadBy !== null && (await findGroupMember(tx, { nodeId, projectId, spreadBy: wish.spreadBy })))
+    throw new LostRace();
+  const wanted = wish.gpus.count * slices;
+  const gpus = wanted === 0 ? [] : await lockFreeSlots(tx, { nodeId, kind: wish.gpus.kind, count: wanted });
+  if (gpus.length < wanted) throw new LostRace();
+  return Array.from({ length: slices }, (_, index) => {
+    const own = gpus.slice(index * wish.gpus.count, (index + 1) * wish.gpus.count);
+    return { nodeId, gpus: own, gpusSimulated: own.length > 0 && node.gpusSimulated };
+  });
+}
 
-function capacityError(
-  wish: PlacementWish,
-  candidates: readonly Candidate[],
-  refusals: ReadonlyMap<string, string>,
-): AppError {
-  const nodes = candidates.map((node) => ({
+class LostRace extends Error {}
+
+/** What an answer shows of a node: what is free there, and why it does not do. */
+export function viewOf(node: Candidate, reason: string | null) {
+  return {
     id: node.id,
     name: node.name,
     freeGpus: node.freeGpus,
     freeVcpus: Math.max(0, node.freeVcpus),
     freeMemoryMib: Math.max(0, node.freeMemoryMib),
-    reason: refusals.get(node.id) ?? "not tried",
-  }));
-  const what = `${wish.gpus.count} ${wish.gpus.kind ?? ""} GPUs, ${wish.vcpus} vCPUs and ${wish.memoryMib} MiB`.replace(
-    "  ",
-    " ",
-  );
-  const where =
-    nodes.length === 0
-      ? "No host is enrolled."
-      : nodes.map((node) => `${node.name}: ${node.freeGpus} GPUs free (${node.reason})`).join("; ");
+    reason,
+  };
+}
+
+function capacityError(
+  request: PlacementRequest,
+  candidates: readonly Candidate[],
+  reasons: ReadonlyMap<string, string>,
+): AppError {
+  const { wish, count } = request;
+  const nodes = candidates.slice(0, NODES_SHOWN_MAX).map((node) => viewOf(node, reasons.get(node.id) ?? "not tried"));
+  const named = nodes.slice(0, NAMED_MAX).map((node) => `${node.name}: ${node.freeGpus} GPUs free (${node.reason})`);
+  const more = candidates.length > named.length ? `; and ${candidates.length - named.length} more` : "";
+  const where = nodes.length === 0 ? "No host is enrolled." : `${named.join("; ")}${more}`;
+  const each = `${wish.gpus.count} ${wish.gpus.kind === null ? "" : `${wish.gpus.kind} `}GPUs, ${wish.vcpus} vCPUs and ${wish.memoryMib} MiB`;
+  const what = count === 1 ? `No host has ${each} free.` : `There is no room for ${count} slices with ${each} each.`;
   return new AppError("capacity_unavailable", {
-    detail: `No host has ${what} free. ${where}`,
-    facts: { requested: wish, nodes },
+    detail: `${what} ${where}`,
+    facts: { requested: wish, count, nodes, nodesLeftOut: candidates.length - nodes.length },
   });
 }

@@ -10,7 +10,7 @@ import { cancelOperationTask } from "../tasks/cancel-operation-task.ts";
 import { beginRelease } from "./begin-release.ts";
 import { getAllocationOperation } from "./read-allocation.ts";
 import { moveAndRecord } from "./record-allocation.ts";
-import { freeSlots, giveCapacityBack, lockAllocation, type AllocationRow } from "./store.ts";
+import { freeSlots, giveCapacityBack, isDrainDue, lockAllocation, type AllocationRow } from "./store.ts";
 
 export interface ReleaseRequest {
   readonly principal: Principal;
@@ -30,10 +30,7 @@ export async function releaseAllocation(
     const allocation = await lockAllocation(tx, request.allocationId);
     if (allocation === undefined) throw new AppError("not_found");
     requireInProject(request.principal, "compute.allocation.release", allocation.projectId);
-    if (allocation.state === "active" || allocation.state === "release_failed")
-      await beginRelease(tx, deps, allocation, { actor: request.principal.id, requestId: request.requestId });
-    else if (allocation.state === "requested" || allocation.state === "provisioning")
-      await cancelProvisioning(tx, deps, allocation, request);
+    await release(tx, deps, allocation, { actor: request.principal.id, requestId: request.requestId });
     return allocation;
   });
   deps.wake.wake(nodeTopic(touched.nodeId));
@@ -41,17 +38,42 @@ export async function releaseAllocation(
   return await getAllocationOperation(deps.sql, request.allocationId);
 }
 
-async function cancelProvisioning(
-  tx: Tx,
-  deps: Pick<Deps, "clock">,
-  allocation: AllocationRow,
-  request: ReleaseRequest,
+/**
+ * Gives a slice back because its host is emptied, unless that was called off or somebody gives it back already. May run twice.
+ */
+export async function releaseForDrain(
+  deps: Pick<Deps, "sql" | "clock" | "wake">,
+  drain: { readonly allocationId: string; readonly actor: string },
 ): Promise<void> {
+  const touched = await inTransaction(deps.sql, async (tx) => {
+    const allocation = await lockAllocation(tx, drain.allocationId);
+    if (allocation === undefined || allocation.state === "release_failed") return null;
+    if (!(await isDrainDue(tx, allocation.nodeId))) return null;
+    await release(tx, deps, allocation, { actor: drain.actor, requestId: null });
+    return allocation;
+  });
+  if (touched === null) return;
+  deps.wake.wake(nodeTopic(touched.nodeId));
+  deps.wake.wake(operationTopic(touched.operationId));
+}
+
+interface By {
+  readonly actor: string;
+  readonly requestId: string | null;
+}
+
+async function release(tx: Tx, deps: Pick<Deps, "clock">, allocation: AllocationRow, by: By): Promise<void> {
+  if (allocation.state === "active" || allocation.state === "release_failed")
+    await beginRelease(tx, deps, allocation, by);
+  else if (allocation.state === "requested" || allocation.state === "provisioning")
+    await cancelProvisioning(tx, deps, allocation, by);
+}
+
+async function cancelProvisioning(tx: Tx, deps: Pick<Deps, "clock">, allocation: AllocationRow, by: By): Promise<void> {
   const move = {
     reason: "released before it was active",
     operationId: allocation.operationId,
-    actor: request.principal.id,
-    requestId: request.requestId,
+    ...by,
   };
   const cancelled = await cancelOperationTask(tx, allocation.operationId);
   await moveAndRecord(tx, deps, allocation, { ...move, target: "releasing" });

@@ -16,6 +16,8 @@ import { requireInProject } from "../identity/permissions.ts";
 import { getOperation } from "../operations/operations.ts";
 import { readOperationEvents } from "../tasks/read-phase-events.ts";
 import { createAllocation } from "./create-allocation.ts";
+import { addGroups } from "./group-routes.ts";
+import { addQuotas } from "./quota-routes.ts";
 import { phaseViews } from "./model.ts";
 import { getAllocation, requireAllocation } from "./read-allocation.ts";
 import { releaseAllocation } from "./release-allocation.ts";
@@ -34,6 +36,8 @@ export function allocationRoutes(deps: AllocationDeps): OpenAPIHono<PublicEnv> {
   addCreate(api, deps);
   addReads(api, deps);
   addRelease(api, deps);
+  addGroups(api, deps);
+  addQuotas(api, deps);
   return api;
 }
 

@@ -1,5 +1,4 @@
 import type { Allocation } from "@hostler/shared/api/allocations.ts";
-import type { Gpu } from "@hostler/shared/node-protocol.ts";
 import { ALLOCATION_TRANSITIONS, sourcesOf, type AllocationState } from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 
@@ -16,15 +15,20 @@ export interface NewAllocation {
   readonly gpus: Allocation["gpus"];
   readonly gpusSimulated: boolean;
   readonly labels: Readonly<Record<string, string>>;
+  readonly nodeSelector: Readonly<Record<string, string>>;
+  readonly spreadBy: string | null;
+  /** The gang that it was made with; null when it was made alone. */
+  readonly groupId: string | null;
   readonly operationId: string;
 }
 
 export async function insertAllocation(tx: Tx, allocation: NewAllocation): Promise<void> {
   await tx`
-    insert into allocations (id, project_id, name, state, node_id, driver, image_id, vcpus, memory_mib, disk_gib, gpus, gpus_simulated, labels, operation_id)
+    insert into allocations (id, project_id, name, state, node_id, driver, image_id, vcpus, memory_mib, disk_gib, gpus, gpus_simulated, labels,
+      node_selector, spread_by, group_id, operation_id)
     values (${allocation.id}, ${allocation.projectId}, ${allocation.name}, 'requested', ${allocation.nodeId}, ${allocation.driver}, ${allocation.imageId},
       ${allocation.vcpus}, ${allocation.memoryMib}, ${allocation.diskGib}, ${tx.json(allocation.gpus)}, ${allocation.gpusSimulated},
-      ${tx.json(allocation.labels)}, ${allocation.operationId})
+      ${tx.json(allocation.labels)}, ${tx.json(allocation.nodeSelector)}, ${allocation.spreadBy}, ${allocation.groupId}, ${allocation.operationId})
   `;
 }
 
@@ -90,51 +94,6 @@ export async function setOperation(tx: Tx, id: string, operationId: string): Pro
   await tx`update allocations set operation_id = ${operationId} where id = ${id}`;
 }
 
-/** The nodes that might take a slice, fullest first, so that large holes stay large. Nothing is locked yet. */
-export async function listCandidates(
-  tx: Tx,
-  wish: { readonly driver: string; readonly gpuKind: string | null },
-): Promise<
-  {
-    readonly id: string;
-    readonly name: string;
-    readonly state: string;
-    readonly isOnline: boolean;
-    readonly isDriverUsable: boolean;
-    readonly freeVcpus: number;
-    readonly freeMemoryMib: number;
-    readonly freeGpus: number;
-  }[]
-> {
-  return await tx`
-    select n.id, n.name, n.state,
-      coalesce(l.last_seen_at > now() - interval '45 seconds', false) as "isOnline",
-      exists (select from jsonb_array_elements(n.drivers) d where d ->> 'name' = ${wish.driver} and (d ->> 'usable')::boolean) as "isDriverUsable",
-      n.vcpus_total - n.vcpus_used as "freeVcpus", n.memory_mib_total - n.memory_mib_used as "freeMemoryMib",
-      (select count(*)::int from gpu_slots s
-        where s.node_id = n.id and s.state = 'available' and (${wish.gpuKind}::text is null or s.gpu_kind = ${wish.gpuKind})) as "freeGpus"
-    from nodes n
-    left join node_liveness l on l.node_id = n.id
-    where n.state <> 'revoked'
-    order by "freeGpus", "freeMemoryMib", n.id
-  `;
-}
-
-/** Takes processors and memory of the node when they are still free; holds the node's row until the commit. */
-export async function takeCapacity(
-  tx: Tx,
-  take: { readonly nodeId: string; readonly vcpus: number; readonly memoryMib: number },
-): Promise<{ readonly gpusSimulated: boolean } | undefined> {
-  const [row] = await tx<{ gpusSimulated: boolean }[]>`
-    update nodes
-    set vcpus_used = vcpus_used + ${take.vcpus}, memory_mib_used = memory_mib_used + ${take.memoryMib}
-    where id = ${take.nodeId} and state = 'ready'
-      and vcpus_used + ${take.vcpus} <= vcpus_total and memory_mib_used + ${take.memoryMib} <= memory_mib_total
-    returning gpus_simulated as "gpusSimulated"
-  `;
-  return row;
-}
-
 export async function giveCapacityBack(
   tx: Tx,
   give: { readonly nodeId: string; readonly vcpus: number; readonly memoryMib: number },
@@ -146,20 +105,10 @@ export async function giveCapacityBack(
   `;
 }
 
-/** Locks that many free slots of the node; fewer rows mean that it has fewer. */
-export async function lockFreeSlots(
-  tx: Tx,
-  wish: { readonly nodeId: string; readonly kind: string | null; readonly count: number },
-): Promise<Gpu[]> {
-  const rows = await tx<{ gpu: Gpu }[]>`
-    select gpu
-    from gpu_slots
-    where node_id = ${wish.nodeId} and state = 'available' and (${wish.kind}::text is null or gpu_kind = ${wish.kind})
-    order by (gpu ->> 'index')::int
-    limit ${wish.count}
-    for update skip locked
-  `;
-  return rows.map((row) => row.gpu);
+/** Whether the node is being emptied and the notice to its tenants has run out. */
+export async function isDrainDue(tx: Tx, nodeId: string): Promise<boolean> {
+  const rows = await tx`select from nodes where id = ${nodeId} and state = 'draining' and drain_stops_at <= now()`;
+  return rows.length === 1;
 }
 
 export async function ownSlots(
@@ -185,7 +134,8 @@ export async function freeSlots(tx: Tx, allocationId: string, quarantineReason: 
   `;
 }
 
-interface AllocationViewRow extends Omit<Allocation, "createdAt" | "activeAt" | "endedAt"> {
+interface AllocationViewRow extends Omit<Allocation, "createdAt" | "activeAt" | "endedAt" | "stopsAt"> {
+  readonly stopsAt: Date | null;
   readonly createdAt: Date;
   readonly activeAt: Date | null;
   readonly endedAt: Date | null;
@@ -202,7 +152,9 @@ export async function readAllocationViews(
 ): Promise<Allocation[]> {
   const rows = await db<AllocationViewRow[]>`
     select a.id, a.project_id as "projectId", a.name, a.state, a.reason, a.node_id as "nodeId", n.name as "nodeName", i.name as image, a.vcpus,
-      a.memory_mib as "memoryMib", a.disk_gib as "diskGib", a.gpus, a.gpus_simulated as "gpusSimulated", a.labels, a.operation_id as "operationId",
+      a.memory_mib as "memoryMib", a.disk_gib as "diskGib", a.gpus, a.gpus_simulated as "gpusSimulated", a.labels, a.node_selector as "nodeSelector", a.spread_by as "spreadBy",
+      a.group_id as "groupId", case when n.state = 'draining' and a.state in ('requested', 'provisioning', 'active') then n.drain_stops_at end as "stopsAt",
+      a.operation_id as "operationId",
       a.created_at as "createdAt", a.active_at as "activeAt", a.ended_at as "endedAt"
     from allocations a
     join images i on i.id = a.image_id
@@ -216,6 +168,7 @@ export async function readAllocationViews(
     ...row,
     createdAt: row.createdAt.toISOString(),
     activeAt: row.activeAt?.toISOString() ?? null,
+    stopsAt: row.stopsAt?.toISOString() ?? null,
     endedAt: row.endedAt?.toISOString() ?? null,
   }));
 }

@@ -13,6 +13,8 @@ export async function countStates(
     union all
     select 'gpu_slots', state, count(*)::int from gpu_slots group by state
     union all
+    select 'node_incidents', 'open', count(*)::int from node_incidents where closed_at is null
+    union all
     select 'terminals', 'open', count(*)::int from terminals where redeemed_at is not null and closed_at is null
   `;
 }

@@ -109,7 +109,7 @@ function judgeChain(socket: TLSSocket, authority: CertificateAuthority, now: Dat
 }
 
 function judgeRecord(row: Judgement, certificate: X509Certificate, authority: CertificateAuthority): void {
-  if (row.nodeState === "revoked") throw new AppError("node_revoked");
+  if (row.nodeState === "revoked" || row.nodeState === "retired") throw new AppError("node_revoked");
   if (row.nodeState === "frozen") throw new AppError("node_frozen");
   if (row.state !== "active")
     throw new AppError("certificate_inactive", { detail: `Certificate ${certificate.serialNumber} is ${row.state}.` });

@@ -12,7 +12,7 @@ export async function freezeNode(
   clock: Clock,
   freeze: { readonly nodeId: string; readonly actor: string; readonly reason: string; readonly requestId: string },
 ): Promise<void> {
-  const moved = await moveNode(tx, freeze.nodeId, "frozen");
+  const moved = await moveNode(tx, freeze.nodeId, "frozen", { reason: freeze.reason });
   if (moved === undefined) return;
   await recordChange(tx, clock, {
     actor: freeze.actor,

@@ -10,7 +10,7 @@ let plane: TestPlane;
 beforeAll(async () => void (plane = await startTestPlane()));
 afterAll(async () => await plane.close());
 
-async function seen(nodeId: string): Promise<unknown> {
+async function readSeen(nodeId: string): Promise<unknown> {
   const [row] =
     await plane.sql`select agent_instance as "agentInstance", trust_version as "trustVersion", acked_rev::int as "ackedRevision" from node_liveness where node_id = ${nodeId}`;
   return row;
@@ -37,19 +37,19 @@ function makeSteppedClock(): Clock & { step(): void } {
 
 test("a new node is online at once; later heartbeats are written together, the last on close", async () => {
   const { nodeId } = (await plane.makeNode()).answer;
-  const liveness = startLiveness({ sql: plane.sql, clock: makeSteppedClock(), log });
+  const liveness = startLiveness({ sql: plane.sql, clock: makeSteppedClock(), log, replicaId: "test" });
   expect(await isOnline(nodeId)).toBe(false);
   await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 });
   expect(await isOnline(nodeId)).toBe(true);
   await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 2, trustVersion: 1 });
-  expect(await seen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 1, trustVersion: 1 });
+  expect(await readSeen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 1, trustVersion: 1 });
   await liveness.close();
-  expect(await seen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 2, trustVersion: 1 });
+  expect(await readSeen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 2, trustVersion: 1 });
 });
 
 test("a node is offline 45 s after it was heard, by the database's clock", async () => {
   const { nodeId } = (await plane.makeNode()).answer;
-  const liveness = startLiveness({ sql: plane.sql, clock: makeSteppedClock(), log });
+  const liveness = startLiveness({ sql: plane.sql, clock: makeSteppedClock(), log, replicaId: "test" });
   await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 });
   await liveness.close();
   await plane.sql`update node_liveness set last_seen_at = now() - interval '44 seconds' where node_id = ${nodeId}`;
@@ -63,7 +63,7 @@ test("a round that fails is not the last one", async () => {
   const clock = makeSteppedClock();
   const errors: unknown[] = [];
   const noted = { ...log, error: (fields: unknown) => errors.push(fields) } as unknown as typeof log;
-  const liveness = startLiveness({ sql: plane.sql, clock, log: noted });
+  const liveness = startLiveness({ sql: plane.sql, clock, log: noted, replicaId: "test" });
   await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 });
   await liveness.noteSeen({ nodeId, agentInstance: "a", ackedRevision: 2, trustVersion: 1 });
   await plane.sql`alter table node_liveness rename to away`;
@@ -71,7 +71,9 @@ test("a round that fails is not the last one", async () => {
   await expect.poll(() => errors.length).toBe(1);
   await plane.sql`alter table away rename to node_liveness`;
   clock.step();
-  await expect.poll(async () => await seen(nodeId)).toEqual({ agentInstance: "a", ackedRevision: 2, trustVersion: 1 });
+  await expect
+    .poll(async () => await readSeen(nodeId))
+    .toEqual({ agentInstance: "a", ackedRevision: 2, trustVersion: 1 });
   await liveness.close();
 });
 
@@ -80,5 +82,19 @@ test("replicas that write the same nodes in other orders do not deadlock", async
   const rows = nodes.map((nodeId) => ({ nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 }));
   const orders = Array.from({ length: 100 }, (_, index) => (index % 2 === 0 ? rows : rows.toReversed()));
   await Promise.all(orders.map(async (order) => await flushLiveness(plane.sql, order)));
-  expect(await seen(nodes[0] ?? "")).toBeDefined();
+  expect(await readSeen(nodes[0] ?? "")).toBeDefined();
+});
+
+test("a poll that waits is heard, but not one of the agent's earlier start", async () => {
+  const { nodeId } = (await plane.makeNode()).answer;
+  const liveness = startLiveness({ sql: plane.sql, clock: makeSteppedClock(), log, replicaId: "test" });
+  const seen = { nodeId, agentInstance: "new", ackedRevision: 1, trustVersion: 1 };
+  await liveness.noteSeen(seen);
+  await plane.sql`update node_liveness set last_seen_at = now() - interval '1 hour' where node_id = ${nodeId}`;
+  liveness.noteWaiting({ ...seen, agentInstance: "old" });
+  await liveness.noteSeen(seen);
+  liveness.noteWaiting({ ...seen, agentInstance: "old" });
+  await liveness.close();
+  expect(await isOnline(nodeId)).toBe(true);
+  expect(await readSeen(nodeId)).toMatchObject({ agentInstance: "new" });
 });

@@ -86,7 +86,7 @@ async function recoverInTransaction(deps: RecoverDeps, tx: Tx, recovery: Recover
   const record = await lockRecovery(tx, nodeId);
   if (record === undefined)
     throw new AppError("certificate_untrusted", { detail: "There is no such node here: enrol the host again." });
-  if (record.state === "revoked") throw new AppError("node_revoked");
+  if (record.state === "revoked" || record.state === "retired") throw new AppError("node_revoked");
   if (record.state === "frozen") throw new AppError("node_frozen");
   // The answer to an earlier try, or to a renewal, got lost.
   const known = await findCertificateByKey(tx, recovery.newKey);

@@ -20,7 +20,7 @@ import type { Tx } from "../db/sql.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { PublicEnv } from "../http/env.ts";
 import { decodeCursor, pageOfRows } from "../http/pagination.ts";
-import { changeNodeState, type NodeAction } from "./change-node-state.ts";
+import { addActions } from "./action-routes.ts";
 import type { EnrolDeps } from "./enrol-node.ts";
 import { allowRecoveries } from "./recovery-store.ts";
 import { expectRestore } from "./session-store.ts";
@@ -169,38 +169,6 @@ function addNodes(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
     if (node === undefined) throw new AppError("not_found");
     return c.json(node, 200);
   });
-}
-
-const ACTION_SUMMARIES: Readonly<Record<NodeAction, string>> = {
-  cordon: "Place nothing new on a host",
-  uncordon: "Place slices on a host again",
-  freeze: "Refuse a host until it is unfrozen",
-  unfreeze: "Let the right copy of a frozen host in again; it stays cordoned",
-  revoke: "Refuse a host from now on; final",
-};
-
-function addActions(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
-  for (const action of Object.keys(ACTION_SUMMARIES) as NodeAction[]) {
-    const route = createRoute({
-      ...secured("fleet.node.manage"),
-      method: "post",
-      path: `${ops}/nodes/{nodeId}/${action}`,
-      operationId: `${action}Node`,
-      summary: ACTION_SUMMARIES[action],
-      tags,
-      request: { params: nodeParams },
-      responses: { 200: jsonAnswer(nodeSchema, "The host now."), ...PROBLEMS },
-    });
-    api.openapi(route, async (c) => {
-      const change = {
-        nodeId: c.req.valid("param").nodeId,
-        action,
-        actor: c.var.principal.id,
-        requestId: c.var.requestId,
-      };
-      return c.json(await changeNodeState(deps, change), 200);
-    });
-  }
 }
 
 /** What an operator says about a host beforehand: that it was restored, that it may come back more often. */

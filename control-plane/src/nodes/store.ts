@@ -1,6 +1,12 @@
 import type { Node } from "@hostler/shared/api/nodes.ts";
 import type { Gpu, HostFacts, Inventory } from "@hostler/shared/node-protocol.ts";
-import { NODE_TRANSITIONS, sourcesOf, type NodeState, type SlotState } from "@hostler/shared/states.ts";
+import {
+  NODE_TRANSITIONS,
+  sourcesOf,
+  type DrainPolicy,
+  type NodeState,
+  type SlotState,
+} from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 import type { IssuedCertificate } from "../pki/certificate-authority.ts";
 import type { SessionRecord } from "./judge-session.ts";
@@ -77,7 +83,7 @@ export async function findJudgement(db: Queryable, serial: string): Promise<Judg
 /** Those of the nodes that are refused whatever certificate they show. */
 export async function findRefused(db: Queryable, nodeIds: readonly string[]): Promise<string[]> {
   const rows = await db<{ id: string }[]>`
-    select id from nodes where id = any(${[...nodeIds]}) and state in ('frozen', 'revoked')
+    select id from nodes where id = any(${[...nodeIds]}) and state in ('frozen', 'revoked', 'retired')
   `;
   return rows.map((row) => row.id);
 }
@@ -122,16 +128,27 @@ export async function revokeCertificates(tx: Tx, nodeId: string): Promise<void> 
   await tx`update node_certificates set state = 'revoked' where node_id = ${nodeId}`;
 }
 
-/** Moves the node where the table of transitions allows it, or only from `sources`. Undefined when it does not, or there is no such node. */
+/**
+ * Moves the node where the table of transitions allows it, or only from `sources`. Undefined when it does not, or there is no
+ * such node. A drain is forgotten unless the node is drained or, on its way back to that, down.
+ */
 export async function moveNode(
   tx: Tx,
   nodeId: string,
   target: NodeState,
-  sources: readonly NodeState[] = sourcesOf(NODE_TRANSITIONS, target),
+  options: { readonly sources?: readonly NodeState[]; readonly reason?: string | null } = {},
 ): Promise<{ readonly version: number; readonly name: string } | undefined> {
+  const { sources = sourcesOf(NODE_TRANSITIONS, target), reason = null } = options;
   const [row] = await tx<{ version: number; name: string }[]>`
     update nodes
-    set state = ${target}, version = version + 1
+    set state = ${target}, version = version + 1, state_since = now(),
+      reason = case when state = 'down' and ${reason}::text is null then reason_before else ${reason}::text end,
+      reason_before = case when ${target} = 'down' then reason end,
+      down_from = case when ${target} = 'down' then state end,
+      down_at = case when ${target} = 'down' then now() else down_at end,
+      drain_policy = case when ${target} in ('draining', 'down') then drain_policy end,
+      drain_since = case when ${target} in ('draining', 'down') then drain_since end,
+      drain_stops_at = case when ${target} in ('draining', 'down') then drain_stops_at end
     where id = ${nodeId} and state in ${tx(sources)}
     returning version, name
   `;
@@ -222,6 +239,13 @@ interface NodeRow {
   readonly id: string;
   readonly name: string;
   readonly state: NodeState;
+  readonly reason: string | null;
+  readonly stateSince: Date;
+  readonly labels: Node["labels"];
+  readonly allocationsLeft: number;
+  readonly drainPolicy: DrainPolicy | null;
+  readonly drainSince: Date | null;
+  readonly drainStopsAt: Date | null;
   readonly facts: HostFacts | null;
   readonly drivers: Node["drivers"];
   readonly gpusSimulated: boolean;
@@ -245,7 +269,9 @@ export async function readNodes(
   filter: { readonly id: string | null; readonly after: string | null; readonly limit: number },
 ): Promise<Node[]> {
   const rows = await db<NodeRow[]>`
-    select n.id, n.name, n.state, n.facts, n.drivers, n.gpus_simulated as "gpusSimulated", n.agent_version as "agentVersion",
+    select n.id, n.name, n.state, n.reason, n.state_since as "stateSince", n.labels,
+      (select count(*)::int from allocations a where a.node_id = n.id and a.state not in ('released', 'failed')) as "allocationsLeft",
+      n.drain_policy as "drainPolicy", n.drain_since as "drainSince", n.drain_stops_at as "drainStopsAt", n.facts, n.drivers, n.gpus_simulated as "gpusSimulated", n.agent_version as "agentVersion",
       greatest(n.vcpus_total - n.vcpus_used, 0) as "freeVcpus", greatest(n.memory_mib_total - n.memory_mib_used, 0) as "freeMemoryMib",
       coalesce(l.last_seen_at > now() - make_interval(secs => ${ONLINE_SECONDS}), false) as online, l.last_seen_at as "lastSeenAt",
       (select max(not_after) from node_certificates c where c.node_id = n.id and c.state = 'active') as "certificateExpiresAt",
@@ -265,9 +291,14 @@ export async function readNodes(
 }
 
 function viewOf(row: NodeRow): Node {
-  const { freeVcpus, freeMemoryMib, ...rest } = row;
+  const { freeVcpus, freeMemoryMib, drainPolicy, drainSince, drainStopsAt, ...rest } = row;
   return {
     ...rest,
+    stateSince: row.stateSince.toISOString(),
+    drain:
+      drainPolicy === null || drainSince === null
+        ? null
+        : { policy: drainPolicy, since: drainSince.toISOString(), stopsAt: drainStopsAt?.toISOString() ?? null },
     drivers: [...row.drivers],
     slots: row.slots.map((slot) => ({ ...slot })),
     free: {

@@ -180,8 +180,8 @@ export async function startTestPlane(): Promise<TestPlane> {
     asOperator: async (method, path, body) => {
       const headers = {
         authorization: `Bearer ${operatorKey}`,
-        "content-type": "application/json",
         "idempotency-key": crypto.randomUUID(),
+        ...(body === undefined ? {} : { "content-type": "application/json" }),
       };
       const init = { method, headers, ...(body === undefined ? {} : { body: JSON.stringify(body) }) };
       const answer = await operatorApp.request(path, init);

@@ -23,7 +23,7 @@ export async function readTrust(db: Queryable): Promise<NodeTrust[]> {
       ), 0) as authority
     from nodes n
     left join node_liveness l on l.node_id = n.id
-    where n.state not in ('frozen', 'revoked')
+    where n.state not in ('frozen', 'revoked', 'retired')
   `;
   return [...rows];
 }

@@ -9,6 +9,7 @@ import type { Sql } from "../db/sql.ts";
 import { nodeTopic, operationTopic } from "../db/wake-bus.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
+import { quarantineNode } from "../nodes/quarantine-node.ts";
 import { readNodeChains } from "../nodes/read-node-chains.ts";
 import { requireHeld } from "./progress-task.ts";
 import { lockTask, settleTask, type TaskRow } from "./store.ts";
@@ -60,6 +61,11 @@ export async function completeTask(
     } else {
       await settleTask(tx, { taskId: held.id, state: claims.outcome, outcome: claims, resultJws: request.resultJws });
       await applyTaskResult(tx, deps, { task: held, result: claims, requestId: request.requestId });
+      if (claims.failure?.class === "host") {
+        const { nodeId, requestId } = request;
+        const { message } = claims.failure;
+        await quarantineNode(tx, deps.clock, { nodeId, taskId: held.id, message, requestId });
+      }
     }
     return held;
   });

@@ -6,7 +6,7 @@ import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode } from "../http/node-env.ts";
 import type { LiveSockets } from "../nodes/live-sockets.ts";
-import type { Liveness } from "../nodes/liveness.ts";
+import type { Liveness, Seen } from "../nodes/liveness.ts";
 import type { Pki } from "../pki/open-pki.ts";
 import { claimsOf } from "./grant-task.ts";
 import {
@@ -43,9 +43,12 @@ export async function pollTasks(
   const answered = new AbortController();
   const signal = AbortSignal.any([request.signal, answered.signal]);
   const deadlineMs = deps.clock.monotonicMs() + body.waitMs;
+  const seen = seenIn(node, body);
   let isWoken = false;
+  // A poll lasts almost as long as a node may be silent: the open connection, kept honest by TCP, is the heartbeat.
+  const endWaiting = deps.liveness.noteWaiting(seen);
   try {
-    await noteSeen(deps, node, body);
+    await noteSeen(deps, seen, body);
     for (;;) {
       const leftMs = deadlineMs - deps.clock.monotonicMs();
       // The wait begins before the tables are read, so that a wake-up during the read is not lost.
@@ -57,6 +60,7 @@ export async function pollTasks(
       isWoken = true;
     }
   } finally {
+    endWaiting();
     answered.abort(new Error("answered"));
   }
 }
@@ -102,16 +106,20 @@ function renewWithinMs({ pki, liveSockets }: PollDeps, node: AuthenticatedNode):
 }
 
 /** The heartbeat. An agent that was restarted holds only what it lists: its other leases are free at once. */
-async function noteSeen(deps: PollDeps, node: AuthenticatedNode, body: PollRequest): Promise<void> {
-  const { agentInstance, ackedRevision, trustVersion } = body;
-  const seen = { nodeId: node.id, agentInstance, ackedRevision, trustVersion };
-  const isKnown = deps.liveness.knows(node.id, agentInstance);
-  const before = isKnown ? undefined : await readNodeProgress(deps.sql, node.id);
+async function noteSeen(deps: PollDeps, seen: Seen, body: PollRequest): Promise<void> {
+  const { nodeId, agentInstance } = seen;
+  const isKnown = deps.liveness.knows(nodeId, agentInstance);
+  const before = isKnown ? undefined : await readNodeProgress(deps.sql, nodeId);
   await deps.liveness.noteSeen(seen);
   if (before === undefined || before.agentInstance === null || before.agentInstance === agentInstance) return;
   const stillHeld = body.running.map((task) => task.taskId);
-  const freed = await inTransaction(deps.sql, async (tx) => await releaseForgottenLeases(tx, node.id, stillHeld));
-  if (freed > 0) deps.log.info({ nodeId: node.id, tasks: freed }, "agent restarted; its tasks are handed out again");
+  const freed = await inTransaction(deps.sql, async (tx) => await releaseForgottenLeases(tx, nodeId, stillHeld));
+  if (freed > 0) deps.log.info({ nodeId, tasks: freed }, "agent restarted; its tasks are handed out again");
+}
+
+function seenIn(node: AuthenticatedNode, body: PollRequest): Seen {
+  const { agentInstance, ackedRevision, trustVersion } = body;
+  return { nodeId: node.id, agentInstance, ackedRevision, trustVersion };
 }
 
 async function renewHeld(

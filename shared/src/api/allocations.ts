@@ -21,9 +21,70 @@ export const allocationCreateSchema = z
     sshPublicKeys: z.array(sshPublicKeySchema).max(32).default([]),
     userData: userDataSchema.nullable().default(null),
     labels: labelsSchema.default({}),
+    /** Labels that the host must have. */
+    nodeSelector: labelsSchema.default({}),
+    /** Slices of the project with the same word are on different hosts. */
+    spreadBy: hostNameSchema.nullable().default(null),
   })
   .meta({ id: "AllocationCreate" });
 export type AllocationCreate = z.infer<typeof allocationCreateSchema>;
+
+const allocationTemplateSchema = allocationCreateSchema.omit({ name: true }).meta({ id: "AllocationTemplate" });
+export type AllocationTemplate = z.infer<typeof allocationTemplateSchema>;
+/** Slices that are placed together or not at all; they are called NAME-0, NAME-1 and so on. */
+export const allocationGroupCreateSchema = z
+  .strictObject({
+    name: hostNameSchema.max(60),
+    count: z.int().min(1).max(64),
+    template: allocationTemplateSchema,
+  })
+  .meta({ id: "AllocationGroupCreate" });
+export type AllocationGroupCreate = z.infer<typeof allocationGroupCreateSchema>;
+
+/** A request that is only asked about. */
+export const placementQuestionSchema = z
+  .strictObject({
+    count: z.int().min(1).max(64).default(1),
+    template: allocationTemplateSchema.omit({ image: true }).extend({ image: z.string().max(63).optional() }),
+  })
+  .meta({ id: "PlacementQuestion" });
+export const placementExplanationSchema = z
+  .object({
+    /** Whether it would be placed now. */
+    fits: z.boolean(),
+    /** Why the project may not have it; null when it may. */
+    quota: z.string().nullable(),
+    nodes: z.array(
+      z.object({
+        id: idSchema("node"),
+        name: z.string(),
+        freeGpus: z.int(),
+        freeVcpus: z.int(),
+        freeMemoryMib: z.int(),
+        /** Why it does not do; null when it could take one of the slices. */
+        reason: z.string().nullable(),
+      }),
+    ),
+    nodesLeftOut: z.int(),
+  })
+  .meta({ id: "PlacementExplanation" });
+export type PlacementExplanation = z.infer<typeof placementExplanationSchema>;
+
+const limitSchema = z.int().min(0).max(2_147_483_647).nullable();
+/** What a project may hold at most; null is no limit. */
+const quotaSchema = z
+  .object({ gpus: limitSchema, vcpus: limitSchema, memoryMib: limitSchema, allocations: limitSchema })
+  .meta({ id: "Quota" });
+export type Quota = z.infer<typeof quotaSchema>;
+export const quotaChangeSchema = z.strictObject(quotaSchema.partial().shape).meta({ id: "QuotaChange" });
+const quotaUsageSchema = z
+  .object({ gpus: z.int(), vcpus: z.int(), memoryMib: z.int(), allocations: z.int() })
+  .meta({ id: "QuotaUsage" });
+export type QuotaUsage = z.infer<typeof quotaUsageSchema>;
+export const quotaReportSchema = z
+  .object({ projectId: idSchema("project"), quota: quotaSchema, usage: quotaUsageSchema })
+  .meta({ id: "QuotaReport" });
+export type QuotaReport = z.infer<typeof quotaReportSchema>;
 export type AllocationCreateInput = z.input<typeof allocationCreateSchema>;
 
 export const allocationSchema = z
@@ -43,6 +104,12 @@ export const allocationSchema = z
     gpus: z.array(z.object({ uuid: z.string(), model: z.string(), kind: z.string() })),
     gpusSimulated: z.boolean(),
     labels: labelsSchema,
+    nodeSelector: labelsSchema,
+    spreadBy: z.string().nullable(),
+    /** The group that it was made with; null when it was made alone. */
+    groupId: idSchema("allocationGroup").nullable(),
+    /** From when on it is given back because its host is emptied; null when it is not. */
+    stopsAt: timestampSchema.nullable(),
     /** The operation in progress, or the last one. */
     operationId: idSchema("operation"),
     createdAt: timestampSchema,
@@ -56,6 +123,11 @@ export const allocationOperationSchema = z
   .object({ allocation: allocationSchema, operation: operationSchema })
   .meta({ id: "AllocationOperation" });
 export type AllocationOperation = z.infer<typeof allocationOperationSchema>;
+
+export const allocationGroupSchema = z
+  .object({ id: idSchema("allocationGroup"), allocations: z.array(allocationOperationSchema) })
+  .meta({ id: "AllocationGroup" });
+export type AllocationGroup = z.infer<typeof allocationGroupSchema>;
 
 /** One phase as a screen shows it: the newest status of each phase of one task. */
 export const phaseViewSchema = z

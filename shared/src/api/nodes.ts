@@ -1,7 +1,8 @@
 import * as z from "zod";
 import { idSchema } from "../ids.ts";
 import { gpuSchema, hostFactsSchema, reportedNameSchema, telemetrySampleSchema } from "../node-protocol.ts";
-import { NODE_STATES, SLOT_STATES } from "../states.ts";
+import { DRAIN_POLICIES, NODE_STATES, SLOT_STATES } from "../states.ts";
+import { labelKeySchema, labelsSchema, labelValueSchema } from "../tasks.ts";
 import { timestampSchema } from "./common.ts";
 import { resourceNameSchema } from "./identity.ts";
 
@@ -52,6 +53,16 @@ export const nodeSchema = z
     id: idSchema("node"),
     name: z.string(),
     state: z.enum(NODE_STATES),
+    /** Why it is in this state; null where nobody said. */
+    reason: z.string().nullable(),
+    stateSince: timestampSchema,
+    labels: labelsSchema,
+    /** Slices that hold something of it. */
+    allocationsLeft: z.int(),
+    /** Since when it is emptied and how; null when it is not. */
+    drain: z
+      .object({ policy: z.enum(DRAIN_POLICIES), since: timestampSchema, stopsAt: timestampSchema.nullable() })
+      .nullable(),
     /** Whether a poll was seen within the last 45 s, by the database's clock. */
     online: z.boolean(),
     lastSeenAt: timestampSchema.nullable(),
@@ -66,6 +77,26 @@ export const nodeSchema = z
   })
   .meta({ id: "Node" });
 export type Node = z.infer<typeof nodeSchema>;
+
+const reasonSchema = z.string().trim().min(1).max(500);
+/** Why an operator does it; kept on the host and in the audit log. */
+export const nodeReasonSchema = z.strictObject({ reason: reasonSchema.optional() }).meta({ id: "NodeReason" });
+export const nodeDrainSchema = z
+  .strictObject({
+    policy: z.enum(DRAIN_POLICIES).default("wait"),
+    /** With `stop`: how long tenants have before their slices are given back. */
+    noticeSeconds: z
+      .int()
+      .min(0)
+      .max(30 * 86_400)
+      .default(3600),
+    reason: reasonSchema.optional(),
+  })
+  .meta({ id: "NodeDrain" });
+/** Labels to set; null takes one away, the others stay. `zone` names the failure domain. */
+export const nodeLabelsSchema = z
+  .strictObject({ labels: z.record(labelKeySchema, labelValueSchema.nullable()) })
+  .meta({ id: "NodeLabels" });
 
 /** How often more a host may come back by its last key before it has to renew in the ordinary way. */
 export const recoveryAllowanceSchema = z

@@ -1,15 +1,10 @@
-import { readFile } from "node:fs/promises";
-import {
-  allocationOperationSchema,
-  allocationSchema,
-  type Allocation,
-  type AllocationCreateInput,
-} from "@hostler/shared/api/allocations.ts";
+import { allocationOperationSchema, allocationSchema, type Allocation } from "@hostler/shared/api/allocations.ts";
 import { whoamiSchema } from "@hostler/shared/api/common.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { ApiClient } from "../api-client.ts";
-import { positional, textOf, textsOf, type Command, type Invocation } from "../command.ts";
+import { positional, textOf, type Command, type Invocation } from "../command.ts";
 import { table } from "../output.ts";
+import { SLICE_OPTIONS, sliceRequestOf } from "../slice-request.ts";
 import { watchOperation } from "../watch-operation.ts";
 
 const ALLOCATIONS = "/api/tenant/v1/allocations";
@@ -20,15 +15,7 @@ export const allocationCommands: readonly Command[] = [
     summary: "Ask for a slice; with --wait, watch its phases pass.",
     positionals: ["name"],
     options: {
-      image: { type: "string", help: "Name of the image to start from." },
-      gpus: { type: "string", help: "How many GPUs and of which kind: 1, or 2:h100." },
-      vcpus: { type: "string", help: "Virtual CPUs; 1 unless given." },
-      memory: { type: "string", help: "MiB of memory; 512 unless given." },
-      disk: { type: "string", help: "GiB of disk; 4 unless given." },
-      "ssh-key": { type: "string", multiple: true, help: "File with an SSH public key; may be repeated." },
-      "user-data": { type: "string", help: "File given to the guest at first boot." },
-      label: { type: "string", multiple: true, help: "KEY=VALUE; may be repeated." },
-      project: { type: "string", help: "Project id; needed when the key sees several." },
+      ...SLICE_OPTIONS,
       wait: { type: "boolean", help: "Stay until it is active or failed." },
     },
     run: async (invocation) => {
@@ -36,7 +23,7 @@ export const allocationCommands: readonly Command[] = [
       const projectId = textOf(invocation, "project") ?? (await onlyProject(client));
       const created = await client.post(
         `/api/tenant/v1/projects/${projectId}/allocations`,
-        await requestOf(invocation),
+        { name: positional(invocation, 0), ...(await sliceRequestOf(invocation)) },
         allocationOperationSchema,
       );
       if (invocation.values["wait"] !== true) {
@@ -110,27 +97,6 @@ async function waitAndPrint(invocation: Invocation, client: ApiClient, allocatio
   return operation.state === "succeeded" ? 0 : 1;
 }
 
-async function requestOf(invocation: Invocation): Promise<AllocationCreateInput> {
-  const image = textOf(invocation, "image");
-  if (image === undefined)
-    throw new AppError("malformed_request", { detail: "allocations create needs --image. See 'hostler images list'." });
-  const [count = "0", kind = null] = (textOf(invocation, "gpus") ?? "0").split(":");
-  const userData = textOf(invocation, "user-data");
-  return {
-    name: positional(invocation, 0),
-    image,
-    gpus: { count: numberOf("--gpus", count), kind },
-    ...(textOf(invocation, "vcpus") === undefined ? {} : { vcpus: numberOf("--vcpus", textOf(invocation, "vcpus")) }),
-    ...(textOf(invocation, "memory") === undefined
-      ? {}
-      : { memoryMib: numberOf("--memory", textOf(invocation, "memory")) }),
-    ...(textOf(invocation, "disk") === undefined ? {} : { diskGib: numberOf("--disk", textOf(invocation, "disk")) }),
-    sshPublicKeys: await Promise.all(textsOf(invocation, "ssh-key").map(async (path) => (await readText(path)).trim())),
-    userData: userData === undefined ? null : await readText(userData),
-    labels: Object.fromEntries(textsOf(invocation, "label").map(labelOf)),
-  };
-}
-
 /** The one project that the key sees, so that most people never type an id. */
 export async function onlyProject(client: ApiClient): Promise<string> {
   const whoami = await client.get("/api/common/v1/whoami", whoamiSchema);
@@ -139,25 +105,6 @@ export async function onlyProject(client: ApiClient): Promise<string> {
   const seen = whoami.projects.map((item) => `${item.name} (${item.id})`).join(", ");
   throw new AppError("malformed_request", {
     detail: `Say --project ID. This key sees ${seen === "" ? "no project" : seen}.`,
-  });
-}
-
-function numberOf(option: string, text: string | undefined): number {
-  const value = Number(text);
-  if (!Number.isInteger(value))
-    throw new AppError("malformed_request", { detail: `${option} ${text} is not a whole number.` });
-  return value;
-}
-
-function labelOf(text: string): [string, string] {
-  const at = text.indexOf("=");
-  if (at < 1) throw new AppError("malformed_request", { detail: `--label ${text} is not KEY=VALUE.` });
-  return [text.slice(0, at), text.slice(at + 1)];
-}
-
-async function readText(path: string): Promise<string> {
-  return await readFile(path, "utf8").catch((error: unknown) => {
-    throw new AppError("malformed_request", { detail: `${path} cannot be read.`, cause: error });
   });
 }
 

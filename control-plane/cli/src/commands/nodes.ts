@@ -3,6 +3,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
 import { positional, textOf, type Command, type Invocation } from "../command.ts";
 import { parseDurationSeconds, table } from "../output.ts";
+import { nodeActionCommands } from "./node-actions.ts";
 
 const TOKENS = "/api/ops/v1/bootstrap-tokens";
 const NODES = "/api/ops/v1/nodes";
@@ -77,7 +78,10 @@ export const nodeCommands: readonly Command[] = [
       const client = await invocation.client();
       const nodes = await client.list(NODES, nodeSchema);
       invocation.print.result(nodes, (items) =>
-        table(["name", "state", "gpus free", "vcpus free", "memory free", "last seen", "id"], items.map(nodeRow)),
+        table(
+          ["name", "state", "reason", "gpus free", "vcpus free", "memory free", "last seen", "id"],
+          items.map(nodeRow),
+        ),
       );
       return 0;
     },
@@ -104,28 +108,7 @@ export const nodeCommands: readonly Command[] = [
       return await declare(invocation, "restore", { ttlSeconds }, "may start with an older identity once");
     },
   },
-  ...(["cordon", "uncordon", "freeze", "unfreeze", "revoke"] as const).map((verb): Command => ({
-    words: `nodes ${verb}`,
-    summary: {
-      cordon: "Place nothing new on a host; what runs goes on.",
-      uncordon: "Place slices on a host again.",
-      freeze: "Refuse a host, and every copy of it, until it is unfrozen; what runs on it goes on.",
-      unfreeze: "Let the copy in that still runs; stop the other one first. The host stays cordoned.",
-      revoke: "Refuse a host from now on and cut its connections. Final.",
-    }[verb],
-    positionals: ["node"],
-    options: {},
-    run: async (invocation) => {
-      const client = await invocation.client();
-      const node = await client.post(
-        `${NODES}/${encodeURIComponent(positional(invocation, 0))}/${verb}`,
-        {},
-        nodeSchema,
-      );
-      invocation.print.result(node, (value) => `${value.name} is ${value.state}.`);
-      return 0;
-    },
-  })),
+  ...nodeActionCommands,
 ];
 
 async function declare(
@@ -147,11 +130,20 @@ function nodeRow(node: Node): string[] {
   const gpus = [...kinds].map(([kind, count]) => `${count}×${kind}`).join(" ");
   return [
     node.name,
-    node.online ? node.state : `${node.state}, offline`,
+    node.online || node.state === "down" ? node.state : `${node.state}, offline`,
+    reasonOf(node),
     `${node.free.gpus}${gpus === "" ? "" : ` of ${gpus}`}${node.gpusSimulated ? " (simulated)" : ""}`,
     String(node.free.vcpus),
     `${node.free.memoryMib} MiB`,
     node.lastSeenAt ?? "never",
     node.id,
   ];
+}
+
+/** Why it is in its state, or how far its drain is. */
+function reasonOf(node: Node): string {
+  if (node.state !== "draining" || node.drain === null) return node.reason ?? "-";
+  const left = `${node.allocationsLeft} ${node.allocationsLeft === 1 ? "slice" : "slices"} left since ${node.drain.since}`;
+  const stop = node.drain.stopsAt === null ? "" : `, given back from ${node.drain.stopsAt}`;
+  return `${node.reason === null ? "" : `${node.reason}; `}${left}${stop}`;
 }

@@ -35,11 +35,13 @@ function NodeCard({ node }: { readonly node: Node }): JSX.Element {
     <section class="node">
       <div class="title">
         <h2>{node.name}</h2>
-        <Badge state={node.online ? node.state : "offline"} />
+        <Badge state={node.state} />
+        {!node.online && node.state !== "down" && <Badge state="offline" />}
         {node.gpusSimulated && <span class="simulated">simulated GPUs</span>}
         <span class="grow" />
         <small>{node.id}</small>
       </div>
+      {(node.reason !== null || node.drain !== null) && <p class="hint">{stateLine(node)}</p>}
       <div class="slots">
         {node.slots.map((slot) => (
           <span
@@ -65,6 +67,14 @@ function NodeCard({ node }: { readonly node: Node }): JSX.Element {
       ))}
     </section>
   );
+}
+
+/** Why it is in its state and since when, and how far a drain is. */
+function stateLine(node: Node): string {
+  const why = `${node.state} since ${node.stateSince}${node.reason === null ? "" : `: ${node.reason}`}`;
+  if (node.drain === null) return why;
+  const stop = node.drain.stopsAt === null ? "" : `, given back from ${node.drain.stopsAt}`;
+  return `${why} · ${node.allocationsLeft} slices left${stop}`;
 }
 
 function EnrolButton({ signed }: { readonly signed: Signed }): JSX.Element {

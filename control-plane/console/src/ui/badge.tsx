@@ -7,9 +7,12 @@ const TONES: Readonly<Record<string, string>> = {
   provisioning: "busy",
   releasing: "busy",
   enrolled: "busy",
+  draining: "busy",
   failed: "bad",
-  release_failed: "bad",
+  down: "bad",
+  quarantined: "bad",
   frozen: "bad",
+  release_failed: "bad",
   revoked: "bad",
   offline: "bad",
 };

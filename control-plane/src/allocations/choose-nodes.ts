@@ -1,0 +1,81 @@
+import type { NodeState } from "@hostler/shared/states.ts";
+
+/** What each slice of a request needs of its node. */
+export interface PlacementWish {
+  readonly driver: "qemu" | "mock";
+  readonly vcpus: number;
+  readonly memoryMib: number;
+  readonly gpus: { readonly count: number; readonly kind: string | null };
+  /** Labels that the node must have. */
+  readonly nodeSelector: Readonly<Record<string, string>>;
+  /** Slices of the project with the same word are on different nodes; null does not mind. */
+  readonly spreadBy: string | null;
+}
+
+/** A node as it was read: nothing is locked. */
+export interface Candidate {
+  readonly id: string;
+  readonly name: string;
+  readonly state: NodeState;
+  readonly isOnline: boolean;
+  readonly isDriverUsable: boolean;
+  readonly labels: Readonly<Record<string, string>>;
+  readonly freeVcpus: number;
+  readonly freeMemoryMib: number;
+  /** Of the kind that is wished. */
+  readonly freeGpus: number;
+  /** A live slice of the same `spreadBy` that is there already. */
+  readonly spreadWith: string | null;
+}
+
+export type Choice =
+  | { readonly kind: "chosen"; readonly slicesOf: ReadonlyMap<string, number> }
+  /** Exactly one reason for each candidate. */
+  | { readonly kind: "refused"; readonly reasons: ReadonlyMap<string, string> };
+
+/**
+ * Puts all slices of a request on nodes, or says of each node why it did not do. They are all alike, so filling one node after
+ * the other finds a way whenever there is one; in the order of the candidates, fullest first, so that large holes stay large. Pure.
+ */
+export function chooseNodes(candidates: readonly Candidate[], wish: PlacementWish, count: number): Choice {
+  const slicesOf = new Map<string, number>();
+  let left = count;
+  for (const candidate of candidates) {
+    const slices = Math.min(left, roomOn(candidate, wish));
+    if (slices === 0) continue;
+    slicesOf.set(candidate.id, slices);
+    left -= slices;
+    if (left === 0) return { kind: "chosen", slicesOf };
+  }
+  const reasons = new Map(
+    candidates.map((node) => [
+      node.id,
+      reasonAgainst(node, wish) ?? `room for ${roomOn(node, wish)} of ${count} slices`,
+    ]),
+  );
+  return { kind: "refused", reasons };
+}
+
+/** Why the node takes not even one slice, judging by what was read; null when it might. Pure. */
+export function reasonAgainst(node: Candidate, wish: PlacementWish): string | null {
+  if (node.state !== "ready") return `the node is ${node.state}`;
+  if (!node.isOnline) return "the node is offline";
+  if (!node.isDriverUsable) return `the node cannot run ${wish.driver} slices`;
+  const missing = Object.entries(wish.nodeSelector).find(([key, value]) => node.labels[key] !== value);
+  if (missing !== undefined)
+    return `the label ${missing[0]} is ${node.labels[missing[0]] ?? "missing"}, not ${missing[1]}`;
+  if (wish.spreadBy !== null && node.spreadWith !== null) return `${node.spreadWith} of ${wish.spreadBy} is there`;
+  if (node.freeGpus < wish.gpus.count) return `${node.freeGpus} of ${wish.gpus.count} ${wish.gpus.kind ?? "GPUs"} free`;
+  if (node.freeVcpus < wish.vcpus) return `${Math.max(0, node.freeVcpus)} of ${wish.vcpus} vCPUs free`;
+  if (node.freeMemoryMib < wish.memoryMib)
+    return `${Math.max(0, node.freeMemoryMib)} of ${wish.memoryMib} MiB memory free`;
+  return null;
+}
+
+/** How many slices of the request the node has room for. Pure. */
+export function roomOn(node: Candidate, wish: PlacementWish): number {
+  if (reasonAgainst(node, wish) !== null) return 0;
+  if (wish.spreadBy !== null) return 1;
+  const byGpus = wish.gpus.count === 0 ? Infinity : Math.floor(node.freeGpus / wish.gpus.count);
+  return Math.min(byGpus, Math.floor(node.freeVcpus / wish.vcpus), Math.floor(node.freeMemoryMib / wish.memoryMib));
+}

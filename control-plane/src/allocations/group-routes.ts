@@ -1,0 +1,59 @@
+import { createRoute, type OpenAPIHono } from "@hono/zod-openapi";
+import {
+  allocationGroupCreateSchema,
+  allocationGroupSchema,
+  placementExplanationSchema,
+  placementQuestionSchema,
+} from "@hostler/shared/api/allocations.ts";
+import { API_PREFIX } from "@hostler/shared/api/common.ts";
+import { idSchema } from "@hostler/shared/ids.ts";
+import * as z from "zod";
+import type { Deps } from "../deps.ts";
+import { idempotencyHeader, jsonAnswer, jsonBody, PROBLEMS, secured, securedOnce } from "../http/api-route.ts";
+import type { PublicEnv } from "../http/env.ts";
+import { requireInProject } from "../identity/permissions.ts";
+import { createAllocationGroup } from "./create-allocation.ts";
+import { explainPlacement } from "./explain-placement.ts";
+
+const project = `${API_PREFIX.tenant}/projects/{projectId}`;
+const tags = ["compute"];
+const params = z.object({ projectId: idSchema("project") });
+
+/** Slices that are placed together, and why a request is not placed. */
+export function addGroups(api: OpenAPIHono<PublicEnv>, deps: Pick<Deps, "sql" | "clock" | "wake">): void {
+  const create = createRoute({
+    ...securedOnce("compute.allocation.create"),
+    method: "post",
+    path: `${project}/allocation-groups`,
+    operationId: "createAllocationGroup",
+    summary: "Ask for several slices at once, all or none",
+    description:
+      "Each is a slice of its own from then on. Without room for all of them: 409 capacity_unavailable, saying of each host why.",
+    tags,
+    request: { params, headers: idempotencyHeader, body: jsonBody(allocationGroupCreateSchema) },
+    responses: { 202: jsonAnswer(allocationGroupSchema, "Accepted."), ...PROBLEMS },
+  });
+  api.openapi(create, async (c) => {
+    const { projectId } = c.req.valid("param");
+    const { principal, requestId } = c.var;
+    const group = c.req.valid("json");
+    return c.json(await createAllocationGroup(deps, { principal, projectId, requestId, group }), 202);
+  });
+  const explain = createRoute({
+    ...secured("compute.allocation.create"),
+    method: "post",
+    path: `${project}/placement-explanations`,
+    operationId: "explainPlacement",
+    summary: "Say whether a request would be placed now, and why not",
+    description: "Takes nothing: what is free may be gone a moment later.",
+    tags,
+    request: { params, body: jsonBody(placementQuestionSchema) },
+    responses: { 200: jsonAnswer(placementExplanationSchema, "Each host with its reason."), ...PROBLEMS },
+  });
+  api.openapi(explain, async (c) => {
+    const { projectId } = c.req.valid("param");
+    requireInProject(c.var.principal, "compute.allocation.create", projectId);
+    const { count, template } = c.req.valid("json");
+    return c.json(await explainPlacement(deps, { projectId, count, template }), 200);
+  });
+}
