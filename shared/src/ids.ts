@@ -20,6 +20,7 @@ export const ID_PREFIXES = {
   task: "task",
   terminal: "trm",
   event: "evt",
+  webhook: "whk",
   request: "req",
 } as const;
 

@@ -10,6 +10,7 @@ import { nodeCommands } from "./commands/nodes.ts";
 import { pkiCommands } from "./commands/pki.ts";
 import { sessionCommands } from "./commands/session.ts";
 import { terminalCommands } from "./commands/terminal.ts";
+import { webhookCommands } from "./commands/webhooks.ts";
 import { readConfig } from "./config.ts";
 
 const COMMANDS: readonly Command[] = [
@@ -21,6 +22,7 @@ const COMMANDS: readonly Command[] = [
   ...allocationCommands,
   ...terminalCommands,
   ...auditCommands,
+  ...webhookCommands,
 ];
 
 const COMMON_OPTIONS = {

@@ -25,11 +25,16 @@ export const TRUST_TOPIC = "trust";
 /** Topic of an operation's watchers. */
 export const operationTopic = (operationId: string): string => `operation:${operationId}`;
 
+/** Woken when events got their positions: relays and the platform's readers. */
+export const EVENTS_TOPIC = "events";
+/** Topic of the readers of one project's events. */
+export const projectEventsTopic = (projectId: string): string => `events:${projectId}`;
+
 const CHANNEL = "hostler_wake";
 const COALESCE_MS = 20;
 /** PostgreSQL refuses payloads of 8000 bytes; more topics than fit become "everything". */
 const PAYLOAD_BYTES_MAX = 7500;
-/** Wakes every waiter of every topic. */
+/** Wakes every waiter of every topic. Whoever waits for it wakes at each hint of whatever topic. */
 export const EVERYTHING = "*";
 const RECONNECT = { firstMs: 200, maxMs: 5000 } as const;
 
@@ -138,7 +143,7 @@ function makeWaiters(clock: Clock): Pick<WakeBus, "wake" | "wait"> {
   const waiters = new Map<string, Set<() => void>>();
   return {
     wake: (topic) => {
-      const topics = topic === EVERYTHING ? [...waiters.keys()] : [topic];
+      const topics = topic === EVERYTHING ? [...waiters.keys()] : [topic, EVERYTHING];
       for (const name of topics) for (const resolve of waiters.get(name) ?? []) resolve();
     },
     wait: async (topic, timeoutMs, signal) => {
