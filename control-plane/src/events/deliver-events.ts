@@ -30,7 +30,7 @@ export interface DeliveryLimits {
   readonly disableAfterMs: number;
 }
 export const DELIVERY_LIMITS: DeliveryLimits = {
-  leaseMs: 30_000,
+  leaseMs: 20_000,
   pageMax: 64,
   backoff: { firstMs: 1000, maxMs: 300_000 },
   attemptsMax: 12,

@@ -6,7 +6,7 @@ import { EVENTS_TOPIC, EVERYTHING, projectEventsTopic } from "../db/wake-bus.ts"
 import type { Deps } from "../deps.ts";
 import { hasUnsequenced, sequenceBatch, sequenceRestored, trySequencerLock } from "./store.ts";
 
-const BATCH_MAX = 5000;
+const BATCH_MAX = 10_000;
 /** Not every change sends a hint, and a transaction that began earlier may hold an event back: look so often without one. */
 const RECHECK_MS = 50;
 /** Another replica is at it with a snapshot that may lack our event. */

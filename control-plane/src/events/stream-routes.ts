@@ -103,8 +103,9 @@ function makeOpener(deps: StreamDeps) {
     else counts.set(principalId, count);
   };
   return async (c: Context<PublicEnv>, request: StreamRequest): Promise<Response> => {
-    // Proxies that gather answers before they pass them on would hold events back.
-    const headers = { "content-type": STREAM_CONTENT_TYPE, "x-accel-buffering": "no" };
+    // Proxies that gather answers before they pass them on would hold events back. A connection that were kept after the stream
+    // would keep a stopping listener waiting.
+    const headers = { "content-type": STREAM_CONTENT_TYPE, "x-accel-buffering": "no", connection: "close" };
     // A HEAD's body is dropped unread: a stream for it would stay open for nobody.
     if (c.req.method === "HEAD") return c.body(null, 200, headers);
     const { id: principalId } = c.var.principal;
