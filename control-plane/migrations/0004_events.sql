@@ -1,8 +1,8 @@
 -- The outbox: one order of all events, readers that resume in it, and webhooks.
 -- Adding `tx` and `seq` rewrites events under an exclusive lock: about a second for each million rows.
 
--- Events of one aggregate get their `seq` while the aggregate's row is locked, so `seq` rises with the version. `tx` tells when
--- nothing can come in below any more (control-plane/src/events/store.ts).
+-- Events of one aggregate get their `seq` while the aggregate's row is locked, so `seq` rises with the version. `tx` tells below
+-- what there is nothing left to look for (control-plane/src/events/store.ts).
 alter table events add column tx xid8 not null default pg_current_xact_id();
 alter table events add column seq bigint generated always as identity;
 create unique index events_seq on events (seq);

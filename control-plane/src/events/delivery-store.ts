@@ -24,7 +24,7 @@ export interface DueEvent extends PlacedEvent {
 
 /**
  * Takes one sink that has something to do and that nobody else is at. The lease is a row's column and not its lock: a lock would
- * hold a transaction open for as long as a receiver takes, and with it the order of all events (store.ts).
+ * hold a transaction open for as long as a receiver takes, and with it the sealing of the audit log and vacuum.
  */
 export async function claimSink(
   db: Queryable,

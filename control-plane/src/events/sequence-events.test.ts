@@ -1,5 +1,8 @@
+import { readdir, readFile } from "node:fs/promises";
+import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { waitFor } from "../../../test/support/wait-for.ts";
+import { MIGRATIONS_DIR } from "../db/migrate.ts";
 import { inTransaction } from "../db/transaction.ts";
 import { sequenceEvents } from "./sequence-events.ts";
 import { readEvents, trySequencerLock } from "./store.ts";
@@ -70,7 +73,7 @@ test("the later change of an aggregate stays the later one when its transaction 
   expect(rows.map((row) => row.version)).toEqual([2, 1]);
 });
 
-test("a transaction that stays open holds events back, and none is lost or skipped when it commits", async () => {
+test("a transaction that stays open holds no other back, and its event is neither lost nor skipped", async () => {
   let commit = (): void => undefined;
   const mayCommit = new Promise<void>((resolve) => {
     commit = resolve;
@@ -88,13 +91,45 @@ test("a transaction that stays open holds events back, and none is lost or skipp
   await hasWritten;
   for (let round = 0; round < 5; round += 1) await plane.change("agg_short");
   await sequenceEvents(plane);
-  expect(await placed()).toEqual([]);
+  expect(outOfOrder((await placed()).map(({ event }) => event))).toEqual([]);
+  expect(await placed()).toHaveLength(5);
   commit();
   await long;
-  const found = await allPlaced();
-  expect(found).toHaveLength(6);
-  // It got its seq before the others, and they were not told before it.
-  expect(found[0]?.event.aggregateId).toBe("agg_long");
+  expect((await allPlaced()).map(({ event }) => event.aggregateId).at(-1)).toBe("agg_long");
+});
+
+test("a change whose number lies below a running transaction does not overtake the one before it, which lies above", async () => {
+  const gate = () => {
+    let open = (): void => undefined;
+    const opened = new Promise<void>((resolve) => {
+      open = resolve;
+    });
+    return { open, opened };
+  };
+  const [lowBegan, lowMayGo, midBegan, midMayGo] = [gate(), gate(), gate(), gate()];
+  const low = plane.change("agg_a", {
+    before: async (tx) => {
+      await tx`insert into test_aggregates (id, version) values ('low', 1)`;
+      lowBegan.open();
+      await lowMayGo.opened;
+    },
+  });
+  await lowBegan.opened;
+  const mid = plane.change("agg_mid", {
+    after: async () => {
+      midBegan.open();
+      await midMayGo.opened;
+    },
+  });
+  await midBegan.opened;
+  await plane.change("agg_a");
+  lowMayGo.open();
+  await low;
+  await sequenceEvents(plane);
+  expect((await placed()).map(({ event }) => event.aggregateVersion)).toEqual([1, 2]);
+  midMayGo.open();
+  await mid;
+  expect(await allPlaced()).toHaveLength(3);
 });
 
 test("a rolled back change has no position", async () => {
@@ -131,6 +166,29 @@ test("after a restore onto a server with lower transaction numbers, old and new 
   plane.startSequencer();
   const found = await allPlaced();
   expect(found.map(({ event }) => event.aggregateVersion)).toEqual([1, 2, 3]);
+});
+
+test("events from before there was an order come first in it, in the order of their making", async () => {
+  const { sql } = plane;
+  const insert = async (version: number) =>
+    await sql`
+    insert into events (id, aggregate_id, aggregate_version, topic, body)
+    values (${`evt_${version}`}, 'agg_a', ${version}, 'thing.changed', '{}')
+  `;
+  await sql.unsafe("drop schema public cascade; create schema public");
+  const files = (await readdir(MIGRATIONS_DIR)).toSorted();
+  const at = files.indexOf("0004_events.sql");
+  for (const file of files.slice(0, at)) await sql.unsafe(await readFile(join(MIGRATIONS_DIR, file), "utf8"));
+  for (const version of [1, 2, 3]) await insert(version);
+  for (const file of files.slice(at)) await sql.unsafe(await readFile(join(MIGRATIONS_DIR, file), "utf8"));
+  await insert(4);
+  const found = await allPlaced();
+  expect(found.map(({ position, event }) => [position, event.aggregateVersion])).toEqual([
+    [1, 1],
+    [2, 2],
+    [3, 3],
+    [4, 4],
+  ]);
 });
 
 test("positions are never changed", async () => {

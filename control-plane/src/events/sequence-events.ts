@@ -7,7 +7,7 @@ import type { Deps } from "../deps.ts";
 import { hasUnsequenced, sequenceBatch, sequenceRestored, trySequencerLock } from "./store.ts";
 
 const BATCH_MAX = 10_000;
-/** Not every change sends a hint, and a transaction that began earlier may hold an event back: look so often without one. */
+/** Not every change sends a hint: look so often without one. */
 const RECHECK_MS = 50;
 /** Another replica is at it with a snapshot that may lack our event. */
 const BUSY_RETRY_MS = 5;

@@ -30,15 +30,17 @@ export async function trySequencerLock(tx: Tx): Promise<boolean> {
 }
 
 /**
- * Gives the next events their positions: those of transactions that ended before every one that still runs, by `seq`.
+ * Gives every committed event that has none a position, by `seq`. What commits later gets a later position, so a reader that
+ * follows positions misses nothing, however long a transaction stays open, and no transaction holds others back.
  *
- * Why nothing comes late, and nothing out of order in its aggregate: below xmin of a snapshot every transaction has ended, and
- * what committed is visible (control-plane/src/audit/chain-store.ts tells it at length). Of two changes of one aggregate, the
- * later one waited for the row's lock and got its `seq` after that, so the earlier has the lower `seq`; and when the later one's
- * transaction has ended, the earlier one's has too. So both are in this set or the earlier has its position already. The order
- * (tx, seq) would not do: the later change may be of the transaction with the lower number, one that wrote elsewhere first.
+ * Why an aggregate's events stay in order: a change waits for the row's lock until the change before it committed, and takes its
+ * `seq` after that. So whoever sees the later one sees the earlier one too, with a lower `seq`: it is in this set before it, or
+ * has its position already. Two orders that do not have this: (tx, seq), since the later change may be of the transaction with
+ * the lower number, one that wrote elsewhere first; and to take only what lies below the oldest running transaction, since that
+ * one's number may lie between the two.
  *
- * `below_tx` only keeps the search short; it rises when nothing below it is left.
+ * `below_tx` keeps the search short: below xmin of a snapshot every transaction has ended, and what committed is visible and
+ * gets its position here.
  */
 export async function sequenceBatch(tx: Tx, limit: number): Promise<SequencedBatch> {
   const rows = await tx<{ projectId: string | null }[]>`
@@ -78,15 +80,17 @@ export async function sequenceRestored(tx: Tx): Promise<void> {
     select (select coalesce(max(position), 0) from event_positions) + row_number() over (order by e.seq), e.seq, e.project_id
     from events e
     cross join restored
-    where (e.tx < pg_snapshot_xmin(pg_current_snapshot()) or e.tx >= pg_snapshot_xmax(pg_current_snapshot()))
-      and not exists (select from event_positions p where p.event_seq = e.seq)
+    where not exists (select from event_positions p where p.event_seq = e.seq)
   `;
 }
 
-/** The subquery, unlike an anti-join, is always one look into the index for each row of the short range. */
+/**
+ * The subquery, unlike an anti-join, is always one look into the index for each row of the short range. The range ends at xmax
+ * because rows that were restored from another server may have any number above it.
+ */
 function isUnsequenced(db: Queryable) {
   return db`e.tx >= (select below_tx from event_sequencer)
-    and e.tx < pg_snapshot_xmin(pg_current_snapshot())
+    and e.tx < pg_snapshot_xmax(pg_current_snapshot())
     and (select p.position from event_positions p where p.event_seq = e.seq) is null`;
 }
 
