@@ -34,6 +34,7 @@ const environmentSchema = z.object({
   HOSTLER_CA_PASSPHRASE_FILE: z.string().optional(),
   HOSTLER_LOG_LEVEL: z.enum(["debug", "info", "warn", "error"]).default("info"),
   HOSTLER_METRICS_PUBLIC: z.enum(["true", "false"]).default("false"),
+  HOSTLER_WEBHOOK_ALLOW_PRIVATE: z.enum(["true", "false"]).default("false"),
 });
 
 export interface Config {
@@ -51,6 +52,8 @@ export interface Config {
   readonly caPassphrase: string | null;
   readonly logLevel: string;
   readonly metricsPublic: boolean;
+  /** Whether webhooks may go to private and local addresses, and in clear. */
+  readonly webhookAllowPrivate: boolean;
 }
 
 /** The only reader of the environment. Throws naming each wrong variable and what it expects. */
@@ -73,6 +76,7 @@ export function readConfig(environment: NodeJS.ProcessEnv = process.env): Config
     caPassphrase: values.HOSTLER_CA_PASSPHRASE ?? readPassphraseFile(values.HOSTLER_CA_PASSPHRASE_FILE),
     logLevel: values.HOSTLER_LOG_LEVEL,
     metricsPublic: values.HOSTLER_METRICS_PUBLIC === "true",
+    webhookAllowPrivate: values.HOSTLER_WEBHOOK_ALLOW_PRIVATE === "true",
   });
 }
 

@@ -16,6 +16,7 @@ import { maintainPartitions } from "./db/partitions.ts";
 import { openPool } from "./db/pool.ts";
 import { openWakeBus } from "./db/wake-bus.ts";
 import type { Deps } from "./deps.ts";
+import { openEvents, type Events } from "./events/open-events.ts";
 import { consoleFiles } from "./http/console-files.ts";
 import { makeAddresses, type Addresses, type ListenerName } from "./http/addresses.ts";
 import { healthRoutes, type LoopStatuses } from "./http/health-routes.ts";
@@ -94,6 +95,7 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
   const { pki, sessions } = await openKeys(config, deps, closers);
   const firstOperatorKey = await ensureFirstOperator(deps);
   await maintainPartitions(deps.sql, clock.now());
+  const closing = new AbortController();
 
   const parts: Parts = {
     config,
@@ -103,7 +105,12 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
     closers,
     addresses: makeAddresses(config),
     statuses: new Map(),
-    closing: new AbortController(),
+    closing,
+    events: await openEvents(deps, {
+      stateDir: config.stateDir,
+      allowPrivate: config.webhookAllowPrivate,
+      closing: closing.signal,
+    }),
     liveness: startLiveness(deps),
     liveTerminals: startLiveTerminals(deps),
     liveSockets: startLiveSockets({ ...deps, authority: pki.authority }),
@@ -136,6 +143,7 @@ interface Parts {
   readonly addresses: Addresses;
   readonly statuses: LoopStatuses;
   readonly closing: AbortController;
+  readonly events: Events;
   readonly liveness: Liveness;
   readonly liveTerminals: LiveTerminals;
   readonly liveSockets: RunningLiveSockets;
@@ -170,6 +178,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       terminalRoutes({ ...deps, liveTerminals, publicOrigin: () => new URL(addresses.publicUrl()).origin }),
       telemetryRoutes(deps),
       auditRoutes({ ...deps, auditSigner: parts.auditSigner }),
+      ...parts.events.features,
     ],
   });
   const forNodes = nodeApp({
@@ -267,6 +276,7 @@ function startLoops(parts: Parts): void {
       { signal, onStatus: (status) => void statuses.set("audit", status) },
     ),
     runNodeSweeper(deps, { signal, onStatus: (status) => void statuses.set("nodes", status) }),
+    parts.events.run((name, status) => void statuses.set(name, status)),
     runTaskLoop(deps, { signal, onStatus: (status) => void statuses.set("tasks", status) }),
     scanWaiting(deps, { signal, onStatus: (status) => void statuses.set("waiting tasks", status) }),
     runHousekeeping(deps, {

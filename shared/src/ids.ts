@@ -22,6 +22,7 @@ export const ID_PREFIXES = {
   event: "evt",
   incident: "inc",
   allocationGroup: "grp",
+  webhook: "whk",
   request: "req",
 } as const;
 

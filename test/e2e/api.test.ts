@@ -81,6 +81,7 @@ function filled(path: string): string {
     nodeId: "node",
     operationId: "op",
     keyId: "key",
+    webhookId: "whk",
   };
   return path.replaceAll(/\{(\w+)\}/g, (_, name: string) =>
     name === "projectId" ? projectId : prefixes[name] === undefined ? "x".repeat(10) : `${prefixes[name]}_${SOME_ID}`,

@@ -11,6 +11,7 @@ import { placementCommands } from "./commands/placement.ts";
 import { pkiCommands } from "./commands/pki.ts";
 import { sessionCommands } from "./commands/session.ts";
 import { terminalCommands } from "./commands/terminal.ts";
+import { webhookCommands } from "./commands/webhooks.ts";
 import { readConfig } from "./config.ts";
 
 const COMMANDS: readonly Command[] = [
@@ -23,6 +24,7 @@ const COMMANDS: readonly Command[] = [
   ...placementCommands,
   ...terminalCommands,
   ...auditCommands,
+  ...webhookCommands,
 ];
 
 const COMMON_OPTIONS = {

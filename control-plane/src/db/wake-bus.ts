@@ -34,12 +34,17 @@ export const TRUST_TOPIC = "trust";
 /** Topic of an operation's watchers. */
 export const operationTopic = (operationId: string): string => `operation:${operationId}`;
 
+/** Woken when events got their positions: relays and the platform's readers. */
+export const EVENTS_TOPIC = "events";
+/** Topic of the readers of one project's events. */
+export const projectEventsTopic = (projectId: string): string => `events:${projectId}`;
+
 const REFUSED_PREFIX = "refused:";
 const CHANNEL = "hostler_wake";
 const COALESCE_MS = 20;
 /** PostgreSQL refuses payloads of 8000 bytes; more topics than fit become "everything". */
 const PAYLOAD_BYTES_MAX = 7500;
-/** Wakes every waiter of every topic. */
+/** Wakes every waiter of every topic. Whoever waits for it wakes at each hint of whatever topic. */
 export const EVERYTHING = "*";
 const RECONNECT = { firstMs: 200, maxMs: 5000 } as const;
 
@@ -173,7 +178,7 @@ function makeWaiters(clock: Clock): Pick<WakeBus, "wake" | "wait" | "listen"> & 
     hasAny: () => waiters.size > 0,
     wake: (topic) => {
       for (const listener of listeners) listener(topic);
-      const topics = topic === EVERYTHING ? [...waiters.keys()] : [topic];
+      const topics = topic === EVERYTHING ? [...waiters.keys()] : [topic, EVERYTHING];
       for (const name of topics) for (const resolve of waiters.get(name) ?? []) resolve();
     },
     wait: async (topic, timeoutMs, signal) => {

@@ -63,7 +63,7 @@ export function publicApp(options: PublicAppOptions): OpenAPIHono<PublicEnv> {
       license: { name: "Apache-2.0", url: "https://www.apache.org/licenses/LICENSE-2.0" },
     },
     servers: [{ url: options.publicUrl }],
-    tags: ["identity", "fleet", "compute", "terminals", "telemetry", "operations", "audit"].map((name) => ({
+    tags: ["identity", "fleet", "compute", "terminals", "telemetry", "operations", "audit", "events"].map((name) => ({
       name,
       description: `Routes of ${name}.`,
     })),

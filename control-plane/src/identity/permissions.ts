@@ -16,12 +16,16 @@ export const PERMISSIONS = {
   "fleet.telemetry.read": "platform",
   "fleet.pki.manage": "platform",
   "audit.log.read": "platform",
+  "audit.event.read": "platform",
+  "audit.webhook.manage": "platform",
   "compute.allocation.read": "project",
   "compute.allocation.create": "project",
   "compute.allocation.release": "project",
   "compute.terminal.open": "project",
   "compute.telemetry.read": "project",
   "compute.image.read": "project",
+  "compute.event.read": "project",
+  "compute.webhook.manage": "project",
 } as const satisfies Record<string, "platform" | "project">;
 export type Permission = keyof typeof PERMISSIONS;
 
