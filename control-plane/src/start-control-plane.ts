@@ -48,6 +48,7 @@ import { pkiRoutes } from "./pki/routes.ts";
 import { enrolTlsOptions, nodeTlsOptions } from "./pki/tls-options.ts";
 import { makeTrustStore } from "./pki/trust-store.ts";
 import { startSigner } from "./signer/start-signer.ts";
+import { makeDispatch } from "./tasks/dispatch.ts";
 import { runTaskLoop } from "./tasks/loops.ts";
 import { scanWaiting } from "./tasks/scan-waiting.ts";
 import { taskNodeRoutes } from "./tasks/node-routes.ts";
@@ -192,7 +193,14 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
     }),
     features: [
       nodeNodeRoutes(enrolment),
-      taskNodeRoutes({ ...deps, pki, liveness, liveSockets, closing: parts.closing.signal }),
+      taskNodeRoutes({
+        ...deps,
+        pki,
+        liveness,
+        liveSockets,
+        dispatch: makeDispatch({ ...deps, pki, random: Math.random }),
+        closing: parts.closing.signal,
+      }),
       imageNodeRoutes({ imageFiles }),
       telemetryNodeRoutes(deps),
       terminalNodeRoutes({ ...deps, liveTerminals }),

@@ -18,14 +18,12 @@ import { requireInProject, type Principal } from "../identity/permissions.ts";
 import { requireImage, type ImageRow } from "../images/require-image.ts";
 import { openOperation } from "../operations/operations.ts";
 import { enqueueTask } from "../tasks/enqueue-task.ts";
+import { PROVISION_EXPIRES_MS, slotsOf } from "./own-placement.ts";
 import { place, type Placement } from "./placement.ts";
 import { demandOf, requireQuota } from "./quota.ts";
 import { getAllocationOperation } from "./read-allocation.ts";
 import { insertAllocation, ownSlots } from "./store.ts";
 import { wishOf } from "./wish-of.ts";
-
-/** A host that does not pick a provision task up for this long is given up on. */
-const PROVISION_EXPIRES_MS = 15 * 60_000;
 
 interface Asked {
   readonly principal: Principal;
@@ -124,7 +122,7 @@ async function write(tx: Tx, deps: Pick<Deps, "clock">, placed: Placed): Promise
     projectId,
     phasesTotal: PROVISION_PHASE_NAMES.length,
   });
-  const gpus = placement.gpus.map((gpu) => ({ uuid: gpu.uuid, model: gpu.model, kind: gpu.kind }));
+  const gpus = slotsOf(placement);
   await insertAllocation(tx, {
     id: allocationId,
     projectId,

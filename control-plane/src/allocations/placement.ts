@@ -21,6 +21,8 @@ export interface PlacementRequest {
   readonly projectId: string;
   readonly wish: PlacementWish;
   readonly count: number;
+  /** Nodes that are not asked: they had their try. */
+  readonly without?: readonly string[];
 }
 
 /**
@@ -30,7 +32,7 @@ export interface PlacementRequest {
 export async function place(tx: Tx, request: PlacementRequest): Promise<Placement[]> {
   let candidates: readonly Candidate[] = [];
   for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
-    candidates = await listCandidates(tx, request);
+    candidates = (await listCandidates(tx, request)).filter((node) => !(request.without ?? []).includes(node.id));
     const choice = chooseNodes(candidates, request.wish, request.count);
     if (choice.kind === "refused") throw capacityError(request, candidates, choice.reasons);
     const placements = await tryNodes(tx, request, choice.slicesOf);
