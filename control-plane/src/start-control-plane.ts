@@ -51,6 +51,7 @@ import { startSigner } from "./signer/start-signer.ts";
 import { makeDispatch } from "./tasks/dispatch.ts";
 import { runTaskLoop } from "./tasks/loops.ts";
 import { scanWaiting } from "./tasks/scan-waiting.ts";
+import { taskRoutes } from "./tasks/routes.ts";
 import { taskNodeRoutes } from "./tasks/node-routes.ts";
 import { startLiveTerminals, type LiveTerminals } from "./terminals/live-terminals.ts";
 import { terminalNodeRoutes } from "./terminals/node-routes.ts";
@@ -176,6 +177,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       imageRoutes({ ...deps, imageFiles }),
       allocationRoutes(deps),
       operationRoutes(deps),
+      taskRoutes(deps),
       terminalRoutes({ ...deps, liveTerminals, publicOrigin: () => new URL(addresses.publicUrl()).origin }),
       telemetryRoutes(deps),
       auditRoutes({ ...deps, auditSigner: parts.auditSigner }),

@@ -1,4 +1,5 @@
-import type { Allocation } from "@hostler/shared/api/allocations.ts";
+import { allocationOperationSchema, type Allocation } from "@hostler/shared/api/allocations.ts";
+import { deadTaskSchema } from "@hostler/shared/api/tasks.ts";
 import { newId } from "@hostler/shared/ids.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { sliceSpecSchema, type PhaseEvent } from "@hostler/shared/tasks.ts";
@@ -175,6 +176,31 @@ test("a slot that comes free goes before a slice that is built", async () => {
   await end(alpha, first);
   await end(alpha, await take(alpha));
   await giveBack(alpha, young);
+});
+
+test("a release that takes its agent along is dead, listed, and tried again when an operator says so", async () => {
+  const allocation = await request();
+  await end(alpha, await take(alpha));
+  await requestRelease(fleet.operator, allocation.id);
+  for (let crash = 1; crash <= 3; crash += 1) {
+    await tell(alpha, await take(alpha), "reset");
+    startAnew(alpha);
+  }
+  await alpha.poll({ agentInstance: instances.get(alpha) ?? "" });
+  expect((await readAllocation(fleet.operator, allocation.id)).state).toBe("release_failed");
+  const dead = await fleet.operator.list("/api/ops/v1/dead-tasks", deadTaskSchema);
+  const [task] = dead.filter(({ targetId }) => targetId === allocation.id);
+  expect(task).toMatchObject({ kind: "slice.vm_release", reason: "Its host was lost 3 times in phase reset." });
+  await fleet.operator.post(`/api/ops/v1/dead-tasks/${task?.id ?? ""}/redrive`, {}, allocationOperationSchema);
+  await end(alpha, await take(alpha));
+  expect((await readAllocation(fleet.operator, allocation.id)).state).toBe("released");
+  const build = dead.find(({ kind }) => kind === "slice.vm_provision");
+  const refused = fleet.operator.post(
+    `/api/ops/v1/dead-tasks/${build?.id ?? ""}/redrive`,
+    {},
+    allocationOperationSchema,
+  );
+  await expect(refused).rejects.toMatchObject({ code: "conflict" });
 });
 
 describe("fences", () => {

@@ -10,6 +10,7 @@ import { nodeCommands } from "./commands/nodes.ts";
 import { placementCommands } from "./commands/placement.ts";
 import { pkiCommands } from "./commands/pki.ts";
 import { sessionCommands } from "./commands/session.ts";
+import { taskCommands } from "./commands/tasks.ts";
 import { terminalCommands } from "./commands/terminal.ts";
 import { webhookCommands } from "./commands/webhooks.ts";
 import { readConfig } from "./config.ts";
@@ -22,6 +23,7 @@ const COMMANDS: readonly Command[] = [
   ...identityCommands,
   ...allocationCommands,
   ...placementCommands,
+  ...taskCommands,
   ...terminalCommands,
   ...auditCommands,
   ...webhookCommands,

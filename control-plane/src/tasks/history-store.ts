@@ -125,22 +125,36 @@ export interface DeadTask {
   readonly operationId: string | null;
   readonly reason: string;
   readonly attempt: number;
-  readonly crashes: number;
   readonly endedAt: Date;
   readonly redrivenAt: Date | null;
 }
 
-/** Tasks that nobody tries again by itself, newest first, ended before the given time. */
+/** Tasks that nobody tries again by itself, newest first, below the id `after`. */
 export async function listDeadTasks(
   db: Queryable,
   page: { readonly after: string | null; readonly limit: number },
 ): Promise<DeadTask[]> {
   return await db<DeadTask[]>`
-    select id, node_id as "nodeId", kind, target_id as "targetId", operation_id as "operationId", dead_reason as reason, attempt, crashes,
-      ended_at as "endedAt", redriven_at as "redrivenAt"
+    select ${deadColumns(db)}
     from task_history
     where dead_reason is not null and (${page.after}::text is null or id < ${page.after})
     order by id desc
     limit ${page.limit}
   `;
+}
+
+export async function findDeadTask(db: Queryable, id: string): Promise<DeadTask | undefined> {
+  const [row] = await db<DeadTask[]>`
+    select ${deadColumns(db)} from task_history where id = ${id} and dead_reason is not null
+  `;
+  return row;
+}
+
+export async function noteRedriven(db: Queryable, id: string): Promise<void> {
+  await db`update task_history set redriven_at = now() where id = ${id} and dead_reason is not null`;
+}
+
+function deadColumns(db: Queryable) {
+  return db`id, node_id as "nodeId", kind, target_id as "targetId", operation_id as "operationId", dead_reason as reason, attempt,
+    ended_at as "endedAt", redriven_at as "redrivenAt"`;
 }
