@@ -8,6 +8,7 @@ import { identityCommands } from "./commands/identity.ts";
 import { imageCommands } from "./commands/images.ts";
 import { nodeCommands } from "./commands/nodes.ts";
 import { placementCommands } from "./commands/placement.ts";
+import { operationCommands } from "./commands/operations.ts";
 import { pkiCommands } from "./commands/pki.ts";
 import { sessionCommands } from "./commands/session.ts";
 import { terminalCommands } from "./commands/terminal.ts";
@@ -23,6 +24,7 @@ const COMMANDS: readonly Command[] = [
   ...allocationCommands,
   ...placementCommands,
   ...terminalCommands,
+  ...operationCommands,
   ...auditCommands,
   ...webhookCommands,
 ];
