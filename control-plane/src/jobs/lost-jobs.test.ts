@@ -1,10 +1,12 @@
 import { isAppError } from "@hostler/shared/errors.ts";
+import { systemClock } from "@hostler/shared/clock.ts";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { waitFor } from "../../../test/support/wait-for.ts";
+import { inTransaction } from "../db/transaction.ts";
 import { startJob } from "./enqueue-job.ts";
 import { redriveJob } from "./redrive-job.ts";
 import { endLapsedJobs } from "./run-jobs.ts";
-import { readJobs } from "./store.ts";
+import { claimJobs, readJobs } from "./store.ts";
 import { makeGate, makeKind, openJobPlane, step, untilAborted, type JobPlane } from "./test-jobs.ts";
 
 let plane: JobPlane;
@@ -164,4 +166,31 @@ test("a replica that cannot renew its lease stops before the lease ends", async 
   await plane.untilState(operationId, "succeeded");
   expect(String(reason)).toContain("out_of_touch");
   expect(await plane.job(operationId)).toMatchObject({ attempts: 1 });
+});
+
+test("after an outage of the database no lease ends because of it", async () => {
+  const { sql } = plane;
+  const kind = makeKind(step("only", async () => undefined));
+  const { operationId } = await startJob(plane.deps, kind);
+  await inTransaction(sql, async (tx) => await claimJobs(tx, { kinds: [kind.kind], limit: 1, leaseMs: 60_000 }));
+  let shiftMs = 0;
+  const clock = { ...systemClock, monotonicMs: () => systemClock.monotonicMs() + shiftMs };
+  const beat = makeKind(step("only", async () => undefined));
+  await plane.startReplica([], { clock, schedules: [{ kind: beat, everyMs: 3_600_000, jitterMs: 0 }] });
+  await waitFor("its first round", async () => (await sql`select from jobs where kind = ${beat.kind}`).length > 0);
+  await inTransaction(sql, async (tx) => {
+    await tx`lock table job_schedules in access exclusive mode`;
+    await waitFor("the replica waits for the database", async () => {
+      const waiting =
+        await sql`select from pg_stat_activity where wait_event_type = 'Lock' and query like '%job_schedules%'`;
+      return waiting.length > 0;
+    });
+    await tx`update jobs set lease_until = now() - interval '1 second' where operation_id = ${operationId}`;
+    shiftMs = 6000;
+  });
+  await waitFor("the lease is prolonged", async () => {
+    const rows = await sql`select from jobs where operation_id = ${operationId} and lease_until > now()`;
+    return rows.length > 0;
+  });
+  expect(await plane.job(operationId)).toMatchObject({ state: "running", crashes: 0 });
 });

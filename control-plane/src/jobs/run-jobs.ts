@@ -93,19 +93,18 @@ async function claim(deps: JobDeps, wanted: Parameters<typeof claimJobs>[1]): Pr
 
 /** Each second: what the lost held, and what its schedule asks for. */
 function makeUpkeep(deps: JobDeps, { schedules, limits = JOB_LIMITS }: RunJobsOptions): () => Promise<void> {
+  const scheduled = schedules.map(({ kind }) => kind.kind);
   let lastMs: number | null = null;
   return async () => {
-    const nowMs = deps.clock.monotonicMs();
-    if (lastMs !== null && nowMs - lastMs < UPKEEP_MS) return;
     if (lastMs === null) await addSchedules(deps, schedules);
-    const { hasLapsed, hasDueSchedules } = await readUpkeep(
-      deps.sql,
-      schedules.map(({ kind }) => kind.kind),
-    );
-    if (lastMs !== null && nowMs - lastMs > OUTAGE_MS) await prolongJobLeases(deps.sql, limits.leaseMs);
+    else if (deps.clock.monotonicMs() - lastMs < UPKEEP_MS) return;
+    const { hasLapsed, hasDueSchedules } = await readUpkeep(deps.sql, scheduled);
+    // After the look, so that one which the database kept waiting counts as a gap too.
+    const isBack = lastMs !== null && deps.clock.monotonicMs() - lastMs > OUTAGE_MS;
+    if (isBack) await prolongJobLeases(deps.sql, limits.leaseMs);
     else if (hasLapsed) await endLapsedJobs(deps);
     if (hasDueSchedules) await startDueSchedules(deps, schedules);
-    lastMs = nowMs;
+    lastMs = deps.clock.monotonicMs();
   };
 }
 

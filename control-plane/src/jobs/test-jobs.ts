@@ -39,6 +39,7 @@ export interface ReplicaOptions {
   readonly schedules?: readonly Schedule[];
   /** Takes what there is at its start and then neither renews nor hears anything, like a process that was stopped (SIGSTOP). */
   readonly isFrozen?: boolean;
+  readonly clock?: Clock;
 }
 
 export async function openJobPlane(): Promise<JobPlane> {
@@ -63,7 +64,9 @@ export async function openJobPlane(): Promise<JobPlane> {
       const pool = openPool({ url: database.url, applicationName: "hostler test replica", connectionsMax: 6 });
       const bus = openBus();
       const own =
-        options.isFrozen === true ? { clock: FROZEN_CLOCK, wake: DEAF_BUS } : { clock: systemClock, wake: bus };
+        options.isFrozen === true
+          ? { clock: FROZEN_CLOCK, wake: DEAF_BUS }
+          : { clock: options.clock ?? systemClock, wake: bus };
       const running = runJobs(
         { ...deps, ...own, sql: pool },
         {
