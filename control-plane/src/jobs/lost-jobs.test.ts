@@ -56,13 +56,19 @@ test("a lost replica's job goes on at its step under a higher fence, and what th
   expect(await plane.operation(operationId)).toEqual(done);
 });
 
-test("a lost replica cannot end a job that another one has", async () => {
+test("a lost replica can neither write nor end a job that another one has", async () => {
   const gates = [makeGate(), makeGate()];
+  const refused: unknown[] = [];
   let runs = 0;
   const kind = makeKind(
-    step("only", async () => {
+    step("only", async ({ operationId, commit }) => {
       runs += 1;
-      await gates[runs - 1]?.opened;
+      const run = runs;
+      await gates[run - 1]?.opened;
+      const written = commit(async (tx) => await tx`insert into test_effects values (${operationId}, 'written')`);
+      // The lost one goes on as if it had written.
+      if (run === 1) await written.catch((error: unknown) => refused.push(error));
+      else await written;
     }),
   );
   const { operationId } = await startJob(plane.deps, kind);
@@ -73,6 +79,7 @@ test("a lost replica cannot end a job that another one has", async () => {
   await waitFor("the second replica runs it", async () => runs === 2);
   gates[0]?.open();
   await stopLost();
+  expect(refused).toMatchObject([{ code: "lease_stale" }]);
   expect((await plane.operation(operationId)).state).toBe("running");
   gates[1]?.open();
   await plane.untilState(operationId, "succeeded");
