@@ -33,6 +33,22 @@ export const OPERATION_TRANSITIONS = {
 export type OperationState = keyof typeof OPERATION_TRANSITIONS;
 export const OPERATION_STATES = Object.keys(OPERATION_TRANSITIONS) as readonly OperationState[];
 
+/** A piece of the control plane's own work. Its operation is what people see. */
+export const JOB_TRANSITIONS = {
+  /** Waits for its time and for a replica. */
+  ready: ["running", "cancelled"],
+  /** Held by a replica until `lease_until` under a fence. */
+  running: ["ready", "succeeded", "failed", "dead", "cancelled"],
+  succeeded: [],
+  /** Cannot work, or was tried too often. */
+  failed: [],
+  /** Lost its worker in one step again and again. */
+  dead: [],
+  cancelled: [],
+} as const satisfies Record<string, readonly string[]>;
+export type JobState = keyof typeof JOB_TRANSITIONS;
+export const JOB_STATES = Object.keys(JOB_TRANSITIONS) as readonly JobState[];
+
 export const TASK_TRANSITIONS = {
   /** Waits for its node to pull it. */
   ready: ["leased", "cancelled"],

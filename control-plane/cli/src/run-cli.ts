@@ -8,6 +8,7 @@ import { identityCommands } from "./commands/identity.ts";
 import { imageCommands } from "./commands/images.ts";
 import { nodeCommands } from "./commands/nodes.ts";
 import { placementCommands } from "./commands/placement.ts";
+import { operationCommands } from "./commands/operations.ts";
 import { pkiCommands } from "./commands/pki.ts";
 import { sessionCommands } from "./commands/session.ts";
 import { taskCommands } from "./commands/tasks.ts";
@@ -25,6 +26,7 @@ const COMMANDS: readonly Command[] = [
   ...placementCommands,
   ...taskCommands,
   ...terminalCommands,
+  ...operationCommands,
   ...auditCommands,
   ...webhookCommands,
 ];

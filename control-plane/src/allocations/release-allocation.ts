@@ -40,6 +40,32 @@ export async function releaseAllocation(
 }
 
 /**
+ * Stops the building of a slice, while that operation builds it: a slice that has become active meanwhile is not given back.
+ * Asking again is fine.
+ */
+export async function cancelProvision(
+  deps: Pick<Deps, "sql" | "clock" | "wake">,
+  request: ReleaseRequest & { readonly operationId: string },
+): Promise<void> {
+  const { operationId } = request;
+  const touched = await inTransaction(deps.sql, async (tx) => {
+    const allocation = await lockAllocation(tx, request.allocationId);
+    if (allocation === undefined) throw new AppError("not_found");
+    requireInProject(request.principal, "compute.allocation.release", allocation.projectId);
+    if (allocation.operationId === operationId && allocation.state === "releasing") return allocation;
+    const isBuilding = allocation.state === "requested" || allocation.state === "provisioning";
+    if (!isBuilding || allocation.operationId !== operationId)
+      throw new AppError("operation_state_conflict", {
+        detail: `The slice is ${allocation.state} by now; release it instead.`,
+      });
+    await cancelProvisioning(tx, deps, allocation, { actor: request.principal.id, requestId: request.requestId });
+    return allocation;
+  });
+  deps.wake.wake(nodeTopic(touched.nodeId));
+  deps.wake.wake(operationTopic(operationId));
+}
+
+/**
  * Gives a slice back because its host is emptied, unless that was called off or somebody gives it back already. May run twice.
  */
 export async function releaseForDrain(

@@ -7,6 +7,7 @@ import { claimKey, expireKeys, finishKey, forgetKey, readKey, takeOverKey } from
 
 /** How long a request may be in flight before a repetition of it is allowed to try anew: its process is dead. */
 const IN_FLIGHT_SECONDS_MAX = 60;
+const EXPIRE_BATCH = 5000;
 
 /** Where the first answers are kept. */
 export interface IdempotencyRecords {
@@ -49,7 +50,7 @@ export const replayIdempotently = (hasSecret: boolean) =>
     return undefined;
   });
 
-/** Forgets keys after a day; housekeeping calls it. */
-export async function expireIdempotencyKeys(sql: Sql): Promise<void> {
-  await expireKeys(sql);
+/** Forgets keys after a day, in bites that hold up nobody. */
+export async function expireIdempotencyKeys(sql: Sql, signal: AbortSignal): Promise<void> {
+  while ((await expireKeys(sql, EXPIRE_BATCH)) === EXPIRE_BATCH) signal.throwIfAborted();
 }

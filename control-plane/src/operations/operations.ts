@@ -3,10 +3,13 @@ import { AppError } from "@hostler/shared/errors.ts";
 import type { OperationState } from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 import {
+  deleteOperations,
   insertOperation,
   moveOperations,
   noteProgress,
   readOperation,
+  readOperations,
+  updateOperationStep,
   type OperationError,
   type OperationMove,
   type OperationProgress,
@@ -38,9 +41,28 @@ export async function noteOperationsProgress(tx: Tx, reports: readonly Operation
   await noteProgress(tx, reports);
 }
 
+/** The same for work whose steps are counted by whoever does them. */
+export async function noteOperationStep(
+  tx: Tx,
+  id: string,
+  at: Parameters<typeof updateOperationStep>[2],
+): Promise<void> {
+  await updateOperationStep(tx, id, at);
+}
+
+/** A page of a project's operations, or of the system's; whether the caller may see them is the caller's to check. */
+export async function listOperations(db: Queryable, page: Parameters<typeof readOperations>[1]): Promise<Operation[]> {
+  return await readOperations(db, page);
+}
+
 /** Throws `not_found` when there is none; whether the caller may see it is the caller's to check. */
 export async function getOperation(db: Queryable, id: string): Promise<Operation> {
   const operation = await readOperation(db, id);
   if (operation === undefined) throw new AppError("not_found");
   return operation;
+}
+
+/** Forgets operations of the system that ended long ago; which, is decided by whoever ran them. */
+export async function forgetOperations(db: Queryable, ids: readonly string[]): Promise<void> {
+  await deleteOperations(db, ids);
 }

@@ -10,12 +10,15 @@ export async function insertOperation(
     readonly kind: string;
     readonly targetId: string;
     readonly projectId: string | null;
+    /** `system:<name>` for work of our own. */
+    readonly scope?: string;
     readonly phasesTotal: number;
   },
 ): Promise<void> {
   await tx`
-    insert into operations (id, kind, target_id, project_id, state, phases_total)
-    values (${operation.id}, ${operation.kind}, ${operation.targetId}, ${operation.projectId}, 'pending', ${operation.phasesTotal})
+    insert into operations (id, kind, target_id, project_id, scope, state, phases_total)
+    values (${operation.id}, ${operation.kind}, ${operation.targetId}, ${operation.projectId}, ${operation.scope ?? null}, 'pending',
+      ${operation.phasesTotal})
   `;
 }
 
@@ -84,11 +87,32 @@ export async function noteProgress(tx: Tx, reports: readonly OperationProgress[]
   `;
 }
 
+/** Where work that is a list of steps stands. */
+export async function updateOperationStep(
+  tx: Tx,
+  id: string,
+  at: { readonly phase: string | null; readonly phasesDone: number },
+): Promise<void> {
+  await tx`
+    update operations set phase = ${at.phase}, phases_done = ${at.phasesDone}, updated_at = now()
+    where id = ${id}
+  `;
+}
+
+/** Forgets operations of the system that ended; what ran them goes with them. A project's are kept. */
+export async function deleteOperations(db: Queryable, ids: readonly string[]): Promise<void> {
+  await db`
+    delete from operations
+    where id = any(${[...ids]}) and scope is not null and state in ('succeeded', 'failed', 'cancelled')
+  `;
+}
+
 interface OperationRow {
   readonly id: string;
   readonly kind: string;
   readonly targetId: string;
   readonly projectId: string | null;
+  readonly scope: string | null;
   readonly state: OperationState;
   readonly version: number;
   readonly phase: string | null;
@@ -101,12 +125,46 @@ interface OperationRow {
 
 export async function readOperation(db: Queryable, id: string): Promise<Operation | undefined> {
   const [row] = await db<OperationRow[]>`
-    select id, kind, target_id as "targetId", project_id as "projectId", state, version, phase, phases_done as "phasesDone",
-      phases_total as "phasesTotal", error, created_at as "createdAt", updated_at as "updatedAt"
+    select ${operationColumns(db)}
     from operations
     where id = ${id}
   `;
   return row === undefined ? undefined : viewOf(row);
+}
+
+export interface OperationFilter {
+  /** Null lists what belongs to no project. */
+  readonly projectId: string | null;
+  readonly scope?: string | undefined;
+  readonly state?: OperationState | undefined;
+  readonly kind?: string | undefined;
+  readonly targetId?: string | undefined;
+}
+
+/** Newest first, below the id `after`. */
+export async function readOperations(
+  db: Queryable,
+  page: OperationFilter & { readonly after: string | null; readonly limit: number },
+): Promise<Operation[]> {
+  const { scope = null, state = null, kind = null, targetId = null } = page;
+  const rows = await db<OperationRow[]>`
+    select ${operationColumns(db)}
+    from operations
+    where ${page.projectId === null ? db`project_id is null` : db`project_id = ${page.projectId}`}
+      and (${page.after}::text is null or id < ${page.after})
+      and (${scope}::text is null or scope = ${scope})
+      and (${state}::text is null or state = ${state})
+      and (${kind}::text is null or kind = ${kind})
+      and (${targetId}::text is null or target_id = ${targetId})
+    order by id desc
+    limit ${page.limit}
+  `;
+  return rows.map(viewOf);
+}
+
+function operationColumns(db: Queryable) {
+  return db`id, kind, target_id as "targetId", project_id as "projectId", scope, state, version, phase,
+    phases_done as "phasesDone", phases_total as "phasesTotal", error, created_at as "createdAt", updated_at as "updatedAt"`;
 }
 
 function viewOf(row: OperationRow): Operation {
@@ -116,6 +174,7 @@ function viewOf(row: OperationRow): Operation {
     kind: row.kind,
     targetId: row.targetId,
     projectId: row.projectId,
+    scope: row.scope,
     state: row.state,
     progress: row.state === "succeeded" ? 1 : row.phasesTotal === 0 ? 0 : Math.min(1, row.phasesDone / row.phasesTotal),
     phase: row.phase,
