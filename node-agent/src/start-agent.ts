@@ -5,6 +5,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import type { Inventory } from "@hostler/shared/node-protocol.ts";
 import type { AgentConfig } from "./config.ts";
 import { makeControlPlaneClient, type ControlPlaneClient } from "./control/control-plane-client.ts";
+import { makeEffectLog } from "./drivers/mock/effect-log.ts";
 import { makeMockDriver } from "./drivers/mock/mock-driver.ts";
 import { chooseNetworkMode } from "./drivers/qemu/network.ts";
 import { makeQemuDriver } from "./drivers/qemu/qemu-driver.ts";
@@ -213,7 +214,10 @@ async function makeDrivers(
 ): Promise<ReadonlyMap<string, SliceDriver>> {
   const { files, commands, log } = deps;
   const drivers = new Map<string, SliceDriver>();
-  if (config.drivers.includes("mock")) drivers.set("mock", makeMockDriver({ files, clock: systemClock }));
+  if (config.drivers.includes("mock")) {
+    const recordEffect = config.mockEffectLog === null ? {} : { recordEffect: makeEffectLog(config.mockEffectLog) };
+    drivers.set("mock", makeMockDriver({ files, clock: systemClock, ...recordEffect }));
+  }
   if (config.drivers.includes("qemu")) {
     const network = await chooseNetworkMode(commands, config.network, deps.signal);
     const supervisor = await chooseSupervisor({ commands, clock: systemClock, stateDir: config.stateDir });

@@ -2,6 +2,7 @@ import { backoffMs } from "@hostler/shared/backoff.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { describeError } from "@hostler/shared/errors.ts";
 import { POLL_WAIT_MS_MAX, type PollAnswer, PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
+import { isUnreachable } from "../control/connection-failure.ts";
 import type { IdentityKeeper } from "../identity/keep-identity.ts";
 import type { Log } from "../log.ts";
 import type { ControlPlane } from "../ports/control-plane.ts";
@@ -27,7 +28,7 @@ export interface PollLoopDeps {
  *
  *   polling ─answer─► tasks to the runner, renewals, cancellations ─► polling
  *      ├─ refused ───► mended by the identity keeper: a new session, newer trust, the last key ─► polling
- *      └─ no answer ─► away: waits 0.2 to 10 s, longer each time ─► polling. Slices and running tasks go on.
+ *      └─ no answer ─► away: waits up to 10 s, longer each time ─► polling. Slices and running tasks go on.
  */
 export function pollLoop(deps: PollLoopDeps): Loop {
   const { keeper, runner, clock, log } = deps;
@@ -88,7 +89,7 @@ export function pollLoop(deps: PollLoopDeps): Loop {
           if (failures <= MENDS_AT_ONCE && (await mended(deps, error, signal))) continue;
           if (failures === 1) log.warn({ error: describeError(error) }, "control plane is away, slices run on");
           setStatus(`control plane away: ${describeError(error)}`);
-          await clock.sleep(backoffMs(AWAY, failures, deps.random), signal);
+          await clock.sleep(backoffMs(isUnreachable(error) ? AWAY : BUSY, failures, deps.random), signal);
         }
       }
     },
@@ -113,7 +114,10 @@ async function mended(
   }
 }
 
+/** Nobody there: a fleet that lost its control plane comes back with a handshake each, so it takes its time. */
 const AWAY = { firstMs: 2000, maxMs: 10_000 };
+/** It answered that it cannot, as while its database is away: asking again is cheap, and work waits for it. */
+const BUSY = { firstMs: 300, maxMs: 10_000 };
 /** An empty answer that comes at once (a revision without tasks for us) is not asked for again at once. */
 const QUICK_MS = 50;
 const PAUSE_MS = 200;
