@@ -94,7 +94,7 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
   const deps = await openDatabase(options, clock, closers);
   const { pki, sessions } = await openKeys(config, deps, closers);
   const firstOperatorKey = await ensureFirstOperator(deps);
-  await maintainPartitions(deps.sql, clock.now());
+  await maintainPartitions(deps.sql, clock.now(), {});
   const closing = new AbortController();
 
   const parts: Parts = {

@@ -26,7 +26,7 @@ export async function createTestDatabase(): Promise<TestDatabase> {
   const url = new URL(serverUrl);
   url.pathname = `/${name}`;
   const sql = openPool({ url: url.href, applicationName: "hostler test", connectionsMax: 10 });
-  await maintainPartitions(sql, systemClock.now());
+  await maintainPartitions(sql, systemClock.now(), {});
   return {
     url: url.href,
     sql,

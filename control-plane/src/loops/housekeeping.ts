@@ -18,7 +18,7 @@ export async function runHousekeeping(
   for (let round = 1; !options.signal.aborted; round += 1) {
     let waitMs = INTERVAL_MS;
     try {
-      await maintainPartitions(deps.sql, deps.clock.now());
+      await maintainPartitions(deps.sql, deps.clock.now(), {});
       await expireIdempotencyKeys(deps.sql);
       if (round % CERTIFICATE_ROUNDS === 0) options.renewServerCertificates();
       options.onStatus(`last round at ${deps.clock.now().toISOString()}`);
