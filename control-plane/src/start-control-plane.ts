@@ -12,7 +12,7 @@ import { runAuditSealer } from "./audit/run-audit-sealer.ts";
 import type { Config } from "./config.ts";
 import { startEmbeddedPostgres } from "./db/embedded-postgres.ts";
 import { migrate } from "./db/migrate.ts";
-import { maintainPartitions } from "./db/partitions.ts";
+import { keepEvents, maintainPartitions } from "./db/partitions.ts";
 import { openPool } from "./db/pool.ts";
 import { openWakeBus } from "./db/wake-bus.ts";
 import type { Deps } from "./deps.ts";
@@ -94,7 +94,7 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
   const deps = await openDatabase(options, clock, closers);
   const { pki, sessions } = await openKeys(config, deps, closers);
   const firstOperatorKey = await ensureFirstOperator(deps);
-  await maintainPartitions(deps.sql, clock.now(), {});
+  await maintainPartitions(deps.sql, clock.now(), keepEvents(config.eventKeepDays));
   const closing = new AbortController();
 
   const parts: Parts = {
@@ -109,6 +109,7 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
     events: await openEvents(deps, {
       stateDir: config.stateDir,
       allowPrivate: config.webhookAllowPrivate,
+      keepDays: config.eventKeepDays,
       closing: closing.signal,
     }),
     liveness: startLiveness(deps),
@@ -281,6 +282,7 @@ function startLoops(parts: Parts): void {
     scanWaiting(deps, { signal, onStatus: (status) => void statuses.set("waiting tasks", status) }),
     runHousekeeping(deps, {
       signal,
+      keepDays: keepEvents(parts.config.eventKeepDays),
       onStatus: (status) => void statuses.set("housekeeping", status),
       renewServerCertificates: () => applyTrust(parts),
     }),

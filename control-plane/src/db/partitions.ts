@@ -15,10 +15,29 @@ interface PartitionedTable {
 }
 
 /** Every table that is cut into days. A new one is a migration that partitions it, and a line here. */
-export const PARTITIONED = [{ table: "telemetry_samples", keepDays: 7 }] as const satisfies readonly PartitionedTable[];
+export const PARTITIONED = [
+  { table: "telemetry_samples", keepDays: 7 },
+  {
+    table: "events",
+    keepDays: 30,
+    uniqueInDay: ["id", "seq", "aggregate_id, aggregate_version"],
+    isAppendOnly: true,
+    heldBy: "events_held",
+  },
+  {
+    table: "event_positions",
+    keepDays: 30,
+    uniqueInDay: ["position", "event_seq"],
+    isAppendOnly: true,
+    heldBy: "event_positions_held",
+  },
+] as const satisfies readonly PartitionedTable[];
 
 /** What differs from the table above, by the operator's configuration. */
 export type KeepDays = Partial<Record<(typeof PARTITIONED)[number]["table"], number>>;
+
+/** Of what `HOSTLER_EVENT_KEEP_DAYS` says. */
+export const keepEvents = (days: number): KeepDays => ({ events: days, event_positions: days });
 
 /** A maintenance that does not run for so long stops every insert, so it is a week. */
 const DAYS_AHEAD = 7;

@@ -1,7 +1,7 @@
 import { isAborted } from "@hostler/shared/clock.ts";
 import { describeError } from "@hostler/shared/errors.ts";
 import { isDatabaseAway } from "../db/pool.ts";
-import { maintainPartitions } from "../db/partitions.ts";
+import { maintainPartitions, type KeepDays } from "../db/partitions.ts";
 import type { Deps } from "../deps.ts";
 import { expireIdempotencyKeys } from "../http/idempotency.ts";
 
@@ -13,12 +13,17 @@ const CERTIFICATE_ROUNDS = 7 * 24;
 /** Hourly, on every replica: partitions made ahead and dropped, old idempotency keys forgotten, our own certificates renewed in time. */
 export async function runHousekeeping(
   deps: Pick<Deps, "sql" | "clock" | "log">,
-  options: { readonly signal: AbortSignal; onStatus(status: string): void; renewServerCertificates(): void },
+  options: {
+    readonly signal: AbortSignal;
+    readonly keepDays: KeepDays;
+    onStatus(status: string): void;
+    renewServerCertificates(): void;
+  },
 ): Promise<void> {
   for (let round = 1; !options.signal.aborted; round += 1) {
     let waitMs = INTERVAL_MS;
     try {
-      await maintainPartitions(deps.sql, deps.clock.now(), {});
+      await maintainPartitions(deps.sql, deps.clock.now(), options.keepDays);
       await expireIdempotencyKeys(deps.sql);
       if (round % CERTIFICATE_ROUNDS === 0) options.renewServerCertificates();
       options.onStatus(`last round at ${deps.clock.now().toISOString()}`);
