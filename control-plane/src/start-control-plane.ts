@@ -13,7 +13,7 @@ import type { Config } from "./config.ts";
 import { startEmbeddedPostgres } from "./db/embedded-postgres.ts";
 import { migrate } from "./db/migrate.ts";
 import { keepEvents, maintainPartitions } from "./db/partitions.ts";
-import { openPool } from "./db/pool.ts";
+import { openServicePool } from "./db/pool.ts";
 import { openWakeBus } from "./db/wake-bus.ts";
 import type { Deps } from "./deps.ts";
 import { openEvents, type Events } from "./events/open-events.ts";
@@ -29,6 +29,7 @@ import { makeImageFiles } from "./images/image-files.ts";
 import { imageNodeRoutes } from "./images/node-routes.ts";
 import { imageRoutes } from "./images/routes.ts";
 import { runHousekeeping } from "./loops/housekeeping.ts";
+import { watchSnapshots } from "./loops/watch-snapshots.ts";
 import { makeRequestCounts } from "./metrics/request-counts.ts";
 import { metricsRoutes } from "./metrics/routes.ts";
 import { authenticateNode } from "./nodes/authenticate-node.ts";
@@ -258,7 +259,7 @@ async function openDatabase(options: StartOptions, clock: Clock, closers: (() =>
     closers.push(server.stop);
     url = server.url;
   }
-  const sql = openPool({ url, applicationName: "hostler control plane" });
+  const sql = await openServicePool({ url, applicationName: "hostler control plane" });
   closers.push(async () => await sql.end({ timeout: 5 }));
   const applied = await migrate(sql);
   if (applied.length > 0) options.onProgress(`migrated the database: ${applied.join(", ")}`);
@@ -280,6 +281,7 @@ function startLoops(parts: Parts): void {
     parts.events.run((name, status) => void statuses.set(name, status)),
     runTaskLoop(deps, { signal, onStatus: (status) => void statuses.set("tasks", status) }),
     scanWaiting(deps, { signal, onStatus: (status) => void statuses.set("waiting tasks", status) }),
+    watchSnapshots(deps, { signal, onStatus: (status) => void statuses.set("transactions", status) }),
     runHousekeeping(deps, {
       signal,
       keepDays: keepEvents(parts.config.eventKeepDays),

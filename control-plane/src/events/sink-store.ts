@@ -1,6 +1,7 @@
 import type { DeadLetter, Webhook } from "@hostler/shared/api/events.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 import type { SinkKind } from "./event-sink.ts";
+import type { SinkLag } from "./read-sink-lag.ts";
 
 /** Behind more than this is said as this: counting on would read a large part of the table for each listing. */
 const BEHIND_MAX = 1000;
@@ -141,6 +142,19 @@ export async function countMissed(db: Queryable, id: string): Promise<number> {
     where s.id = ${id}
   `;
   return Number(row?.missed ?? 0);
+}
+
+/** Positions, also those that are of no interest to the sink: cheap, for all sinks at once. */
+export async function readLag(db: Queryable): Promise<SinkLag[]> {
+  return await db<SinkLag[]>`
+    select s.id, s.kind, s.state, (q.position - s.position)::float8 as behind,
+      (select count(*)::int from event_dead_letters d where d.sink_id = s.id) as "deadLetters"
+    from event_sinks s
+    cross join event_sequencer q
+    where s.state <> 'removed'
+    order by s.id
+    limit 1000
+  `;
 }
 
 /** Active sinks that still need what was placed so many days ago; what they need is held back from being dropped. */
