@@ -4,7 +4,7 @@ import { isDatabaseAway } from "../db/pool.ts";
 import { inTransaction } from "../db/transaction.ts";
 import { EVENTS_TOPIC, EVERYTHING, projectEventsTopic } from "../db/wake-bus.ts";
 import type { Deps } from "../deps.ts";
-import { hasUnsequenced, sequenceBatch, sequenceRestored, trySequencerLock } from "./store.ts";
+import { hasUnsequenced, sequenceBatch, sequenceRestored, trySequencerLock, type SearchDepth } from "./store.ts";
 
 const BATCH_MAX = 10_000;
 /** Not every change sends a hint: look so often without one. */
@@ -25,12 +25,14 @@ export async function runEventSequencer(
 ): Promise<void> {
   const { signal } = options;
   let hasRebased = false;
+  let depth: SearchDepth = "ever";
   while (!signal.aborted) {
     try {
       hasRebased ||= await rebase(deps);
       const beganMs = deps.clock.monotonicMs();
-      const count = await sequenceEvents(deps);
+      const count = await sequenceEvents(deps, depth);
       const tookMs = deps.clock.monotonicMs() - beganMs;
+      if (count === 0) depth = "lately";
       options.onStatus(count === null ? "another replica places events" : "events are placed");
       if (count === null) await deps.clock.sleep(BUSY_RETRY_MS, signal);
       else if (count < BATCH_MAX) {
@@ -42,6 +44,7 @@ export async function runEventSequencer(
       }
     } catch (error) {
       if (isAborted(error, signal)) return;
+      depth = "ever";
       if (!isDatabaseAway(error)) deps.log.error({ err: error }, "events were not placed");
       options.onStatus(`waiting: ${describeError(error)}`);
       await deps.clock.sleep(FAILED_RETRY_MS, signal).catch((abort: unknown) => {
@@ -52,10 +55,13 @@ export async function runEventSequencer(
 }
 
 /** Places what can be placed, at most one batch; null when another replica is at it. May run any number of times, anywhere. */
-export async function sequenceEvents(deps: Pick<Deps, "sql" | "wake">): Promise<number | null> {
-  if (!(await hasUnsequenced(deps.sql))) return 0;
+export async function sequenceEvents(
+  deps: Pick<Deps, "sql" | "wake">,
+  depth: SearchDepth = "lately",
+): Promise<number | null> {
+  if (!(await hasUnsequenced(deps.sql, depth))) return 0;
   const batch = await inTransaction(deps.sql, async (tx) =>
-    (await trySequencerLock(tx)) ? await sequenceBatch(tx, BATCH_MAX) : null,
+    (await trySequencerLock(tx)) ? await sequenceBatch(tx, BATCH_MAX, depth) : null,
   );
   if (batch === null) return null;
   if (batch.count > 0) deps.wake.wake(EVENTS_TOPIC);
