@@ -12,7 +12,7 @@ import { runAuditSealer } from "./audit/run-audit-sealer.ts";
 import type { Config } from "./config.ts";
 import { startEmbeddedPostgres } from "./db/embedded-postgres.ts";
 import { migrate } from "./db/migrate.ts";
-import { maintainPartitions } from "./db/partitions.ts";
+import { makePartitions } from "./db/partitions.ts";
 import { openPool } from "./db/pool.ts";
 import { openWakeBus } from "./db/wake-bus.ts";
 import type { Deps } from "./deps.ts";
@@ -28,7 +28,10 @@ import { identityRoutes } from "./identity/routes.ts";
 import { makeImageFiles } from "./images/image-files.ts";
 import { imageNodeRoutes } from "./images/node-routes.ts";
 import { imageRoutes } from "./images/routes.ts";
-import { runHousekeeping } from "./loops/housekeeping.ts";
+import { JOB_KINDS, SCHEDULES } from "./jobs/maintenance-jobs.ts";
+import { jobRoutes } from "./jobs/routes.ts";
+import { runJobs } from "./jobs/run-jobs.ts";
+import { renewOwnCertificates } from "./loops/renew-own-certificates.ts";
 import { makeRequestCounts } from "./metrics/request-counts.ts";
 import { metricsRoutes } from "./metrics/routes.ts";
 import { authenticateNode } from "./nodes/authenticate-node.ts";
@@ -48,8 +51,10 @@ import { pkiRoutes } from "./pki/routes.ts";
 import { enrolTlsOptions, nodeTlsOptions } from "./pki/tls-options.ts";
 import { makeTrustStore } from "./pki/trust-store.ts";
 import { startSigner } from "./signer/start-signer.ts";
+import { makeDispatch } from "./tasks/dispatch.ts";
 import { runTaskLoop } from "./tasks/loops.ts";
 import { scanWaiting } from "./tasks/scan-waiting.ts";
+import { taskRoutes } from "./tasks/routes.ts";
 import { taskNodeRoutes } from "./tasks/node-routes.ts";
 import { startLiveTerminals, type LiveTerminals } from "./terminals/live-terminals.ts";
 import { terminalNodeRoutes } from "./terminals/node-routes.ts";
@@ -94,7 +99,7 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
   const deps = await openDatabase(options, clock, closers);
   const { pki, sessions } = await openKeys(config, deps, closers);
   const firstOperatorKey = await ensureFirstOperator(deps);
-  await maintainPartitions(deps.sql, clock.now());
+  await makePartitions(deps.sql, clock.now());
   const closing = new AbortController();
 
   const parts: Parts = {
@@ -175,6 +180,8 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       imageRoutes({ ...deps, imageFiles }),
       allocationRoutes(deps),
       operationRoutes(deps),
+      taskRoutes(deps),
+      jobRoutes({ ...deps, kinds: JOB_KINDS }),
       terminalRoutes({ ...deps, liveTerminals, publicOrigin: () => new URL(addresses.publicUrl()).origin }),
       telemetryRoutes(deps),
       auditRoutes({ ...deps, auditSigner: parts.auditSigner }),
@@ -192,7 +199,14 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
     }),
     features: [
       nodeNodeRoutes(enrolment),
-      taskNodeRoutes({ ...deps, pki, liveness, liveSockets, closing: parts.closing.signal }),
+      taskNodeRoutes({
+        ...deps,
+        pki,
+        liveness,
+        liveSockets,
+        dispatch: makeDispatch({ ...deps, pki, random: Math.random }),
+        closing: parts.closing.signal,
+      }),
       imageNodeRoutes({ imageFiles }),
       telemetryNodeRoutes(deps),
       terminalNodeRoutes({ ...deps, liveTerminals }),
@@ -279,10 +293,19 @@ function startLoops(parts: Parts): void {
     parts.events.run((name, status) => void statuses.set(name, status)),
     runTaskLoop(deps, { signal, onStatus: (status) => void statuses.set("tasks", status) }),
     scanWaiting(deps, { signal, onStatus: (status) => void statuses.set("waiting tasks", status) }),
-    runHousekeeping(deps, {
+    runJobs(
+      { ...deps, random: Math.random },
+      {
+        kinds: JOB_KINDS,
+        schedules: SCHEDULES,
+        signal,
+        onStatus: (status) => void statuses.set("jobs", status),
+      },
+    ),
+    renewOwnCertificates(deps, {
       signal,
-      onStatus: (status) => void statuses.set("housekeeping", status),
-      renewServerCertificates: () => applyTrust(parts),
+      onStatus: (status) => void statuses.set("own certificates", status),
+      renew: () => applyTrust(parts),
     }),
     followRotations(
       { ...deps, pki: parts.pki, applyTrust: () => applyTrust(parts) },

@@ -180,6 +180,17 @@ export const ERRORS = {
     "The result must be signed by the node's key and bound to the task.",
   ),
   task_rejected: entry(400, "The signed task was refused", "See the detail: the agent names the check that failed."),
+  // Work of our own.
+  operation_state_conflict: entry(
+    409,
+    "The operation is in a state that does not allow this",
+    "See its state; what has ended or is taken down stays so.",
+  ),
+  dead_letter: entry(
+    500,
+    "Its worker was lost in the same step again and again",
+    "Find out why in the log, then: hostler jobs redrive.",
+  ),
   // Terminals.
   ticket_invalid: entry(
     401,

@@ -8,8 +8,10 @@ import { identityCommands } from "./commands/identity.ts";
 import { imageCommands } from "./commands/images.ts";
 import { nodeCommands } from "./commands/nodes.ts";
 import { placementCommands } from "./commands/placement.ts";
+import { operationCommands } from "./commands/operations.ts";
 import { pkiCommands } from "./commands/pki.ts";
 import { sessionCommands } from "./commands/session.ts";
+import { taskCommands } from "./commands/tasks.ts";
 import { terminalCommands } from "./commands/terminal.ts";
 import { webhookCommands } from "./commands/webhooks.ts";
 import { readConfig } from "./config.ts";
@@ -22,7 +24,9 @@ const COMMANDS: readonly Command[] = [
   ...identityCommands,
   ...allocationCommands,
   ...placementCommands,
+  ...taskCommands,
   ...terminalCommands,
+  ...operationCommands,
   ...auditCommands,
   ...webhookCommands,
 ];

@@ -21,6 +21,8 @@ export interface PlacementRequest {
   readonly projectId: string;
   readonly wish: PlacementWish;
   readonly count: number;
+  /** Nodes that are not asked: they had their try. */
+  readonly without?: readonly string[];
 }
 
 /**
@@ -35,7 +37,7 @@ export async function place(tx: Tx, request: PlacementRequest): Promise<Placemen
   const atOnce = await placeAtOnce(tx, request, candidates);
   if (atOnce !== null) return atOnce;
   for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
-    candidates = await listCandidates(tx, request);
+    candidates = (await listCandidates(tx, request)).filter((node) => !(request.without ?? []).includes(node.id));
     const choice = chooseNodes(candidates, request.wish, request.count);
     if (choice.kind === "refused") throw capacityError(request, candidates, choice.reasons);
     const taken = await tryNodes(tx, request, { slicesOf: choice.slicesOf, isWaiting: true });

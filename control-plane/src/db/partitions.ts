@@ -1,16 +1,17 @@
 import type { Sql } from "./sql.ts";
 
 /** Tables cut into days; the limit is how many past days are kept. */
-const PARTITIONED = [{ table: "telemetry_samples", daysKept: 7 }] as const;
+const PARTITIONED = [
+  { table: "telemetry_samples", daysKept: 7 },
+  { table: "task_history", daysKept: 90 },
+  { table: "phase_reports", daysKept: 90 },
+] as const;
 const DAYS_AHEAD = 2;
 const DAY_MS = 86_400_000;
 
-/**
- * Makes the partitions of today and the days ahead, and drops those past their time. Dropping a day is instant where deleting
- * its rows would bloat the table. Safe to run on every replica at once.
- */
-export async function maintainPartitions(sql: Sql, now: Date): Promise<void> {
-  for (const { table, daysKept } of PARTITIONED) {
+/** Makes the partitions of today and the days ahead. Safe to run on every replica at once. */
+export async function makePartitions(sql: Sql, now: Date): Promise<void> {
+  for (const { table } of PARTITIONED) {
     for (let day = -1; day <= DAYS_AHEAD; day += 1) {
       const start = dayOf(now, day);
       const end = dayOf(now, day + 1);
@@ -18,6 +19,12 @@ export async function maintainPartitions(sql: Sql, now: Date): Promise<void> {
         `create table if not exists ${partitionName(table, start)} partition of ${table} for values from ('${start}') to ('${end}')`,
       );
     }
+  }
+}
+
+/** Drops partitions past their time: instant, where deleting their rows would bloat the table. May run twice. */
+export async function dropPartitions(sql: Sql, now: Date): Promise<void> {
+  for (const { table, daysKept } of PARTITIONED) {
     const oldest = partitionName(table, dayOf(now, -daysKept));
     const names = await sql<{ name: string }[]>`
       select c.relname as name

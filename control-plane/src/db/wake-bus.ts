@@ -34,6 +34,9 @@ export const TRUST_TOPIC = "trust";
 /** Topic of an operation's watchers. */
 export const operationTopic = (operationId: string): string => `operation:${operationId}`;
 
+/** Woken when there is a job to take. */
+export const JOBS_TOPIC = "jobs";
+
 /** Woken when events got their positions: relays and the platform's readers. */
 export const EVENTS_TOPIC = "events";
 /** Topic of the readers of one project's events. */

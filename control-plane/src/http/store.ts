@@ -61,7 +61,13 @@ export async function forgetKey(db: Queryable, scope: KeyScope): Promise<void> {
   await db`delete from idempotency_keys where principal_id = ${scope.principalId} and key = ${scope.key}`;
 }
 
-/** Drops keys older than a day. */
-export async function expireKeys(db: Queryable): Promise<void> {
-  await db`delete from idempotency_keys where created_at < now() - interval '1 day'`;
+/** Drops keys older than a day, up to `limit` of them; resolves with how many. */
+export async function expireKeys(db: Queryable, limit: number): Promise<number> {
+  const gone = await db`
+    delete from idempotency_keys
+    where ctid = any(array(
+      select ctid from idempotency_keys where created_at < now() - interval '1 day' limit ${limit}
+    ))
+  `;
+  return gone.count;
 }

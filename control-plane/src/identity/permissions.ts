@@ -18,6 +18,8 @@ export const PERMISSIONS = {
   "audit.log.read": "platform",
   "audit.event.read": "platform",
   "audit.webhook.manage": "platform",
+  "platform.operation.read": "platform",
+  "platform.operation.manage": "platform",
   "compute.allocation.read": "project",
   "compute.allocation.create": "project",
   "compute.allocation.release": "project",

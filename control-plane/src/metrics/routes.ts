@@ -7,6 +7,7 @@ import type { Deps } from "../deps.ts";
 import type { PublicEnv } from "../http/env.ts";
 import { readNewest } from "../telemetry/read-newest.ts";
 import type { RequestCounts } from "./request-counts.ts";
+import { jobGauges } from "../jobs/job-gauges.ts";
 import { countStates } from "./store.ts";
 
 interface Metric<Sample> {
@@ -119,6 +120,11 @@ async function renderMetrics(deps: Pick<Deps, "sql"> & { readonly requestCounts:
       states.filter((row) => row.what === what).map((row) => [{ state: row.state }, row.count]),
     );
   }
+  const jobs = await jobGauges(deps.sql);
+  add("hostler_jobs", "Number of jobs by state; the dead wait for an operator.", "gauge", jobs.byState);
+  add("hostler_jobs_oldest_due_seconds", "How long the oldest job that is due has been waiting.", "gauge", [
+    [{}, jobs.oldestDueSeconds],
+  ]);
   add(
     "hostler_http_requests_total",
     "Requests answered since the start, by route and status.",

@@ -19,7 +19,7 @@ export async function lockSession(
   return row === undefined ? undefined : { ...row, session: Number(row.session), from: Number(row.from) };
 }
 
-/** A start: the next session, unconfirmed. Task sequences go on above what the host has seen. */
+/** A start: the next session, unconfirmed. */
 export async function saveSession(
   tx: Tx,
   start: {
@@ -27,13 +27,12 @@ export async function saveSession(
     readonly session: number;
     readonly from: number;
     readonly agentInstance: string;
-    readonly highWaterMark: number;
   },
 ): Promise<void> {
   await tx`
     update nodes
     set session = ${start.session}, session_from = ${start.from}, session_confirmed = false, session_instance = ${start.agentInstance},
-      restore_until = null, task_seq = greatest(task_seq, ${start.highWaterMark})
+      restore_until = null
     where id = ${start.nodeId}
   `;
 }

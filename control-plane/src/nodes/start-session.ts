@@ -5,6 +5,7 @@ import { refusedTopic } from "../db/wake-bus.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
 import { freezeNode } from "./freeze-node.ts";
+import { raiseAboveSeen } from "../tasks/raise-above.ts";
 import { judgeStart } from "./judge-session.ts";
 import type { SessionTokens } from "./session-token.ts";
 import { lockSession, saveSession } from "./session-store.ts";
@@ -29,8 +30,9 @@ export async function startSession(
       await freezeNode(tx, deps.clock, { nodeId, actor: `node:${nodeId}`, reason, requestId });
       return null;
     }
-    const { agentInstance, highWaterMark } = body;
-    await saveSession(tx, { nodeId, ...verdict, agentInstance, highWaterMark });
+    const { agentInstance, highWaterMark, highestFence = null } = body;
+    await saveSession(tx, { nodeId, ...verdict, agentInstance });
+    await raiseAboveSeen(tx, { nodeId, seq: highWaterMark, fence: highestFence });
     await insertAuditRow(tx, {
       actor: `node:${nodeId}`,
       action: "node.session_started",

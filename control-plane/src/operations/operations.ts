@@ -3,12 +3,19 @@ import { AppError } from "@hostler/shared/errors.ts";
 import type { OperationState } from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 import {
+  deleteOperations,
   insertOperation,
-  moveOperation,
+  moveOperations,
+  noteProgress,
   readOperation,
-  updateOperationProgress,
+  readOperations,
+  updateOperationStep,
   type OperationError,
+  type OperationMove,
+  type OperationProgress,
 } from "./store.ts";
+
+export type { OperationMove };
 
 /** Opens an operation for long work, in the transaction that asks for the work. */
 export async function openOperation(tx: Tx, operation: Parameters<typeof insertOperation>[1]): Promise<void> {
@@ -22,11 +29,30 @@ export async function advanceOperation(
   target: OperationState,
   error: OperationError | null = null,
 ): Promise<void> {
-  await moveOperation(tx, id, target, error);
+  await moveOperations(tx, [{ id, target, error }]);
 }
 
-export async function noteOperationProgress(tx: Tx, operationId: string, taskId: string): Promise<void> {
-  await updateOperationProgress(tx, operationId, taskId);
+/** The same for several, of which no two are of one operation. */
+export async function advanceOperations(tx: Tx, moves: readonly OperationMove[]): Promise<void> {
+  if (moves.length > 0) await moveOperations(tx, moves);
+}
+
+export async function noteOperationsProgress(tx: Tx, reports: readonly OperationProgress[]): Promise<void> {
+  await noteProgress(tx, reports);
+}
+
+/** The same for work whose steps are counted by whoever does them. */
+export async function noteOperationStep(
+  tx: Tx,
+  id: string,
+  at: Parameters<typeof updateOperationStep>[2],
+): Promise<void> {
+  await updateOperationStep(tx, id, at);
+}
+
+/** A page of a project's operations, or of the system's; whether the caller may see them is the caller's to check. */
+export async function listOperations(db: Queryable, page: Parameters<typeof readOperations>[1]): Promise<Operation[]> {
+  return await readOperations(db, page);
 }
 
 /** Throws `not_found` when there is none; whether the caller may see it is the caller's to check. */
@@ -34,4 +60,9 @@ export async function getOperation(db: Queryable, id: string): Promise<Operation
   const operation = await readOperation(db, id);
   if (operation === undefined) throw new AppError("not_found");
   return operation;
+}
+
+/** Forgets operations of the system that ended long ago; which, is decided by whoever ran them. */
+export async function forgetOperations(db: Queryable, ids: readonly string[]): Promise<void> {
+  await deleteOperations(db, ids);
 }

@@ -1,6 +1,6 @@
 import type { Operation } from "@hostler/shared/api/common.ts";
 import { ERRORS, isErrorCode } from "@hostler/shared/errors.ts";
-import { OPERATION_TRANSITIONS, sourcesOf, type OperationState } from "@hostler/shared/states.ts";
+import { OPERATION_STATES, OPERATION_TRANSITIONS, sourcesOf, type OperationState } from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 
 export async function insertOperation(
@@ -10,12 +10,15 @@ export async function insertOperation(
     readonly kind: string;
     readonly targetId: string;
     readonly projectId: string | null;
+    /** `system:<name>` for work of our own. */
+    readonly scope?: string;
     readonly phasesTotal: number;
   },
 ): Promise<void> {
   await tx`
-    insert into operations (id, kind, target_id, project_id, state, phases_total)
-    values (${operation.id}, ${operation.kind}, ${operation.targetId}, ${operation.projectId}, 'pending', ${operation.phasesTotal})
+    insert into operations (id, kind, target_id, project_id, scope, state, phases_total)
+    values (${operation.id}, ${operation.kind}, ${operation.targetId}, ${operation.projectId}, ${operation.scope ?? null}, 'pending',
+      ${operation.phasesTotal})
   `;
 }
 
@@ -25,36 +28,82 @@ export interface OperationError {
   readonly phase: string | null;
 }
 
-/** Moves an operation where the table allows it; a move to the state it is in is fine and changes nothing. */
-export async function moveOperation(
-  tx: Tx,
-  id: string,
-  target: OperationState,
-  error: OperationError | null,
-): Promise<void> {
+export interface OperationMove {
+  readonly id: string;
+  readonly target: OperationState;
+  readonly error: OperationError | null;
+}
+
+/** Which state may come before which, as the database sees it. */
+const SOURCES = OPERATION_STATES.flatMap((target) =>
+  sourcesOf(OPERATION_TRANSITIONS, target).map((source) => ({ source, target })),
+);
+
+/** Moves operations where the table allows it, in the order of their ids; a move to the state it is in is fine and changes nothing. */
+export async function moveOperations(tx: Tx, moves: readonly OperationMove[]): Promise<void> {
   await tx`
-    update operations
-    set state = ${target}, version = version + 1, error = ${error === null ? null : tx.json({ ...error })}, updated_at = now()
-    where id = ${id} and state in ${tx(sourcesOf(OPERATION_TRANSITIONS, target))}
+    with held as (
+      select o.id, move.target, move.error
+      from operations o
+      join jsonb_to_recordset(${tx.json(moves as never)}) as move (id text, target text, error jsonb) on move.id = o.id
+      join jsonb_to_recordset(${tx.json(SOURCES)}) as allowed (source text, target text)
+        on allowed.target = move.target and allowed.source = o.state
+      order by o.id
+      for no key update of o
+    )
+    update operations o
+    set state = held.target, version = version + 1, error = held.error, updated_at = now()
+    from held
+    where o.id = held.id
   `;
 }
 
-/** Counts the phases whose newest event is done, from the events themselves. */
-export async function updateOperationProgress(tx: Tx, operationId: string, taskId: string): Promise<void> {
+export interface OperationProgress {
+  readonly id: string;
+  /** Null: it only says that work goes on. */
+  readonly phase: string | null;
+  readonly phasesDone: number;
+}
+
+/** Signs of work: what waited runs now, and the count of finished phases only rises. */
+export async function noteProgress(tx: Tx, reports: readonly OperationProgress[]): Promise<void> {
   await tx`
-    update operations
-    set phases_done = seen.done, phase = seen.phase, updated_at = now()
-    from (
-      select count(*) filter (where direction = 'apply' and status in ('done', 'not_needed'))::int as done,
-        (array_agg(phase order by attempt desc, seq desc))[1] as phase
-      from (
-        select distinct on (phase, direction) phase, direction, status, attempt, seq
-        from phase_events
-        where task_id = ${taskId}
-        order by phase, direction, attempt desc, seq desc
-      ) as newest
-    ) as seen
-    where operations.id = ${operationId}
+    with held as (
+      select o.id, max(report."phasesDone") as phases_done, max(report.phase) as phase
+      from operations o
+      join jsonb_to_recordset(${tx.json(reports as never)}) as report (id text, phase text, "phasesDone" int) on report.id = o.id
+      where o.state in ('pending', 'running', 'retrying')
+      group by o.id
+    ), locked as (
+      select id from operations where id in (select id from held) order by id for no key update
+    )
+    update operations o
+    set state = 'running', version = version + (o.state <> 'running')::int, phases_done = greatest(o.phases_done, held.phases_done),
+      phase = coalesce(held.phase, o.phase), updated_at = now()
+    from held
+    join locked on locked.id = held.id
+    where o.id = held.id and o.state in ('pending', 'running', 'retrying')
+      and (o.state <> 'running' or o.phases_done < held.phases_done or o.phase is distinct from coalesce(held.phase, o.phase))
+  `;
+}
+
+/** Where work that is a list of steps stands. */
+export async function updateOperationStep(
+  tx: Tx,
+  id: string,
+  at: { readonly phase: string | null; readonly phasesDone: number },
+): Promise<void> {
+  await tx`
+    update operations set phase = ${at.phase}, phases_done = ${at.phasesDone}, updated_at = now()
+    where id = ${id}
+  `;
+}
+
+/** Forgets operations of the system that ended; what ran them goes with them. A project's are kept. */
+export async function deleteOperations(db: Queryable, ids: readonly string[]): Promise<void> {
+  await db`
+    delete from operations
+    where id = any(${[...ids]}) and scope is not null and state in ('succeeded', 'failed', 'cancelled')
   `;
 }
 
@@ -63,6 +112,7 @@ interface OperationRow {
   readonly kind: string;
   readonly targetId: string;
   readonly projectId: string | null;
+  readonly scope: string | null;
   readonly state: OperationState;
   readonly version: number;
   readonly phase: string | null;
@@ -75,12 +125,46 @@ interface OperationRow {
 
 export async function readOperation(db: Queryable, id: string): Promise<Operation | undefined> {
   const [row] = await db<OperationRow[]>`
-    select id, kind, target_id as "targetId", project_id as "projectId", state, version, phase, phases_done as "phasesDone",
-      phases_total as "phasesTotal", error, created_at as "createdAt", updated_at as "updatedAt"
+    select ${operationColumns(db)}
     from operations
     where id = ${id}
   `;
   return row === undefined ? undefined : viewOf(row);
+}
+
+export interface OperationFilter {
+  /** Null lists what belongs to no project. */
+  readonly projectId: string | null;
+  readonly scope?: string | undefined;
+  readonly state?: OperationState | undefined;
+  readonly kind?: string | undefined;
+  readonly targetId?: string | undefined;
+}
+
+/** Newest first, below the id `after`. */
+export async function readOperations(
+  db: Queryable,
+  page: OperationFilter & { readonly after: string | null; readonly limit: number },
+): Promise<Operation[]> {
+  const { scope = null, state = null, kind = null, targetId = null } = page;
+  const rows = await db<OperationRow[]>`
+    select ${operationColumns(db)}
+    from operations
+    where ${page.projectId === null ? db`project_id is null` : db`project_id = ${page.projectId}`}
+      and (${page.after}::text is null or id < ${page.after})
+      and (${scope}::text is null or scope = ${scope})
+      and (${state}::text is null or state = ${state})
+      and (${kind}::text is null or kind = ${kind})
+      and (${targetId}::text is null or target_id = ${targetId})
+    order by id desc
+    limit ${page.limit}
+  `;
+  return rows.map(viewOf);
+}
+
+function operationColumns(db: Queryable) {
+  return db`id, kind, target_id as "targetId", project_id as "projectId", scope, state, version, phase,
+    phases_done as "phasesDone", phases_total as "phasesTotal", error, created_at as "createdAt", updated_at as "updatedAt"`;
 }
 
 function viewOf(row: OperationRow): Operation {
@@ -90,6 +174,7 @@ function viewOf(row: OperationRow): Operation {
     kind: row.kind,
     targetId: row.targetId,
     projectId: row.projectId,
+    scope: row.scope,
     state: row.state,
     progress: row.state === "succeeded" ? 1 : row.phasesTotal === 0 ? 0 : Math.min(1, row.phasesDone / row.phasesTotal),
     phase: row.phase,

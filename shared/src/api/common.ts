@@ -25,6 +25,8 @@ export const operationSchema = z
     kind: z.string(),
     targetId: z.string(),
     projectId: idSchema("project").nullable(),
+    /** `system:<name>` for the control plane's own work; null for a project's. */
+    scope: z.string().nullable(),
     state: z.enum(OPERATION_STATES),
     /** Share of the phases that are done, 0 to 1. */
     progress: z.number().min(0).max(1),
