@@ -92,7 +92,7 @@ function addReads(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
     requireInProject(c.var.principal, "compute.allocation.read", projectId);
     const { limit, cursor } = c.req.valid("query");
     const rows = await readAllocationViews(deps.sql, {
-      id: null,
+      ids: null,
       projectId,
       after: decodeCursor(cursor),
       limit: limit + 1,
