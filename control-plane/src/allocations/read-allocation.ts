@@ -12,12 +12,6 @@ export async function getAllocation(db: Queryable, id: string): Promise<Allocati
   return allocation;
 }
 
-export async function getAllocationOperation(db: Queryable, id: string): Promise<AllocationOperation> {
-  const [found] = await getAllocationOperations(db, [id]);
-  if (found === undefined) throw new AppError("not_found");
-  return found;
-}
-
 /** Those of them that there are, in the order of the ids. */
 export async function getAllocationOperations(db: Queryable, ids: readonly string[]): Promise<AllocationOperation[]> {
   const views = await readAllocationViews(db, { ids, projectId: null, after: null, limit: ids.length });
