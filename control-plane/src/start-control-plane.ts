@@ -51,8 +51,10 @@ import { pkiRoutes } from "./pki/routes.ts";
 import { enrolTlsOptions, nodeTlsOptions } from "./pki/tls-options.ts";
 import { makeTrustStore } from "./pki/trust-store.ts";
 import { startSigner } from "./signer/start-signer.ts";
+import { makeDispatch } from "./tasks/dispatch.ts";
 import { runTaskLoop } from "./tasks/loops.ts";
 import { scanWaiting } from "./tasks/scan-waiting.ts";
+import { taskRoutes } from "./tasks/routes.ts";
 import { taskNodeRoutes } from "./tasks/node-routes.ts";
 import { startLiveTerminals, type LiveTerminals } from "./terminals/live-terminals.ts";
 import { terminalNodeRoutes } from "./terminals/node-routes.ts";
@@ -178,6 +180,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       imageRoutes({ ...deps, imageFiles }),
       allocationRoutes(deps),
       operationRoutes(deps),
+      taskRoutes(deps),
       jobRoutes({ ...deps, kinds: JOB_KINDS }),
       terminalRoutes({ ...deps, liveTerminals, publicOrigin: () => new URL(addresses.publicUrl()).origin }),
       telemetryRoutes(deps),
@@ -196,7 +199,14 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
     }),
     features: [
       nodeNodeRoutes(enrolment),
-      taskNodeRoutes({ ...deps, pki, liveness, liveSockets, closing: parts.closing.signal }),
+      taskNodeRoutes({
+        ...deps,
+        pki,
+        liveness,
+        liveSockets,
+        dispatch: makeDispatch({ ...deps, pki, random: Math.random }),
+        closing: parts.closing.signal,
+      }),
       imageNodeRoutes({ imageFiles }),
       telemetryNodeRoutes(deps),
       terminalNodeRoutes({ ...deps, liveTerminals }),

@@ -16,6 +16,8 @@ export interface AgentConfig {
   /** Null decides by a test boot. */
   readonly accelerator: Accelerator | null;
   readonly drivers: readonly ("qemu" | "mock")[];
+  /** Where the mock driver writes when it acts; null unless a test asks for it. */
+  readonly mockEffectLog: string | null;
 }
 
 /** Flags of `hostler-agent run`, with their help. */
@@ -45,6 +47,7 @@ export function readRunConfig(args: readonly string[], environment: NodeJS.Proce
     network: oneOf("--network", values.network ?? "auto", ["auto", "tap", "user"]),
     accelerator: acceleratorOf(oneOf("--accelerator", values.accelerator ?? "auto", ["auto", "kvm", "tcg"])),
     drivers: (values.drivers ?? "qemu").split(",").map((name) => oneOf("--drivers", name, ["qemu", "mock"])),
+    mockEffectLog: environment["HOSTLER_AGENT_MOCK_EFFECTS"] ?? null,
   };
 }
 

@@ -5,6 +5,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import type { Inventory } from "@hostler/shared/node-protocol.ts";
 import type { AgentConfig } from "./config.ts";
 import { makeControlPlaneClient, type ControlPlaneClient } from "./control/control-plane-client.ts";
+import { makeEffectLog } from "./drivers/mock/effect-log.ts";
 import { makeMockDriver } from "./drivers/mock/mock-driver.ts";
 import { chooseNetworkMode } from "./drivers/qemu/network.ts";
 import { makeQemuDriver } from "./drivers/qemu/qemu-driver.ts";
@@ -29,6 +30,7 @@ import { telemetryLoop } from "./loops/telemetry.ts";
 import type { GpuHost } from "./ports/gpu-host.ts";
 import type { SliceDriver } from "./ports/slice-driver.ts";
 import type { StateFiles } from "./ports/state-files.ts";
+import { noteCleanEnd, takeCleanEnd } from "./runner/clean-end.ts";
 import { makeHighWaterMark } from "./runner/high-water-mark.ts";
 import { makeOutbox } from "./runner/outbox.ts";
 import { makeRunner, type Runner } from "./runner/runner.ts";
@@ -112,6 +114,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     random,
     log,
   });
+  const endedCleanly = await takeCleanEnd(files);
   await runner.start();
 
   const loops = startLoops({
@@ -124,6 +127,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     log,
     keeper,
     agentInstance,
+    endedCleanly,
     signal: stopping.signal,
   });
   log.info(
@@ -135,9 +139,10 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     statuses: () => loops.map((loop) => loop.status),
     stop: async () => {
       stopping.abort(new Error("the agent is stopping"));
-      await runner.stop(STOP_TIMEOUT_MS);
+      const haveAllStopped = await runner.stop(STOP_TIMEOUT_MS);
       await controlPlane.close();
       await Promise.all(loops.map(async (loop) => await loop.ended));
+      if (haveAllStopped) await noteCleanEnd(files);
       await release();
     },
   };
@@ -161,11 +166,12 @@ interface LoopParts {
   readonly log: Log;
   readonly keeper: IdentityKeeper;
   readonly agentInstance: string;
+  readonly endedCleanly: boolean;
   readonly signal: AbortSignal;
 }
 
 function startLoops(parts: LoopParts): SupervisedLoop[] {
-  const { controlPlane, runner, log, keeper, agentInstance } = parts;
+  const { controlPlane, runner, log, keeper, agentInstance, endedCleanly } = parts;
   const common = { clock: systemClock, log, random: Math.random };
   const loops = [
     inventoryLoop({
@@ -173,7 +179,7 @@ function startLoops(parts: LoopParts): SupervisedLoop[] {
       controlPlane,
       readInventory: async (signal) => await readInventory({ ...parts, signal }),
     }),
-    pollLoop({ ...common, controlPlane, keeper, runner, agentInstance }),
+    pollLoop({ ...common, controlPlane, keeper, runner, agentInstance, endedCleanly }),
     telemetryLoop({
       ...common,
       controlPlane,
@@ -208,7 +214,10 @@ async function makeDrivers(
 ): Promise<ReadonlyMap<string, SliceDriver>> {
   const { files, commands, log } = deps;
   const drivers = new Map<string, SliceDriver>();
-  if (config.drivers.includes("mock")) drivers.set("mock", makeMockDriver({ files, clock: systemClock }));
+  if (config.drivers.includes("mock")) {
+    const recordEffect = config.mockEffectLog === null ? {} : { recordEffect: makeEffectLog(config.mockEffectLog) };
+    drivers.set("mock", makeMockDriver({ files, clock: systemClock, ...recordEffect }));
+  }
   if (config.drivers.includes("qemu")) {
     const network = await chooseNetworkMode(commands, config.network, deps.signal);
     const supervisor = await chooseSupervisor({ commands, clock: systemClock, stateDir: config.stateDir });

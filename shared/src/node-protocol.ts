@@ -6,10 +6,11 @@ import { fenceSchema, INT32_MAX, phaseEventSchema } from "./tasks.ts";
  * The whole contract between agent and control plane. It only grows: add an optional field or a kind, raise the
  * version, write a history line. Requests are read strictly, answers tolerantly (an older agent may meet new fields).
  */
-export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_VERSION = 3;
 export const PROTOCOL_HISTORY = [
   { version: 1, date: "2026-11-21", change: "First version; never released." },
   { version: 2, date: "2026-11-21", change: "Sessions on every request, trust bundles, recovery." },
+  { version: 3, date: "2026-11-21", change: "Highest fence and clean ends of agents; failures for want of capacity." },
 ] as const;
 /** The oldest agent that this control plane serves. */
 export const PROTOCOL_VERSION_MIN = 2;
@@ -130,6 +131,8 @@ export const sessionRequestSchema = z.strictObject({
   previous: z.string().max(128).nullable(),
   /** The highest task sequence that the agent took: a control plane restored from a backup goes on above it. */
   highWaterMark: z.int().min(0),
+  /** The highest fence that it acted under, likewise. */
+  highestFence: fenceSchema.optional(),
 });
 export type SessionRequest = z.infer<typeof sessionRequestSchema>;
 export const sessionAnswerSchema = z.looseObject({ session: z.string().max(128) });
@@ -174,6 +177,8 @@ export const pollRequestSchema = z.strictObject({
   running: z
     .array(z.strictObject({ taskId: idSchema("task"), fence: fenceSchema, phase: z.string().max(32).nullable() }))
     .max(256),
+  /** The start before this one was ended in order: the tasks that it held did not take it along. */
+  endedCleanly: z.boolean().optional(),
 });
 export type PollRequest = z.infer<typeof pollRequestSchema>;
 

@@ -22,7 +22,7 @@ export type AllocationState = keyof typeof ALLOCATION_TRANSITIONS;
 export const ALLOCATION_STATES = Object.keys(ALLOCATION_TRANSITIONS) as readonly AllocationState[];
 
 export const OPERATION_TRANSITIONS = {
-  pending: ["running", "succeeded", "failed", "cancelled"],
+  pending: ["running", "retrying", "succeeded", "failed", "cancelled"],
   running: ["retrying", "succeeded", "failed", "cancelled"],
   /** Its task lost the lease or failed in a way that may pass; it is handed out again. */
   retrying: ["running", "succeeded", "failed", "cancelled"],
@@ -93,9 +93,10 @@ export type SlotState = (typeof SLOT_STATES)[number];
 /** What a failure means for who may try again, and where. */
 export const FAILURE_CLASSES = {
   transient: "May pass: retried in the same phase, then by another attempt.",
+  capacity: "The host has no room after all: undone, placed on another host.",
   permanent: "This request cannot work on this host: undone and reported.",
-  device: "A GPU is at fault: undone, the slot is quarantined.",
-  host: "The host is at fault: undone as far as possible, the node is quarantined.",
+  device: "A GPU is at fault: undone, the slot is quarantined, the slice placed on another host.",
+  host: "The host is at fault: undone as far as possible, the node is quarantined, the slice placed on another host.",
 } as const;
 export type FailureClass = keyof typeof FAILURE_CLASSES;
 export const FAILURE_CLASS_NAMES = Object.keys(FAILURE_CLASSES) as readonly FailureClass[];

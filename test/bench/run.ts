@@ -4,6 +4,9 @@ import { runNamedSuite } from "../support/suite.ts";
 await runNamedSuite("bench", {
   audit: async () => (await import("./audit.ts")).auditSuite,
   waiters: async () => (await import("./waiters/waiters.ts")).waitersSuite,
+  dispatch: async () => (await import("./dispatch/dispatch.ts")).dispatchSuite,
+  "dispatch-profile": async () => (await import("./dispatch/profile.ts")).dispatchProfileSuite,
+  "held-xmin": async () => (await import("./held-xmin.ts")).heldXminSuite,
   heartbeats: async () => (await import("./heartbeats.ts")).heartbeatsSuite,
   pki: async () => (await import("./pki.ts")).pkiSuite,
 });

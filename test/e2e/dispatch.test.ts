@@ -106,6 +106,7 @@ describe("a lease", () => {
   test("is renewed by a poll that names it, and a poll with another fence is told that it is stale", async () => {
     const allocation = await request();
     const { claims, jws } = await node.takeTask();
+    await sql`update tasks set lease_until = lease_until - interval '5 seconds' where id = ${claims.jti}`;
     const before = await leaseOf(claims.jti);
     const running = [{ taskId: claims.jti, fence: claims.fence, phase: null }];
     expect((await node.poll({ running })).stale).toEqual([]);

@@ -47,7 +47,7 @@ export async function startKeptNode(stateDir: string, options: { readonly waitMs
   const agentInstance = crypto.randomUUID();
   const log = makeLog("silent");
   const common = { clock: systemClock, random: Math.random, log };
-  const highWaterMark = async (): Promise<number> => await Promise.resolve(0);
+  const highWaterMark = async () => await Promise.resolve({ seq: 0, fence: "0" });
   const keeper = makeIdentityKeeper({ ...common, files, client, agentInstance, highWaterMark }, stored);
   const polls: PollCounts = { answered: 0, failed: new Map() };
   const stopping = new AbortController();
@@ -66,7 +66,7 @@ export async function startKeptNode(stateDir: string, options: { readonly waitMs
     },
   };
   const loops = [
-    pollLoop({ ...common, controlPlane, keeper, runner: IDLE, agentInstance }),
+    pollLoop({ ...common, controlPlane, keeper, runner: IDLE, agentInstance, endedCleanly: false }),
     renewalLoop({
       ...common,
       renew: keeper.renew,
@@ -100,5 +100,5 @@ const IDLE: Parameters<typeof pollLoop>[0]["runner"] = {
   renew: () => undefined,
   lose: () => undefined,
   cancel: () => undefined,
-  stop: async () => await Promise.resolve(),
+  stop: async () => await Promise.resolve(true),
 };

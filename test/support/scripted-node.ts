@@ -11,7 +11,7 @@ import { sha256Hex } from "@hostler/pki";
 import { bootstrapTokenCreatedSchema } from "@hostler/shared/api/nodes.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { PROTOCOL_VERSION, type Inventory, type PollAnswer } from "@hostler/shared/node-protocol.ts";
-import type { TaskClaims, TaskOutcome } from "@hostler/shared/tasks.ts";
+import type { TaskClaims, TaskFailure, TaskOutcome } from "@hostler/shared/tasks.ts";
 
 const never = new AbortController().signal;
 
@@ -29,7 +29,11 @@ export interface ScriptedNode {
   poll(overrides?: Partial<Ask>): Promise<PollAnswer>;
   /** Polls until a task comes, verified. */
   takeTask(): Promise<{ readonly jws: string; readonly claims: TaskClaims }>;
-  resultOf(task: { readonly jws: string; readonly claims: TaskClaims }, outcome: TaskOutcome): Promise<string>;
+  resultOf(
+    task: { readonly jws: string; readonly claims: TaskClaims },
+    outcome: TaskOutcome,
+    failure?: Partial<TaskFailure>,
+  ): Promise<string>;
   send(taskId: string, resultJws: string): Promise<void>;
   close(): Promise<void>;
 }
@@ -84,7 +88,7 @@ export async function makeScriptedNode(options: {
         if (task !== undefined) return { jws: task.jws, claims: await identity.verifyTask(task.jws) };
       }
     },
-    resultOf: async ({ jws, claims }, outcome) => {
+    resultOf: async ({ jws, claims }, outcome, overrides = {}) => {
       const failure =
         outcome === "failed"
           ? {
@@ -93,6 +97,7 @@ export async function makeScriptedNode(options: {
               phase: "start",
               message: "as the test says",
               leftovers: [],
+              ...overrides,
             }
           : null;
       return await identity.signResult({

@@ -20,6 +20,9 @@ export interface SuitePlanes {
   readonly stateDir: string;
   readonly sql: Sql;
   readonly projectId: string;
+  /** Of an operator who is a member of the project. */
+  readonly apiKey: string;
+  readonly databaseUrl: string;
   readonly replicas: readonly SuiteReplica[];
   makeToken(): Promise<string>;
   close(): Promise<void>;
@@ -39,7 +42,13 @@ export interface SuiteReplica {
 
 export async function startSuitePlanes(
   count: number,
-  options: { readonly hasCommitTimes?: boolean } = {},
+  options: {
+    readonly hasCommitTimes?: boolean;
+    /** Counts what each statement takes, in the view `pg_stat_statements`. */
+    readonly hasStatementCounts?: boolean;
+    /** For the replicas. */
+    readonly env?: Readonly<Record<string, string>>;
+  } = {},
 ): Promise<SuitePlanes> {
   const folder = await mkdtemp(join(tmpdir(), "hostler-suite-"));
   await chmod(folder, 0o755);
@@ -50,9 +59,11 @@ export async function startSuitePlanes(
       onProgress: () => undefined,
     });
   let database = await startDatabase();
-  if (options.hasCommitTimes === true) {
+  if (options.hasCommitTimes === true || options.hasStatementCounts === true) {
     const admin = openPool({ url: database.url, applicationName: "suite", connectionsMax: 1 });
-    await admin`alter system set track_commit_timestamp = on`;
+    if (options.hasCommitTimes === true) await admin`alter system set track_commit_timestamp = on`;
+    if (options.hasStatementCounts === true)
+      await admin`alter system set shared_preload_libraries = 'pg_stat_statements'`;
     await admin.end();
     await database.stop();
     database = await startDatabase();
@@ -65,7 +76,7 @@ export async function startSuitePlanes(
       await startControlPlaneProgram({
         stateDir,
         logPath: join(folder, `control-plane-${index}.log`),
-        env: { DATABASE_URL: database.url, HOSTLER_LOG_LEVEL: "warn", ...env },
+        env: { DATABASE_URL: database.url, HOSTLER_LOG_LEVEL: "warn", ...options.env, ...env },
       });
     let plane = await start();
     const { publicUrl, enrolUrl, nodeUrl } = plane.ready;
@@ -95,6 +106,8 @@ export async function startSuitePlanes(
     stateDir,
     sql,
     projectId: tenancy.projectId,
+    apiKey: tenancy.apiKey,
+    databaseUrl: database.url,
     replicas,
     makeToken: async () => {
       const [first] = replicas;

@@ -11,6 +11,7 @@ import { placementCommands } from "./commands/placement.ts";
 import { operationCommands } from "./commands/operations.ts";
 import { pkiCommands } from "./commands/pki.ts";
 import { sessionCommands } from "./commands/session.ts";
+import { taskCommands } from "./commands/tasks.ts";
 import { terminalCommands } from "./commands/terminal.ts";
 import { webhookCommands } from "./commands/webhooks.ts";
 import { readConfig } from "./config.ts";
@@ -23,6 +24,7 @@ const COMMANDS: readonly Command[] = [
   ...identityCommands,
   ...allocationCommands,
   ...placementCommands,
+  ...taskCommands,
   ...terminalCommands,
   ...operationCommands,
   ...auditCommands,

@@ -14,23 +14,24 @@ import { nodeTopic } from "../db/wake-bus.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
+import type { Once } from "../http/idempotency.ts";
 import { requireInProject, type Principal } from "../identity/permissions.ts";
 import { requireImage, type ImageRow } from "../images/require-image.ts";
 import { openOperation } from "../operations/operations.ts";
 import { enqueueTask } from "../tasks/enqueue-task.ts";
+import { PROVISION_EXPIRES_MS, slotsOf } from "./own-placement.ts";
 import { place, type Placement } from "./placement.ts";
 import { demandOf, requireQuota } from "./quota.ts";
 import { getAllocationOperation } from "./read-allocation.ts";
 import { insertAllocation, ownSlots } from "./store.ts";
 import { wishOf } from "./wish-of.ts";
 
-/** A host that does not pick a provision task up for this long is given up on. */
-const PROVISION_EXPIRES_MS = 15 * 60_000;
-
 interface Asked {
   readonly principal: Principal;
   readonly projectId: string;
   readonly requestId: string;
+  /** Answers a repeated request with what the first one made. */
+  readonly once: Once;
 }
 
 type CreateDeps = Pick<Deps, "sql" | "clock" | "wake">;
@@ -41,8 +42,8 @@ export async function createAllocation(
   request: Asked & { readonly wish: AllocationCreate },
 ): Promise<AllocationOperation> {
   const { wish, ...asked } = request;
-  const [allocationId = ""] = await createTogether(deps, asked, { wishes: [wish], groupId: null });
-  return await getAllocationOperation(deps.sql, allocationId);
+  const gang = { wishes: [wish], groupId: null };
+  return await createTogether(deps, asked, gang, (made) => made[0] ?? raiseNone());
 }
 
 /** Places all slices of a gang and writes them in one transaction, or none: a gang is never half there. */
@@ -56,9 +57,7 @@ export async function createAllocationGroup(
     ...group.template,
     name: `${group.name}-${index}`,
   }));
-  const ids = await createTogether(deps, asked, { wishes, groupId });
-  const allocations = await Promise.all(ids.map(async (id) => await getAllocationOperation(deps.sql, id)));
-  return { id: groupId, allocations };
+  return await createTogether(deps, asked, { wishes, groupId }, (allocations) => ({ id: groupId, allocations }));
 }
 
 interface Gang {
@@ -67,28 +66,56 @@ interface Gang {
   readonly groupId: string | null;
 }
 
-async function createTogether(deps: CreateDeps, asked: Asked, gang: Gang): Promise<string[]> {
+/** One transaction with the answer in it, so that whoever asks again after a lost answer hears what was made. */
+async function createTogether<Answer>(
+  deps: CreateDeps,
+  asked: Asked,
+  gang: Gang,
+  answerWith: (made: AllocationOperation[]) => Answer,
+): Promise<Answer> {
   requireInProject(asked.principal, "compute.allocation.create", asked.projectId);
+  const nodeIds = new Set<string>();
+  const answer = await inTransaction(
+    deps.sql,
+    async (tx) =>
+      await asked.once.run(tx, async () => {
+        const written = await writeTogether(tx, deps, asked, gang);
+        for (const { nodeId } of written) nodeIds.add(nodeId);
+        const made: AllocationOperation[] = [];
+        for (const { id } of written) made.push(await getAllocationOperation(tx, id));
+        return answerWith(made);
+      }),
+  ).catch(refuseTakenName);
+  for (const nodeId of nodeIds) deps.wake.wake(nodeTopic(nodeId));
+  return answer;
+}
+
+async function writeTogether(
+  tx: Tx,
+  deps: CreateDeps,
+  asked: Asked,
+  gang: Gang,
+): Promise<{ readonly id: string; readonly nodeId: string }[]> {
   const [first] = gang.wishes;
   if (first === undefined) throw new Error("a gang has at least one slice");
-  const image = await requireImage(deps.sql, first.image);
-  const made = await inTransaction(deps.sql, async (tx) => {
-    const { projectId } = asked;
-    const wish = wishOf(first);
-    const count = gang.wishes.length;
-    await requireQuota(tx, projectId, demandOf(wish, count));
-    const placements = await place(tx, { projectId, wish, count });
-    const written: { readonly id: string; readonly nodeId: string }[] = [];
-    for (const [index, one] of gang.wishes.entries()) {
-      const placement = placements[index];
-      if (placement === undefined) throw new Error("fewer places than slices");
-      const id = await write(tx, deps, { asked, wish: one, image, placement, groupId: gang.groupId });
-      written.push({ id, nodeId: placement.nodeId });
-    }
-    return written;
-  }).catch(refuseTakenName);
-  for (const nodeId of new Set(made.map((one) => one.nodeId))) deps.wake.wake(nodeTopic(nodeId));
-  return made.map((one) => one.id);
+  const image = await requireImage(tx, first.image);
+  const { projectId } = asked;
+  const wish = wishOf(first);
+  const count = gang.wishes.length;
+  await requireQuota(tx, projectId, demandOf(wish, count));
+  const placements = await place(tx, { projectId, wish, count });
+  const written: { readonly id: string; readonly nodeId: string }[] = [];
+  for (const [index, one] of gang.wishes.entries()) {
+    const placement = placements[index];
+    if (placement === undefined) throw new Error("fewer places than slices");
+    const id = await write(tx, deps, { asked, wish: one, image, placement, groupId: gang.groupId });
+    written.push({ id, nodeId: placement.nodeId });
+  }
+  return written;
+}
+
+function raiseNone(): never {
+  throw new Error("nothing was made");
 }
 
 function refuseTakenName(error: unknown): never {
@@ -124,7 +151,7 @@ async function write(tx: Tx, deps: Pick<Deps, "clock">, placed: Placed): Promise
     projectId,
     phasesTotal: PROVISION_PHASE_NAMES.length,
   });
-  const gpus = placement.gpus.map((gpu) => ({ uuid: gpu.uuid, model: gpu.model, kind: gpu.kind }));
+  const gpus = slotsOf(placement);
   await insertAllocation(tx, {
     id: allocationId,
     projectId,

@@ -9,7 +9,14 @@ import { API_PREFIX } from "@hostler/shared/api/common.ts";
 import { idSchema } from "@hostler/shared/ids.ts";
 import * as z from "zod";
 import type { Deps } from "../deps.ts";
-import { idempotencyHeader, jsonAnswer, jsonBody, PROBLEMS, secured, securedOnce } from "../http/api-route.ts";
+import {
+  idempotencyHeader,
+  jsonAnswer,
+  jsonBody,
+  PROBLEMS,
+  secured,
+  securedOnceInTransaction,
+} from "../http/api-route.ts";
 import type { PublicEnv } from "../http/env.ts";
 import { requireInProject } from "../identity/permissions.ts";
 import { createAllocationGroup } from "./create-allocation.ts";
@@ -22,7 +29,7 @@ const params = z.object({ projectId: idSchema("project") });
 /** Slices that are placed together, and why a request is not placed. */
 export function addGroups(api: OpenAPIHono<PublicEnv>, deps: Pick<Deps, "sql" | "clock" | "wake">): void {
   const create = createRoute({
-    ...securedOnce("compute.allocation.create"),
+    ...securedOnceInTransaction("compute.allocation.create", 202),
     method: "post",
     path: `${project}/allocation-groups`,
     operationId: "createAllocationGroup",
@@ -35,9 +42,9 @@ export function addGroups(api: OpenAPIHono<PublicEnv>, deps: Pick<Deps, "sql" | 
   });
   api.openapi(create, async (c) => {
     const { projectId } = c.req.valid("param");
-    const { principal, requestId } = c.var;
+    const { principal, requestId, once } = c.var;
     const group = c.req.valid("json");
-    return c.json(await createAllocationGroup(deps, { principal, projectId, requestId, group }), 202);
+    return c.json(await createAllocationGroup(deps, { principal, projectId, requestId, once, group }), 202);
   });
   const explain = createRoute({
     ...secured("compute.allocation.create"),

@@ -11,25 +11,34 @@ export async function listCandidates(
   return await db<Candidate[]>`
     select n.id, n.name, n.state, n.labels,
       coalesce(l.last_seen_at > now() - interval '45 seconds', false) as "isOnline",
-      exists (select from jsonb_array_elements(n.drivers) d where d ->> 'name' = ${wish.driver} and (d ->> 'usable')::boolean) as "isDriverUsable",
+      n.drivers @> ${db.json([{ name: wish.driver, usable: true }])} as "isDriverUsable",
       n.vcpus_total - n.vcpus_used as "freeVcpus", n.memory_mib_total - n.memory_mib_used as "freeMemoryMib",
-      (select count(*)::int from gpu_slots s
-        where s.node_id = n.id and s.state = 'available' and (${wish.gpus.kind}::text is null or s.gpu_kind = ${wish.gpus.kind})) as "freeGpus",
+      coalesce(s.free, 0) as "freeGpus",
       case when ${wish.spreadBy}::text is not null then (
         select min(a.name) from allocations a
         where a.node_id = n.id and a.project_id = ${projectId} and a.spread_by = ${wish.spreadBy} and a.state not in ('released', 'failed')
       ) end as "spreadWith"
     from nodes n
     left join node_liveness l on l.node_id = n.id
+    left join (
+      select node_id, count(*)::int as free
+      from gpu_slots
+      where state = 'available' and (${wish.gpus.kind}::text is null or gpu_kind = ${wish.gpus.kind})
+      group by node_id
+    ) as s on s.node_id = n.id
     where n.state not in ('revoked', 'retired')
     order by "freeGpus", "freeMemoryMib", n.id
   `;
 }
 
-/** Takes processors and memory of the node when they are still free and it still is what was asked for; holds its row until the commit. */
+/**
+ * Takes processors and memory of the node when they are still free and it still is what was asked for; holds its row until the
+ * commit. Undefined when it does not do any more, or when another transaction holds it and the caller does not wait.
+ */
 export async function takeCapacity(
   tx: Tx,
   take: {
+    readonly isWaiting: boolean;
     readonly nodeId: string;
     readonly vcpus: number;
     readonly memoryMib: number;
@@ -37,10 +46,17 @@ export async function takeCapacity(
   },
 ): Promise<{ readonly gpusSimulated: boolean } | undefined> {
   const [row] = await tx<{ gpusSimulated: boolean }[]>`
-    update nodes
+    with held as (
+      select id
+      from nodes
+      where id = ${take.nodeId} and state = 'ready' and labels @> ${tx.json(take.nodeSelector)}
+        and vcpus_used + ${take.vcpus} <= vcpus_total and memory_mib_used + ${take.memoryMib} <= memory_mib_total
+      for no key update ${take.isWaiting ? tx`` : tx`skip locked`}
+    )
+    update nodes n
     set vcpus_used = vcpus_used + ${take.vcpus}, memory_mib_used = memory_mib_used + ${take.memoryMib}
-    where id = ${take.nodeId} and state = 'ready' and labels @> ${tx.json(take.nodeSelector)}
-      and vcpus_used + ${take.vcpus} <= vcpus_total and memory_mib_used + ${take.memoryMib} <= memory_mib_total
+    from held
+    where n.id = held.id
     returning gpus_simulated as "gpusSimulated"
   `;
   return row;

@@ -21,72 +21,107 @@ export interface PlacementRequest {
   readonly projectId: string;
   readonly wish: PlacementWish;
   readonly count: number;
+  /** Nodes that are not asked: they had their try. */
+  readonly without?: readonly string[];
 }
 
 /**
  * Finds nodes for all slices of a request and takes their capacity and GPUs in the caller's transaction, all or nothing. Throws
  * `capacity_unavailable` with what each node has free and why it did not do.
+ *
+ * Everybody would like the same node, the fullest. So the first round waits for nobody: a node that another transaction holds is
+ * passed over. Only when that leaves no room, the request waits in line.
  */
 export async function place(tx: Tx, request: PlacementRequest): Promise<Placement[]> {
-  let candidates: readonly Candidate[] = [];
+  let candidates: readonly Candidate[] = await listCandidates(tx, request);
+  const atOnce = await placeAtOnce(tx, request, candidates);
+  if (atOnce !== null) return atOnce;
   for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
-    candidates = await listCandidates(tx, request);
+    candidates = (await listCandidates(tx, request)).filter((node) => !(request.without ?? []).includes(node.id));
     const choice = chooseNodes(candidates, request.wish, request.count);
     if (choice.kind === "refused") throw capacityError(request, candidates, choice.reasons);
-    const placements = await tryNodes(tx, request, choice.slicesOf);
-    if (placements !== null) return placements;
+    const taken = await tryNodes(tx, request, { slicesOf: choice.slicesOf, isWaiting: true });
+    if (!("lostNodeId" in taken)) return taken.placements;
   }
   const reasons = new Map(candidates.map((node) => [node.id, "other requests were faster"]));
   throw capacityError(request, candidates, reasons);
 }
 
+async function placeAtOnce(
+  tx: Tx,
+  request: PlacementRequest,
+  candidates: readonly Candidate[],
+): Promise<Placement[] | null> {
+  let left = candidates;
+  for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
+    const choice = chooseNodes(left, request.wish, request.count);
+    if (choice.kind === "refused") return null;
+    const taken = await tryNodes(tx, request, { slicesOf: choice.slicesOf, isWaiting: false });
+    if (!("lostNodeId" in taken)) return taken.placements;
+    left = left.filter((node) => node.id !== taken.lostNodeId);
+  }
+  return null;
+}
+
+type Taken = { readonly placements: Placement[] } | { readonly lostNodeId: string };
+
 /** In the order of their ids, so that two requests for several nodes never wait for each other. */
 async function tryNodes(
   tx: Tx,
   request: PlacementRequest,
-  slicesOf: ReadonlyMap<string, number>,
-): Promise<Placement[] | null> {
-  const nodes = [...slicesOf].toSorted(([a], [b]) => (a < b ? -1 : 1));
-  return await tx
-    .savepoint(async (inner) => {
+  choice: { readonly slicesOf: ReadonlyMap<string, number>; readonly isWaiting: boolean },
+): Promise<Taken> {
+  const { isWaiting } = choice;
+  const nodes = [...choice.slicesOf].toSorted(([a], [b]) => (a < b ? -1 : 1));
+  try {
+    return await tx.savepoint(async (inner) => {
       const placements: Placement[] = [];
-      for (const [nodeId, slices] of nodes) placements.push(...(await takeNode(inner, request, { nodeId, slices })));
-      return placements;
-    })
-    .catch((error: unknown) => {
-      // The savepoint gave everything back that was taken so far.
-      if (error instanceof LostRace) return null;
-      throw error;
+      for (const [nodeId, slices] of nodes)
+        placements.push(...(await takeNode(inner, request, { nodeId, slices, isWaiting })));
+      return { placements };
     });
+  } catch (error) {
+    // The savepoint gave everything back that was taken so far.
+    if (error instanceof LostRace) return { lostNodeId: error.nodeId };
+    throw error;
+  }
 }
 
 /** Holds the node's row from its first statement on: what is checked after it stays true until the commit. */
 async function takeNode(
   tx: Tx,
   request: PlacementRequest,
-  part: { readonly nodeId: string; readonly slices: number },
+  part: { readonly nodeId: string; readonly slices: number; readonly isWaiting: boolean },
 ): Promise<Placement[]> {
   const { wish, projectId } = request;
-  const { nodeId, slices } = part;
+  const { nodeId, slices, isWaiting } = part;
   const node = await takeCapacity(tx, {
     nodeId,
+    isWaiting,
     vcpus: wish.vcpus * slices,
     memoryMib: wish.memoryMib * slices,
     nodeSelector: wish.nodeSelector,
   });
-  if (node === undefined) throw new LostRace();
+  if (node === undefined) throw new LostRace(nodeId);
   if (wish.spreadBy !== null && (await findGroupMember(tx, { nodeId, projectId, spreadBy: wish.spreadBy })))
-    throw new LostRace();
+    throw new LostRace(nodeId);
   const wanted = wish.gpus.count * slices;
   const gpus = wanted === 0 ? [] : await lockFreeSlots(tx, { nodeId, kind: wish.gpus.kind, count: wanted });
-  if (gpus.length < wanted) throw new LostRace();
+  if (gpus.length < wanted) throw new LostRace(nodeId);
   return Array.from({ length: slices }, (_, index) => {
     const own = gpus.slice(index * wish.gpus.count, (index + 1) * wish.gpus.count);
     return { nodeId, gpus: own, gpusSimulated: own.length > 0 && node.gpusSimulated };
   });
 }
 
-class LostRace extends Error {}
+class LostRace extends Error {
+  readonly nodeId: string;
+
+  constructor(nodeId: string) {
+    super(`lost ${nodeId}`);
+    this.nodeId = nodeId;
+  }
+}
 
 /** What an answer shows of a node: what is free there, and why it does not do. */
 export function viewOf(node: Candidate, reason: string | null) {

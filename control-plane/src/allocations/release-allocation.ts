@@ -6,11 +6,11 @@ import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
 import { requireInProject, type Principal } from "../identity/permissions.ts";
 import { advanceOperation } from "../operations/operations.ts";
-import { cancelOperationTask } from "../tasks/cancel-operation-task.ts";
+import { cancelOperationTask, holdTasksAbout } from "../tasks/cancel-operation-task.ts";
 import { beginRelease } from "./begin-release.ts";
 import { getAllocationOperation } from "./read-allocation.ts";
-import { moveAndRecord } from "./record-allocation.ts";
-import { freeSlots, giveCapacityBack, isDrainDue, lockAllocation, type AllocationRow } from "./store.ts";
+import { moveAllAndRecord } from "./record-allocation.ts";
+import { freeSlotsOf, giveCapacityBack, isDrainDue, lockAllocation, type AllocationRow } from "./store.ts";
 
 export interface ReleaseRequest {
   readonly principal: Principal;
@@ -27,6 +27,7 @@ export async function releaseAllocation(
   request: ReleaseRequest,
 ): Promise<AllocationOperation> {
   const touched = await inTransaction(deps.sql, async (tx) => {
+    await holdTasksAbout(tx, request.allocationId);
     const allocation = await lockAllocation(tx, request.allocationId);
     if (allocation === undefined) throw new AppError("not_found");
     requireInProject(request.principal, "compute.allocation.release", allocation.projectId);
@@ -72,6 +73,7 @@ export async function releaseForDrain(
   drain: { readonly allocationId: string; readonly actor: string },
 ): Promise<void> {
   const touched = await inTransaction(deps.sql, async (tx) => {
+    await holdTasksAbout(tx, drain.allocationId);
     const allocation = await lockAllocation(tx, drain.allocationId);
     if (allocation === undefined || allocation.state === "release_failed") return null;
     if (!(await isDrainDue(tx, allocation.nodeId))) return null;
@@ -101,12 +103,12 @@ async function cancelProvisioning(tx: Tx, deps: Pick<Deps, "clock">, allocation:
     operationId: allocation.operationId,
     ...by,
   };
+  const releasing = { allocation, move: { ...move, target: "releasing" } } as const;
   const cancelled = await cancelOperationTask(tx, allocation.operationId);
-  await moveAndRecord(tx, deps, allocation, { ...move, target: "releasing" });
-  if (cancelled !== "cancelled") return;
+  if (cancelled !== "never held") return await moveAllAndRecord(tx, deps, [releasing]);
   // No host ever held the task, so there is nothing to undo.
-  await freeSlots(tx, allocation.id, null);
-  await giveCapacityBack(tx, allocation);
-  await moveAndRecord(tx, deps, allocation, { ...move, target: "released" });
   await advanceOperation(tx, allocation.operationId, "cancelled");
+  await freeSlotsOf(tx, [{ id: allocation.id, quarantineReason: null }]);
+  await giveCapacityBack(tx, [allocation]);
+  await moveAllAndRecord(tx, deps, [releasing, { allocation, move: { ...move, target: "released" } }]);
 }

@@ -9,7 +9,15 @@ import { API_PREFIX, pageOf, pageQuerySchema } from "@hostler/shared/api/common.
 import { idSchema } from "@hostler/shared/ids.ts";
 import * as z from "zod";
 import type { Deps } from "../deps.ts";
-import { idempotencyHeader, jsonAnswer, jsonBody, newApi, PROBLEMS, secured, securedOnce } from "../http/api-route.ts";
+import {
+  idempotencyHeader,
+  jsonAnswer,
+  jsonBody,
+  newApi,
+  PROBLEMS,
+  secured,
+  securedOnceInTransaction,
+} from "../http/api-route.ts";
 import type { PublicEnv } from "../http/env.ts";
 import { decodeCursor, pageOfRows } from "../http/pagination.ts";
 import { requireInProject } from "../identity/permissions.ts";
@@ -43,7 +51,7 @@ export function allocationRoutes(deps: AllocationDeps): OpenAPIHono<PublicEnv> {
 
 function addCreate(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
   const create = createRoute({
-    ...securedOnce("compute.allocation.create"),
+    ...securedOnceInTransaction("compute.allocation.create", 202),
     method: "post",
     path: `${tenant}/projects/{projectId}/allocations`,
     operationId: "createAllocation",
@@ -60,6 +68,7 @@ function addCreate(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
       principal: c.var.principal,
       projectId,
       requestId: c.var.requestId,
+      once: c.var.once,
       wish: c.req.valid("json"),
     });
     c.header("location", `${common}/operations/${made.operation.id}`);

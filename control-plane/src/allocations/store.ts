@@ -1,6 +1,7 @@
 import type { Allocation } from "@hostler/shared/api/allocations.ts";
-import { ALLOCATION_TRANSITIONS, sourcesOf, type AllocationState } from "@hostler/shared/states.ts";
+import type { AllocationState } from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
+import type { MovedAllocation } from "./record-allocation.ts";
 
 export interface NewAllocation {
   readonly id: string;
@@ -45,48 +46,63 @@ export interface AllocationRow {
   readonly memoryMib: number;
   readonly operationId: string;
   readonly gpus: Allocation["gpus"];
+  readonly nodeSelector: Readonly<Record<string, string>>;
+  readonly spreadBy: string | null;
 }
 
 export async function lockAllocation(tx: Tx, id: string): Promise<AllocationRow | undefined> {
-  const [row] = await tx<AllocationRow[]>`
-    select id, project_id as "projectId", name, state, version, generation, node_id as "nodeId", driver, vcpus, memory_mib as "memoryMib",
-      operation_id as "operationId", gpus
+  const [row] = await lockAllocations(tx, [id]);
+  return row;
+}
+
+/** Holds the rows, in the order of their ids, so that two batches never wait for each other. */
+export async function lockAllocations(tx: Tx, ids: readonly string[]): Promise<AllocationRow[]> {
+  return await tx<AllocationRow[]>`
+    select ${rowColumns(tx)}
     from allocations
-    where id = ${id}
+    where id = any(${[...ids]})
+    order by id
     for update
   `;
-  return row;
+}
+
+/** Those of them that no host has begun yet. */
+export async function lockRequestedAllocations(tx: Tx, ids: readonly string[]): Promise<AllocationRow[]> {
+  return await tx<AllocationRow[]>`
+    select ${rowColumns(tx)}
+    from allocations
+    where id = any(${[...ids]}) and state = 'requested'
+    order by id
+    for update
+  `;
+}
+
+function rowColumns(db: Queryable) {
+  return db`id, project_id as "projectId", name, state, version, generation, node_id as "nodeId", driver, vcpus, memory_mib as "memoryMib",
+    operation_id as "operationId", gpus, node_selector as "nodeSelector", spread_by as "spreadBy"`;
 }
 
 export async function findAllocation(db: Queryable, id: string): Promise<AllocationRow | undefined> {
   const [row] = await db<AllocationRow[]>`
-    select id, project_id as "projectId", name, state, version, generation, node_id as "nodeId", driver, vcpus, memory_mib as "memoryMib",
-      operation_id as "operationId", gpus
+    select ${rowColumns(db)}
     from allocations
     where id = ${id}
   `;
   return row;
 }
 
-/** Moves an allocation where the table of transitions allows it. Resolves with the new version; undefined when it does not. */
-export async function moveAllocation(
-  tx: Tx,
-  move: {
-    readonly id: string;
-    readonly target: AllocationState;
-    readonly reason: string | null;
-    readonly operationId: string;
-  },
-): Promise<number | undefined> {
-  const [row] = await tx<{ version: number }[]>`
-    update allocations
-    set state = ${move.target}, version = version + 1, reason = ${move.reason}, operation_id = ${move.operationId},
-      active_at = case when ${move.target} = 'active' then now() else active_at end,
-      ended_at = case when ${move.target} in ('released', 'failed') then now() else ended_at end
-    where id = ${move.id} and state in ${tx(sourcesOf(ALLOCATION_TRANSITIONS, move.target))}
-    returning version
+/** Moves allocations whose rows the caller holds, each out of the state that it was seen in. Resolves with how many moved. */
+export async function moveAllocations(tx: Tx, moves: readonly MovedAllocation[]): Promise<number> {
+  const rows = await tx`
+    update allocations a
+    set state = move.target, version = version + 1, reason = move.reason, operation_id = move."operationId",
+      active_at = case when move.target = 'active' then now() else active_at end,
+      ended_at = case when move.target in ('released', 'failed') then now() else ended_at end
+    from jsonb_to_recordset(${tx.json(moves as never)}) as move (id text, source text, target text, reason text, "operationId" text)
+    where a.id = move.id and a.state = move.source
+    returning a.id
   `;
-  return row?.version;
+  return rows.length;
 }
 
 /** Points the allocation at another operation without a change of state. */
@@ -94,14 +110,27 @@ export async function setOperation(tx: Tx, id: string, operationId: string): Pro
   await tx`update allocations set operation_id = ${operationId} where id = ${id}`;
 }
 
+/** The capacity that allocations held, in the order of their nodes. */
 export async function giveCapacityBack(
   tx: Tx,
-  give: { readonly nodeId: string; readonly vcpus: number; readonly memoryMib: number },
+  given: readonly { readonly nodeId: string; readonly vcpus: number; readonly memoryMib: number }[],
 ): Promise<void> {
   await tx`
+    with given as (
+      select "nodeId", sum(vcpus) as vcpus, sum("memoryMib") as memory_mib
+      from jsonb_to_recordset(${tx.json(given)}) as given ("nodeId" text, vcpus int, "memoryMib" int)
+      group by "nodeId"
+    ), held as (
+      select n.id, given.vcpus, given.memory_mib
+      from nodes n
+      join given on given."nodeId" = n.id
+      order by n.id
+      for no key update of n
+    )
     update nodes
-    set vcpus_used = vcpus_used - ${give.vcpus}, memory_mib_used = memory_mib_used - ${give.memoryMib}
-    where id = ${give.nodeId}
+    set vcpus_used = vcpus_used - held.vcpus, memory_mib_used = memory_mib_used - held.memory_mib
+    from held
+    where nodes.id = held.id
   `;
 }
 
@@ -124,14 +153,40 @@ export async function ownSlots(
   return rows.length;
 }
 
-/** Frees what the allocation owns; with a reason the slots are quarantined instead of handed out again. */
-export async function freeSlots(tx: Tx, allocationId: string, quarantineReason: string | null): Promise<void> {
+/** Frees what allocations own; with a reason the slots are quarantined instead of handed out again. */
+export async function freeSlotsOf(
+  tx: Tx,
+  freed: readonly { readonly id: string; readonly quarantineReason: string | null }[],
+): Promise<void> {
   await tx`
-    update gpu_slots
-    set state = case when ${quarantineReason}::text is null and coalesce(reason, '') not like 'gpu: %' then 'available' else 'quarantined' end,
-      allocation_id = null, reason = coalesce(${quarantineReason}, reason)
-    where allocation_id = ${allocationId}
+    update gpu_slots s
+    set state = case when freed."quarantineReason" is null and coalesce(s.reason, '') not like 'gpu: %' then 'available' else 'quarantined' end,
+      allocation_id = null, reason = coalesce(freed."quarantineReason", s.reason)
+    from jsonb_to_recordset(${tx.json(freed)}) as freed (id text, "quarantineReason" text)
+    where s.allocation_id = freed.id
   `;
+}
+
+/** The slice is built anew on another node: a generation of its own, whose host objects have other names. */
+export async function moveToNode(
+  tx: Tx,
+  move: {
+    readonly id: string;
+    readonly generation: number;
+    readonly nodeId: string;
+    readonly gpus: Allocation["gpus"];
+    readonly gpusSimulated: boolean;
+  },
+): Promise<number> {
+  const [row] = await tx<{ version: number }[]>`
+    update allocations
+    set node_id = ${move.nodeId}, generation = ${move.generation}, gpus = ${tx.json(move.gpus)}, gpus_simulated = ${move.gpusSimulated},
+      version = version + 1
+    where id = ${move.id} and generation < ${move.generation} and state in ('requested', 'provisioning')
+    returning version
+  `;
+  if (row === undefined) throw new Error(`allocation ${move.id} cannot move to another node`);
+  return row.version;
 }
 
 interface AllocationViewRow extends Omit<Allocation, "createdAt" | "activeAt" | "endedAt" | "stopsAt"> {

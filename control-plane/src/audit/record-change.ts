@@ -1,7 +1,7 @@
 import type { Clock } from "@hostler/shared/clock.ts";
 import { newId } from "@hostler/shared/ids.ts";
 import type { Tx } from "../db/sql.ts";
-import { insertAuditRow, insertEvent } from "./store.ts";
+import { insertChanges } from "./store.ts";
 
 /** One change of state, told once as an event and once in the audit log. The database refuses the commit without both. */
 export interface Change {
@@ -20,14 +20,14 @@ export interface Change {
 
 /** Writes the event and the audit row of a change, in the change's own transaction. */
 export async function recordChange(tx: Tx, clock: Clock, change: Change): Promise<void> {
-  await insertEvent(tx, newId("event", clock), change);
-  await insertAuditRow(tx, {
-    actor: change.actor,
-    action: change.topic,
-    targetId: change.targetId,
-    targetVersion: change.targetVersion,
-    outcome: "succeeded",
-    requestId: change.requestId,
-    detail: change.body,
-  });
+  await recordChanges(tx, clock, [change]);
+}
+
+/** The same for several changes, in their order. */
+export async function recordChanges(tx: Tx, clock: Clock, changes: readonly Change[]): Promise<void> {
+  if (changes.length === 0) return;
+  await insertChanges(
+    tx,
+    changes.map((change) => ({ ...change, eventId: newId("event", clock) })),
+  );
 }

@@ -13,18 +13,35 @@ export interface AuditRow {
   readonly detail: Readonly<Record<string, unknown>>;
 }
 
-export async function insertEvent(tx: Tx, id: string, change: Change): Promise<void> {
+/** The events and audit rows of changes, in one statement. */
+export async function insertChanges(
+  tx: Tx,
+  changes: readonly (Change & { readonly eventId: string })[],
+): Promise<void> {
   await tx`
-    insert into events (id, aggregate_id, aggregate_version, topic, project_id, body)
-    values (${id}, ${change.targetId}, ${change.targetVersion}, ${change.topic}, ${change.projectId}, ${tx.json(change.body as never)})
+    with given as (
+      select *
+      from jsonb_to_recordset(${tx.json(changes as never)}) as given ("eventId" text, actor text, topic text, "targetId" text, "targetVersion" int,
+        "projectId" text, "requestId" text, body jsonb)
+    ), told as (
+      insert into events (id, aggregate_id, aggregate_version, topic, project_id, body)
+      select "eventId", "targetId", "targetVersion", topic, "projectId", body from given
+    )
+    insert into audit_log (actor, action, target_id, target_version, outcome, request_id, detail)
+    select actor, topic, "targetId", "targetVersion", 'succeeded', "requestId", body from given
   `;
 }
 
 export async function insertAuditRow(db: Queryable, row: AuditRow): Promise<void> {
+  await insertAuditRows(db, [row]);
+}
+
+export async function insertAuditRows(db: Queryable, rows: readonly AuditRow[]): Promise<void> {
   await db`
     insert into audit_log (actor, action, target_id, target_version, outcome, request_id, detail)
-    values (${row.actor}, ${row.action}, ${row.targetId}, ${row.targetVersion}, ${row.outcome}, ${row.requestId},
-      ${db.json(row.detail as never)})
+    select actor, action, "targetId", "targetVersion", outcome, "requestId", detail
+    from jsonb_to_recordset(${db.json(rows as never)}) as given (actor text, action text, "targetId" text, "targetVersion" int, outcome text,
+      "requestId" text, detail jsonb)
   `;
 }
 

@@ -1,7 +1,11 @@
 import type { Sql } from "./sql.ts";
 
 /** Tables cut into days; the limit is how many past days are kept. */
-const PARTITIONED = [{ table: "telemetry_samples", daysKept: 7 }] as const;
+const PARTITIONED = [
+  { table: "telemetry_samples", daysKept: 7 },
+  { table: "task_history", daysKept: 90 },
+  { table: "phase_reports", daysKept: 90 },
+] as const;
 const DAYS_AHEAD = 2;
 const DAY_MS = 86_400_000;
 

@@ -8,6 +8,9 @@ export interface PoolOptions {
   readonly connectionsMax?: number;
 }
 
+/** A connection that was lost is tried again after this long: what waits for it is late by no more once PostgreSQL is back. */
+const RECONNECT_S = { least: 0.1, jitter: 0.2 } as const;
+
 /**
  * The pool of connections. Statements end after 30 s and idle transactions after 10 s, so that a forgotten one cannot hold
  * back vacuum for the whole fleet. Numbers of 64 bits come as strings.
@@ -16,6 +19,8 @@ export function openPool(options: PoolOptions): Sql {
   return postgres(options.url, {
     max: options.connectionsMax ?? 20,
     connect_timeout: 5,
+    // In seconds. The driver's own waits up to 20 s, and counts every connection of the pool as another failure.
+    backoff: () => RECONNECT_S.least + RECONNECT_S.jitter * Math.random(),
     idle_timeout: 300,
     max_lifetime: 3600,
     onnotice: () => undefined,

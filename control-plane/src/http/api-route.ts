@@ -6,7 +6,7 @@ import * as z from "zod";
 import { permissionsOf, type Permission } from "../identity/permissions.ts";
 import { validationError } from "./answers.ts";
 import type { PublicEnv } from "./env.ts";
-import { replayIdempotently } from "./idempotency.ts";
+import { doOnceInTransaction, replayIdempotently } from "./idempotency.ts";
 
 /** The pieces that routes of the public listener are made of. A feature writes `createRoute({ ...secured("…"), … })`. */
 export function newApi(): OpenAPIHono<PublicEnv> {
@@ -50,6 +50,18 @@ export function securedOnce(permission: RoutePermission, options: { readonly has
     security: [{ apiKey: [] }],
     "x-permission": permission,
     middleware: [requireCaller(permission), replayIdempotently(options.hasSecret === true)],
+  };
+}
+
+/**
+ * Like `securedOnce`, for a POST whose work is one transaction, done through `c.var.once`: what must never be there twice. `status`
+ * is what it answers with.
+ */
+export function securedOnceInTransaction(permission: RoutePermission, status: number) {
+  return {
+    security: [{ apiKey: [] }],
+    "x-permission": permission,
+    middleware: [requireCaller(permission), doOnceInTransaction(status)],
   };
 }
 

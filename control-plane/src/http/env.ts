@@ -1,7 +1,7 @@
 import type { HttpBindings } from "@hono/node-server";
 import type { Logger } from "pino";
 import type { Principal } from "../identity/permissions.ts";
-import type { IdempotencyRecords } from "./idempotency.ts";
+import type { IdempotencyRecords, Once } from "./idempotency.ts";
 
 /** What every handler of the public listener finds in its context (`c.var`). */
 export interface PublicEnv {
@@ -14,5 +14,7 @@ export interface PublicEnv {
     /** Null when the request carried no valid key: routes that need one refuse it. */
     caller: Principal | null;
     idempotencyRecords: IdempotencyRecords;
+    /** Set on routes made with `securedOnceInTransaction`. */
+    once: Once;
   };
 }

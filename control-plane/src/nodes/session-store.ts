@@ -8,9 +8,16 @@ export async function lockSession(
   nodeId: string,
 ): Promise<(SessionRecord & { readonly state: NodeState }) | undefined> {
   const [row] = await tx<
-    { state: NodeState; session: string; from: string; confirmed: boolean; isRestoreExpected: boolean }[]
+    {
+      state: NodeState;
+      session: string;
+      from: string;
+      confirmed: boolean;
+      isRestoreExpected: boolean;
+      instance: string | null;
+    }[]
   >`
-    select state, session::text, session_from::text as "from", session_confirmed as confirmed,
+    select state, session::text, session_from::text as "from", session_confirmed as confirmed, session_instance as instance,
       coalesce(restore_until > now(), false) as "isRestoreExpected"
     from nodes
     where id = ${nodeId}
@@ -19,7 +26,7 @@ export async function lockSession(
   return row === undefined ? undefined : { ...row, session: Number(row.session), from: Number(row.from) };
 }
 
-/** A start: the next session, unconfirmed. Task sequences go on above what the host has seen. */
+/** A start: the next session, unconfirmed. */
 export async function saveSession(
   tx: Tx,
   start: {
@@ -27,13 +34,12 @@ export async function saveSession(
     readonly session: number;
     readonly from: number;
     readonly agentInstance: string;
-    readonly highWaterMark: number;
   },
 ): Promise<void> {
   await tx`
     update nodes
     set session = ${start.session}, session_from = ${start.from}, session_confirmed = false, session_instance = ${start.agentInstance},
-      restore_until = null, task_seq = greatest(task_seq, ${start.highWaterMark})
+      restore_until = null
     where id = ${start.nodeId}
   `;
 }

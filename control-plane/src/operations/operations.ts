@@ -5,13 +5,17 @@ import type { Queryable, Tx } from "../db/sql.ts";
 import {
   deleteOperations,
   insertOperation,
-  moveOperation,
+  moveOperations,
+  noteProgress,
   readOperation,
   readOperations,
-  updateOperationProgress,
   updateOperationStep,
   type OperationError,
+  type OperationMove,
+  type OperationProgress,
 } from "./store.ts";
+
+export type { OperationMove };
 
 /** Opens an operation for long work, in the transaction that asks for the work. */
 export async function openOperation(tx: Tx, operation: Parameters<typeof insertOperation>[1]): Promise<void> {
@@ -25,11 +29,16 @@ export async function advanceOperation(
   target: OperationState,
   error: OperationError | null = null,
 ): Promise<void> {
-  await moveOperation(tx, id, target, error);
+  await moveOperations(tx, [{ id, target, error }]);
 }
 
-export async function noteOperationProgress(tx: Tx, operationId: string, taskId: string): Promise<void> {
-  await updateOperationProgress(tx, operationId, taskId);
+/** The same for several, of which no two are of one operation. */
+export async function advanceOperations(tx: Tx, moves: readonly OperationMove[]): Promise<void> {
+  if (moves.length > 0) await moveOperations(tx, moves);
+}
+
+export async function noteOperationsProgress(tx: Tx, reports: readonly OperationProgress[]): Promise<void> {
+  await noteProgress(tx, reports);
 }
 
 /** The same for work whose steps are counted by whoever does them. */

@@ -5,7 +5,7 @@ import type { FailureClass } from "@hostler/shared/states.ts";
  * How a piece of work can fail: as its worker says, for want of capacity, or by taking its worker along (`crash`: the lease
  * lapsed, and nobody said why).
  */
-export type WorkFailure = FailureClass | "capacity" | "crash";
+export type WorkFailure = FailureClass | "crash";
 
 export interface FailedWork {
   readonly failureClass: WorkFailure;

@@ -1,6 +1,6 @@
 import type { Operation } from "@hostler/shared/api/common.ts";
 import { ERRORS, isErrorCode } from "@hostler/shared/errors.ts";
-import { OPERATION_TRANSITIONS, sourcesOf, type OperationState } from "@hostler/shared/states.ts";
+import { OPERATION_STATES, OPERATION_TRANSITIONS, sourcesOf, type OperationState } from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 
 export async function insertOperation(
@@ -28,36 +28,62 @@ export interface OperationError {
   readonly phase: string | null;
 }
 
-/** Moves an operation where the table allows it; a move to the state it is in is fine and changes nothing. */
-export async function moveOperation(
-  tx: Tx,
-  id: string,
-  target: OperationState,
-  error: OperationError | null,
-): Promise<void> {
+export interface OperationMove {
+  readonly id: string;
+  readonly target: OperationState;
+  readonly error: OperationError | null;
+}
+
+/** Which state may come before which, as the database sees it. */
+const SOURCES = OPERATION_STATES.flatMap((target) =>
+  sourcesOf(OPERATION_TRANSITIONS, target).map((source) => ({ source, target })),
+);
+
+/** Moves operations where the table allows it, in the order of their ids; a move to the state it is in is fine and changes nothing. */
+export async function moveOperations(tx: Tx, moves: readonly OperationMove[]): Promise<void> {
   await tx`
-    update operations
-    set state = ${target}, version = version + 1, error = ${error === null ? null : tx.json({ ...error })}, updated_at = now()
-    where id = ${id} and state in ${tx(sourcesOf(OPERATION_TRANSITIONS, target))}
+    with held as (
+      select o.id, move.target, move.error
+      from operations o
+      join jsonb_to_recordset(${tx.json(moves as never)}) as move (id text, target text, error jsonb) on move.id = o.id
+      join jsonb_to_recordset(${tx.json(SOURCES)}) as allowed (source text, target text)
+        on allowed.target = move.target and allowed.source = o.state
+      order by o.id
+      for no key update of o
+    )
+    update operations o
+    set state = held.target, version = version + 1, error = held.error, updated_at = now()
+    from held
+    where o.id = held.id
   `;
 }
 
-/** Counts the phases whose newest event is done, from the events themselves. */
-export async function updateOperationProgress(tx: Tx, operationId: string, taskId: string): Promise<void> {
+export interface OperationProgress {
+  readonly id: string;
+  /** Null: it only says that work goes on. */
+  readonly phase: string | null;
+  readonly phasesDone: number;
+}
+
+/** Signs of work: what waited runs now, and the count of finished phases only rises. */
+export async function noteProgress(tx: Tx, reports: readonly OperationProgress[]): Promise<void> {
   await tx`
-    update operations
-    set phases_done = seen.done, phase = seen.phase, updated_at = now()
-    from (
-      select count(*) filter (where direction = 'apply' and status in ('done', 'not_needed'))::int as done,
-        (array_agg(phase order by attempt desc, seq desc))[1] as phase
-      from (
-        select distinct on (phase, direction) phase, direction, status, attempt, seq
-        from phase_events
-        where task_id = ${taskId}
-        order by phase, direction, attempt desc, seq desc
-      ) as newest
-    ) as seen
-    where operations.id = ${operationId}
+    with held as (
+      select o.id, max(report."phasesDone") as phases_done, max(report.phase) as phase
+      from operations o
+      join jsonb_to_recordset(${tx.json(reports as never)}) as report (id text, phase text, "phasesDone" int) on report.id = o.id
+      where o.state in ('pending', 'running', 'retrying')
+      group by o.id
+    ), locked as (
+      select id from operations where id in (select id from held) order by id for no key update
+    )
+    update operations o
+    set state = 'running', version = version + (o.state <> 'running')::int, phases_done = greatest(o.phases_done, held.phases_done),
+      phase = coalesce(held.phase, o.phase), updated_at = now()
+    from held
+    join locked on locked.id = held.id
+    where o.id = held.id and o.state in ('pending', 'running', 'retrying')
+      and (o.state <> 'running' or o.phases_done < held.phases_done or o.phase is distinct from coalesce(held.phase, o.phase))
   `;
 }
 

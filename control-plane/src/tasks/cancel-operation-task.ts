@@ -1,11 +1,23 @@
-import type { TaskState } from "@hostler/shared/states.ts";
 import type { Tx } from "../db/sql.ts";
-import { cancelTask } from "./store.ts";
+import { moveToHistory } from "./history-store.ts";
+import { lockTasksAbout, requestCancel } from "./store.ts";
 
 /**
- * Cancels the task of an operation. A task that no node ever held is `cancelled` now; one that is held, or was, keeps its state
- * and its holder is told at its next poll or progress. Null when there is no live task.
+ * Holds the tasks about a target. Whoever changes the target and its tasks begins with this: results hold the tasks first too, and
+ * two orders would wait for each other.
  */
-export async function cancelOperationTask(tx: Tx, operationId: string): Promise<TaskState | null> {
-  return (await cancelTask(tx, operationId))?.state ?? null;
+export async function holdTasksAbout(tx: Tx, targetId: string): Promise<void> {
+  await lockTasksAbout(tx, targetId);
+}
+
+/**
+ * Cancels the task of an operation. One that no node ever held is over now; one that is held, or was, stays until its holder has
+ * undone it, who is told at its next poll or progress. Null when there is no live task.
+ */
+export async function cancelOperationTask(tx: Tx, operationId: string): Promise<"never held" | "asked to stop" | null> {
+  const task = await requestCancel(tx, operationId);
+  if (task === null) return null;
+  if (task.state !== "ready" || task.attempt > 0) return "asked to stop";
+  await moveToHistory(tx, [{ taskId: task.id, state: "cancelled", outcome: null, resultJws: null, deadReason: null }]);
+  return "never held";
 }

@@ -1,98 +1,157 @@
-import { createPublicKey, X509Certificate } from "node:crypto";
+import type { KeyObject } from "node:crypto";
 import { AppError } from "@hostler/shared/errors.ts";
-import { isFinal, TASK_TRANSITIONS } from "@hostler/shared/states.ts";
 import type { ResultClaims } from "@hostler/shared/tasks.ts";
-import { sha256Hex, verifyResult } from "@hostler/pki";
-import { applyTaskResult, applyTaskRetry } from "../allocations/apply-task-result.ts";
-import { insertAuditRow } from "../audit/store.ts";
-import type { Sql } from "../db/sql.ts";
-import { nodeTopic, operationTopic } from "../db/wake-bus.ts";
+import { sha256Hex } from "@hostler/pki";
+import { insertAuditRows } from "../audit/store.ts";
+import type { Outcome } from "../db/coalesce.ts";
 import { inTransaction } from "../db/transaction.ts";
+import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
 import { quarantineNode } from "../nodes/quarantine-node.ts";
-import { readNodeChains } from "../nodes/read-node-chains.ts";
-import { requireHeld } from "./progress-task.ts";
-import { lockTask, settleTask, type TaskRow } from "./store.ts";
+import { settleTasks, type Settled } from "./end-tasks.ts";
+import { findPastTasks, type PastTask } from "./history-store.ts";
+import { judgeResult } from "./model.ts";
+import { isHeldBy, staleError } from "./progress-task.ts";
+import { lockTasks, type TaskRow } from "./store.ts";
+import { verifyWithNodeKeys } from "./verify-with-node-keys.ts";
 
-/** Attempts of a task whose failures may pass; the first is one of them. */
-export const ATTEMPTS_MAX = 3;
+export interface TaskCompletion {
+  readonly nodeId: string;
+  readonly taskId: string;
+  readonly resultJws: string;
+  readonly requestId: string;
+}
+
+/** A result whose signature was checked. */
+export interface VerifiedCompletion extends TaskCompletion {
+  readonly claims: ResultClaims;
+}
+
+type CompleteDeps = Pick<Deps, "sql" | "clock" | "wake"> & { readonly random: () => number };
+
+/** The claims of a result, when this node signed them for this task. `key`: that of the connection, tried first. */
+export async function verifyCompletion(
+  deps: Pick<Deps, "sql">,
+  completion: TaskCompletion,
+  key: KeyObject | null = null,
+): Promise<VerifiedCompletion> {
+  const claims = await verifyWithNodeKeys(deps.sql, { nodeId: completion.nodeId, jws: completion.resultJws, key });
+  if (claims.iss !== completion.nodeId || claims.jti !== completion.taskId)
+    throw new AppError("result_invalid", { detail: "The result names another node or another task." });
+  return { ...completion, claims };
+}
 
 /**
- * Ends a task with a result that its node signed for the current grant. The same result twice is taken once. Throws
- * `result_invalid` when the signature or what it names is wrong, `lease_stale` when another grant owns the task.
+ * Ends tasks with results that their nodes signed for the current grants, in one transaction. The same result twice is taken once.
+ * Each outcome is its own: `result_invalid` when it names another grant, `lease_stale` when another grant owns the task.
  */
-export async function completeTask(
-  deps: Pick<Deps, "sql" | "clock" | "wake">,
-  request: { readonly nodeId: string; readonly taskId: string; readonly resultJws: string; readonly requestId: string },
-): Promise<void> {
-  const claims = await verifyWithNodeKeys(deps.sql, request.nodeId, request.resultJws);
-  if (claims.iss !== request.nodeId || claims.jti !== request.taskId)
-    throw new AppError("result_invalid", { detail: "The result names another node or another task." });
-  const task = await inTransaction(deps.sql, async (tx) => {
-    const row = await lockTask(tx, request.taskId);
-    if (
-      row !== undefined &&
-      row.nodeId === request.nodeId &&
-      isFinal(TASK_TRANSITIONS, row.state) &&
-      row.resultJws === request.resultJws
-    )
-      return row;
-    const held = requireHeld(row, { nodeId: request.nodeId, fence: claims.fence });
-    if (held.grantDigest !== claims.tdig)
-      throw new AppError("result_invalid", { detail: "The result answers another grant of this task." });
-    await insertAuditRow(tx, {
-      actor: `node:${held.nodeId}`,
-      action: "task.result",
-      targetId: held.id,
-      targetVersion: null,
-      outcome: "succeeded",
-      requestId: request.requestId,
-      detail: {
-        outcome: claims.outcome,
-        fence: claims.fence,
-        grantDigest: claims.tdig,
-        resultDigest: sha256Hex(request.resultJws),
-        code: claims.failure?.code ?? null,
-      },
-    });
-    if (mayRetry(held, claims)) {
-      await settleTask(tx, { taskId: held.id, state: "ready", outcome: claims, resultJws: null });
-      await applyTaskRetry(tx, deps, { task: held, requestId: request.requestId });
-    } else {
-      await settleTask(tx, { taskId: held.id, state: claims.outcome, outcome: claims, resultJws: request.resultJws });
-      await applyTaskResult(tx, deps, { task: held, result: claims, requestId: request.requestId });
-      if (claims.failure?.class === "host") {
-        const { nodeId, requestId } = request;
-        const { message } = claims.failure;
-        await quarantineNode(tx, deps.clock, { nodeId, taskId: held.id, message, requestId });
-      }
-    }
-    return held;
-  });
-  deps.wake.wake(nodeTopic(task.nodeId));
-  if (task.operationId !== null) deps.wake.wake(operationTopic(task.operationId));
-}
-
-function mayRetry(task: TaskRow, claims: ResultClaims): boolean {
-  return (
-    claims.outcome === "failed" &&
-    claims.failure?.class === "transient" &&
-    task.attempt < ATTEMPTS_MAX &&
-    !task.cancelRequested &&
-    task.operationId !== null
+export async function completeTasks(
+  deps: CompleteDeps,
+  completions: readonly VerifiedCompletion[],
+): Promise<Outcome<null>[]> {
+  const firsts = completions.filter(
+    (one, index) => completions.findIndex(({ taskId }) => taskId === one.taskId) === index,
   );
+  const outcomes = new Map<VerifiedCompletion, Outcome<null>>();
+  for (const [index, outcome] of (await completeEach(deps, firsts)).entries()) {
+    const completion = firsts[index];
+    if (completion !== undefined) outcomes.set(completion, outcome);
+  }
+  // A result that was sent twice at once: the second finds what became of the first.
+  for (const again of completions) {
+    if (outcomes.has(again)) continue;
+    const [outcome] = await completeEach(deps, [again]);
+    if (outcome !== undefined) outcomes.set(again, outcome);
+  }
+  return completions.map((one) => outcomes.get(one) ?? { error: new Error("a result without an outcome") });
 }
 
-/** A node that renewed in the middle of a task may sign with its former key; any key of it that is not revoked will do. */
-async function verifyWithNodeKeys(sql: Sql, nodeId: string, jws: string): Promise<ResultClaims> {
-  let refusal: unknown = new AppError("result_invalid", { detail: "The node has no certificate." });
-  for (const chainPem of await readNodeChains(sql, nodeId)) {
-    const key = createPublicKey(new X509Certificate(chainPem).publicKey.export({ type: "spki", format: "pem" }));
-    try {
-      return await verifyResult(jws, key);
-    } catch (error) {
-      refusal = error;
-    }
+/** No two of one task. */
+async function completeEach(deps: CompleteDeps, completions: readonly VerifiedCompletion[]): Promise<Outcome<null>[]> {
+  const ids = completions.map(({ taskId }) => taskId);
+  const { outcomes, topics } = await inTransaction(deps.sql, async (tx) => {
+    const live = new Map((await lockTasks(tx, ids)).map((task) => [task.id, task]));
+    const missing = ids.filter((id) => !live.has(id));
+    const past = missing.length === 0 ? [] : await findPastTasks(tx, missing);
+    const judged = completions.map((completion) => judge(completion, live.get(completion.taskId), past));
+    const taken = judged.flatMap((one) => (one.kind === "taken" ? [one] : []));
+    if (taken.length === 0) return { outcomes: judged.map(({ outcome }) => outcome), topics: [] };
+    await insertAuditRows(tx, taken.map(auditRowOf));
+    const settled = taken.map(({ task, completion }): Settled => ({
+      task,
+      verdict: judgeResult(task, completion.claims, deps.random),
+      result: { claims: completion.claims, jws: completion.resultJws },
+      requestId: completion.requestId,
+    }));
+    const woken = await settleTasks(tx, deps, settled);
+    await quarantineBlamed(tx, deps, settled);
+    return { outcomes: judged.map(({ outcome }) => outcome), topics: woken };
+  });
+  for (const topic of topics) deps.wake.wake(topic);
+  return outcomes;
+}
+
+/** One result, verified and taken. */
+export async function completeTask(
+  deps: Pick<Deps, "sql" | "clock" | "wake"> & { readonly random?: () => number },
+  completion: TaskCompletion,
+): Promise<void> {
+  const verified = await verifyCompletion(deps, completion);
+  const [outcome] = await completeTasks({ ...deps, random: deps.random ?? Math.random }, [verified]);
+  if (outcome !== undefined && "error" in outcome) throw outcome.error;
+}
+
+type Judged =
+  | { readonly kind: "done"; readonly outcome: Outcome<null> }
+  | {
+      readonly kind: "taken";
+      readonly outcome: Outcome<null>;
+      readonly task: TaskRow;
+      readonly completion: VerifiedCompletion;
+    };
+
+function judge(completion: VerifiedCompletion, task: TaskRow | undefined, past: readonly PastTask[]): Judged {
+  const { nodeId, taskId, claims, resultJws } = completion;
+  const before = past.find((one) => one.id === taskId && one.nodeId === nodeId);
+  if (before !== undefined && before.resultJws === resultJws) return { kind: "done", outcome: { value: null } };
+  if (before !== undefined) {
+    const error = new AppError("lease_stale", { detail: `The task is ${before.state}.` });
+    return { kind: "done", outcome: { error } };
   }
-  throw refusal;
+  if (task === undefined || !isHeldBy(task, { nodeId, fence: claims.fence }))
+    return { kind: "done", outcome: { error: staleError(task, { nodeId }) } };
+  if (task.grantDigest !== claims.tdig) {
+    const error = new AppError("result_invalid", { detail: "The result answers another grant of this task." });
+    return { kind: "done", outcome: { error } };
+  }
+  return { kind: "taken", outcome: { value: null }, task, completion };
+}
+
+function auditRowOf({ task, completion }: { readonly task: TaskRow; readonly completion: VerifiedCompletion }) {
+  const { claims, resultJws, requestId } = completion;
+  return {
+    actor: `node:${task.nodeId}`,
+    action: "task.result",
+    targetId: task.id,
+    targetVersion: null,
+    outcome: "succeeded",
+    requestId,
+    detail: {
+      outcome: claims.outcome,
+      fence: claims.fence,
+      grantDigest: claims.tdig,
+      resultDigest: sha256Hex(resultJws),
+      code: claims.failure?.code ?? null,
+    },
+  } as const;
+}
+
+/** A host that says it is at fault itself gets nothing more, wherever its task goes. */
+async function quarantineBlamed(tx: Tx, deps: Pick<Deps, "clock">, settled: readonly Settled[]): Promise<void> {
+  for (const { task, result, requestId } of settled) {
+    const failure = result?.claims.failure;
+    if (failure?.class !== "host" || requestId === null) continue;
+    const { nodeId, id: taskId } = task;
+    await quarantineNode(tx, deps.clock, { nodeId, taskId, message: failure.message, requestId });
+  }
 }

@@ -1,6 +1,6 @@
 import type { TaskClaims } from "@hostler/shared/tasks.ts";
 import type { AuthenticatedNode } from "../http/node-env.ts";
-import type { ClaimedTask } from "./store.ts";
+import type { ClaimedTask } from "./grant-store.ts";
 
 /** A grant is taken up at once; one that somebody kept is worth nothing an hour later. */
 const GRANT_SECONDS_MAX = 3600;

@@ -1,3 +1,5 @@
+import type { KeyObject } from "node:crypto";
+import { TLSSocket } from "node:tls";
 import { AppError } from "@hostler/shared/errors.ts";
 import { idSchema } from "@hostler/shared/ids.ts";
 import {
@@ -11,12 +13,13 @@ import {
 import { Hono, type Context } from "hono";
 import type { NodeEnv } from "../http/node-env.ts";
 import { readJson } from "../http/read-json.ts";
-import { completeTask } from "./complete-task.ts";
+import type { Dispatch } from "./dispatch.ts";
 import { pollTasks, type PollDeps } from "./poll-tasks.ts";
-import { progressTask } from "./progress-task.ts";
 
 /** How a node gets work, tells of it and ends it. */
-export function taskNodeRoutes(deps: PollDeps & { readonly closing: AbortSignal }): Hono<NodeEnv> {
+export function taskNodeRoutes(
+  deps: PollDeps & { readonly dispatch: Dispatch; readonly closing: AbortSignal },
+): Hono<NodeEnv> {
   const app = new Hono<NodeEnv>();
   app.post(NODE_PATHS.poll, async (c) => {
     const body = await readJson(c, pollRequestSchema);
@@ -40,20 +43,29 @@ export function taskNodeRoutes(deps: PollDeps & { readonly closing: AbortSignal 
   app.post(NODE_PATHS.progress(":taskId"), async (c) => {
     const body = await readJson(c, progressRequestSchema);
     return c.json(
-      await progressTask(deps, { nodeId: c.var.node.id, taskId: taskIdOf(c), requestId: c.var.requestId, ...body }),
+      await deps.dispatch.report({ nodeId: c.var.node.id, taskId: taskIdOf(c), requestId: c.var.requestId, ...body }),
     );
   });
   app.post(NODE_PATHS.result(":taskId"), async (c) => {
     const { result } = await readJson(c, resultRequestSchema);
-    await completeTask(deps, {
-      nodeId: c.var.node.id,
-      taskId: taskIdOf(c),
-      resultJws: result,
-      requestId: c.var.requestId,
-    });
+    await deps.dispatch.complete(
+      { nodeId: c.var.node.id, taskId: taskIdOf(c), resultJws: result, requestId: c.var.requestId },
+      connectionKey(c.env.incoming.socket),
+    );
     return c.json({});
   });
   return app;
+}
+
+const keys = new WeakMap<object, KeyObject | null>();
+
+/** The public key of the certificate that the connection was judged by; read once a connection. */
+function connectionKey(socket: object): KeyObject | null {
+  const known = keys.get(socket);
+  if (known !== undefined) return known;
+  const key = socket instanceof TLSSocket ? (socket.getPeerX509Certificate()?.publicKey ?? null) : null;
+  keys.set(socket, key);
+  return key;
 }
 
 function taskIdOf(c: Context): string {

@@ -1,22 +1,14 @@
 import { LEASE_TTL_MS, type PollAnswer, type PollRequest } from "@hostler/shared/node-protocol.ts";
-import { sha256Hex } from "@hostler/pki";
 import { AppError } from "@hostler/shared/errors.ts";
 import { nodeTopic } from "../db/wake-bus.ts";
-import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode } from "../http/node-env.ts";
 import type { LiveSockets } from "../nodes/live-sockets.ts";
 import type { Liveness, Seen } from "../nodes/liveness.ts";
 import type { Pki } from "../pki/open-pki.ts";
-import { claimsOf } from "./grant-task.ts";
-import {
-  claimTasks,
-  readNodeProgress,
-  releaseForgottenLeases,
-  renewLeases,
-  saveGrants,
-  type NodeProgress,
-} from "./store.ts";
+import type { Dispatch, Granted } from "./dispatch.ts";
+import { endForgottenLeases } from "./lose-holders.ts";
+import { readNodeProgress, renewLeases, type NodeProgress } from "./store.ts";
 
 /**
  * When the CA of their certificates goes out, hosts renew at random moments within a time that grows with their number, so that
@@ -25,7 +17,8 @@ import {
 const RENEW_WITHIN_MS = { least: 2000, perConnection: 10 };
 
 export interface PollDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log"> {
-  readonly pki: Pick<Pki, "signTask" | "trust" | "authority">;
+  readonly pki: Pick<Pki, "trust" | "authority">;
+  readonly dispatch: Pick<Dispatch, "take">;
   readonly liveness: Liveness;
   readonly liveSockets: Pick<LiveSockets, "size">;
 }
@@ -65,6 +58,8 @@ export async function pollTasks(
   }
 }
 
+const NOTHING: Granted = { tasks: [], revision: null };
+
 /** Null when there is nothing to tell yet. */
 async function readAnswer(
   deps: PollDeps,
@@ -72,8 +67,8 @@ async function readAnswer(
   poll: { readonly body: PollRequest; readonly isWoken: boolean; readonly isOver: boolean },
 ): Promise<PollAnswer | null> {
   const { body } = poll;
-  const take = async (): Promise<{ jws: string }[]> =>
-    body.credit > 0 ? await claimAndSign(deps, node, body.credit) : [];
+  const take = async (): Promise<Granted> =>
+    body.credit > 0 ? await deps.dispatch.take({ node, credit: body.credit }) : NOTHING;
   // A hint is nearly always a task: it is taken at once, beside the look at what else there is to tell.
   const taken = poll.isWoken ? take() : null;
   const [held, progress, atOnce] = await Promise.all([
@@ -83,19 +78,19 @@ async function readAnswer(
   ]);
   if (progress === undefined) throw new AppError("not_found");
   refuseEndedSession(node, progress);
-  const tasks = atOnce ?? (progress.ready > 0 ? await take() : []);
+  const { tasks, revision } = atOnce ?? (progress.ready > 0 ? await take() : NOTHING);
   const hasNews = tasks.length > 0 || held.stale.length > 0 || held.cancel.length > 0;
   const { version: trustVersion } = deps.pki.trust.bundle;
   // A renewed node asks again under its new certificate, so that the connection of the old one is let go.
   const mustAskAgain = trustVersion > body.trustVersion || progress.certificate > node.generation;
   if (!hasNews && !mustAskAgain && !poll.isOver) return null;
   return {
-    revision: Number(progress.desiredRevision),
+    revision: revision ?? body.ackedRevision,
     serverTime: deps.clock.now().toISOString(),
     leaseTtlMs: LEASE_TTL_MS,
     trustVersion,
     renewWithinMs: renewWithinMs(deps, node),
-    tasks,
+    tasks: [...tasks],
     ...held,
   };
 }
@@ -113,8 +108,8 @@ async function noteSeen(deps: PollDeps, seen: Seen, body: PollRequest): Promise<
   await deps.liveness.noteSeen(seen);
   if (before === undefined || before.agentInstance === null || before.agentInstance === agentInstance) return;
   const stillHeld = body.running.map((task) => task.taskId);
-  const freed = await inTransaction(deps.sql, async (tx) => await releaseForgottenLeases(tx, nodeId, stillHeld));
-  if (freed > 0) deps.log.info({ nodeId, tasks: freed }, "agent restarted; its tasks are handed out again");
+  const loss = body.endedCleanly === true ? "agent restarted" : "agent crashed";
+  await endForgottenLeases(deps, { nodeId, stillHeld, loss });
 }
 
 function seenIn(node: AuthenticatedNode, body: PollRequest): Seen {
@@ -142,23 +137,4 @@ function refuseEndedSession(node: AuthenticatedNode, progress: NodeProgress): vo
   throw new AppError("session_superseded", {
     detail: `Session ${node.session} ended when ${progress.session} began.`,
   });
-}
-
-/**
- * Takes tasks and signs a grant for each. Not one transaction: a crash in between leaves a lease without a grant, which nobody
- * holds and which ends by its time; and a transaction would cost every wake-up two round trips more.
- */
-async function claimAndSign(deps: PollDeps, node: AuthenticatedNode, credit: number): Promise<{ jws: string }[]> {
-  const claimed = await claimTasks(deps.sql, { nodeId: node.id, limit: credit, leaseMs: LEASE_TTL_MS });
-  if (claimed.length === 0) return [];
-  const inOrder = claimed.toSorted((a, b) => Number(a.seq) - Number(b.seq));
-  const signed = await Promise.all(
-    inOrder.map(async (task) => ({ task, jws: await deps.pki.signTask(claimsOf(task, node, deps.clock.now())) })),
-  );
-  // Before the answer leaves: a result is bound to its grant.
-  await saveGrants(
-    deps.sql,
-    signed.map(({ task, jws }) => ({ taskId: task.id, fence: task.fence, digest: sha256Hex(jws) })),
-  );
-  return signed.map(({ jws }) => ({ jws }));
 }

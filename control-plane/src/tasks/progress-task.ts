@@ -2,47 +2,94 @@ import { AppError } from "@hostler/shared/errors.ts";
 import { LEASE_TTL_MS } from "@hostler/shared/node-protocol.ts";
 import type { PhaseEvent } from "@hostler/shared/tasks.ts";
 import { applyTaskProgress } from "../allocations/apply-task-progress.ts";
+import type { Outcome } from "../db/coalesce.ts";
 import { operationTopic } from "../db/wake-bus.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
-import { extendLease, insertPhaseEvents, lockTask, type TaskRow } from "./store.ts";
+import { insertPhaseReports } from "./history-store.ts";
+import { findTasks, noteProgress, type TaskRow } from "./store.ts";
 
-/**
- * Takes what happened on the host and renews the lease. Events that are there already are ignored, so a repeated request is
- * safe. Throws `lease_stale` when another grant owns the task.
- */
-export async function progressTask(
-  deps: Pick<Deps, "sql" | "clock" | "wake">,
-  progress: {
-    readonly nodeId: string;
-    readonly taskId: string;
-    readonly fence: string;
-    readonly events: readonly PhaseEvent[];
-    readonly requestId: string;
-  },
-): Promise<{ readonly leaseTtlMs: number; readonly cancel: boolean }> {
-  const task = await inTransaction(deps.sql, async (tx) => {
-    const row = requireHeld(await lockTask(tx, progress.taskId), progress);
-    await extendLease(tx, row.id, LEASE_TTL_MS);
-    await insertPhaseEvents(tx, row, progress.events);
-    await applyTaskProgress(tx, deps, { task: row, requestId: progress.requestId });
-    return row;
-  });
-  if (task.operationId !== null) deps.wake.wake(operationTopic(task.operationId));
-  return { leaseTtlMs: LEASE_TTL_MS, cancel: task.cancelRequested };
+export interface TaskProgress {
+  readonly nodeId: string;
+  readonly taskId: string;
+  readonly fence: string;
+  readonly events: readonly PhaseEvent[];
+  readonly requestId: string;
 }
 
-/** The task, when this node holds it under this fence. */
-export function requireHeld(
-  task: TaskRow | undefined,
-  holder: { readonly nodeId: string; readonly fence: string },
-): TaskRow {
-  if (task === undefined || task.nodeId !== holder.nodeId)
-    throw new AppError("lease_stale", { detail: "This node has no such task." });
-  if (task.state !== "leased" || task.fence !== holder.fence) {
-    throw new AppError("lease_stale", {
-      detail: `The task is ${task.state}${task.state === "leased" ? " under a higher fence" : ""}.`,
+export interface ProgressTaken {
+  readonly leaseTtlMs: number;
+  readonly cancel: boolean;
+}
+
+/**
+ * Takes what happened on hosts and renews their leases, in one transaction. A report that comes twice is harmless. Each answer is
+ * its own: who no longer holds the task gets `lease_stale`.
+ */
+export async function progressTasks(
+  deps: Pick<Deps, "sql" | "clock" | "wake">,
+  reports: readonly TaskProgress[],
+): Promise<Outcome<ProgressTaken>[]> {
+  const notes = [...latestOf(reports).values()].map(({ taskId, nodeId, fence, events }) => ({
+    taskId,
+    nodeId,
+    fence,
+    phase: events.at(-1)?.phase ?? null,
+  }));
+  const held = await inTransaction(deps.sql, async (tx) => {
+    const rows = new Map((await noteProgress(tx, notes, LEASE_TTL_MS)).map((task) => [task.id, task]));
+    const taken = reports.flatMap((report) => {
+      const task = rows.get(report.taskId);
+      return task !== undefined && isHeldBy(task, report) ? [{ task, ...report }] : [];
     });
+    const telling = taken.filter(({ events }) => events.length > 0);
+    if (telling.length > 0)
+      await insertPhaseReports(
+        tx,
+        telling.map(({ task, events }) => ({ taskId: task.id, attempt: task.attempt, events })),
+      );
+    await applyTaskProgress(tx, deps, taken);
+    return rows;
+  });
+  for (const { operationId } of held.values()) if (operationId !== null) deps.wake.wake(operationTopic(operationId));
+  const missed = reports.map(({ taskId }) => taskId).filter((taskId) => !held.has(taskId));
+  const others = missed.length === 0 ? [] : await findTasks(deps.sql, missed);
+  return reports.map((report) => {
+    const task = held.get(report.taskId) ?? others.find(({ id }) => id === report.taskId);
+    if (task === undefined || !isHeldBy(task, report)) return { error: staleError(task, report) };
+    return { value: { leaseTtlMs: LEASE_TTL_MS, cancel: task.cancelRequested } };
+  });
+}
+
+/** One report. Rejects with `lease_stale` when another grant owns the task. */
+export async function progressTask(
+  deps: Pick<Deps, "sql" | "clock" | "wake">,
+  progress: TaskProgress,
+): Promise<ProgressTaken> {
+  const [outcome] = await progressTasks(deps, [progress]);
+  if (outcome === undefined) throw new Error("one report has one outcome");
+  if ("error" in outcome) throw outcome.error;
+  return outcome.value;
+}
+
+/** A statement names each row once: of several reports of one holder the newest says the phase. */
+function latestOf(reports: readonly TaskProgress[]): Map<string, TaskProgress> {
+  const latest = new Map<string, TaskProgress>();
+  for (const report of reports) {
+    const before = latest.get(`${report.taskId} ${report.fence}`);
+    if (before === undefined || report.events.length > 0) latest.set(`${report.taskId} ${report.fence}`, report);
   }
-  return task;
+  return latest;
+}
+
+export function isHeldBy(task: TaskRow, holder: { readonly nodeId: string; readonly fence: string }): boolean {
+  return task.nodeId === holder.nodeId && task.state === "leased" && task.fence === holder.fence;
+}
+
+/** Why the holder holds it no more. A task of another node is as unknown as one that is not there. */
+export function staleError(task: TaskRow | undefined, holder: { readonly nodeId: string }): AppError {
+  if (task === undefined || task.nodeId !== holder.nodeId)
+    return new AppError("lease_stale", { detail: "This node has no such task in hand." });
+  const detail = `The task is ${task.state}${task.state === "leased" ? " under a higher fence" : ""}.`;
+  return new AppError("lease_stale", { detail });
 }

@@ -1,2 +1,3 @@
-/** The shapes in which tasks are handed to other features; their SQL stays in `store.ts`. */
-export type { TaskRow, StoredPhaseEvent } from "./store.ts";
+/** The shapes in which tasks are handed to other features; their SQL stays in the stores. */
+export type { TaskRow } from "./store.ts";
+export type { StoredPhaseEvent } from "./history-store.ts";

@@ -38,6 +38,11 @@ export function connectionFailure(address: string, error: unknown): AppError {
   return new AppError("service_unavailable", { detail, cause: error });
 }
 
+/** Whether no answer came at all. A control plane that answered with a refusal is one that can be reached. */
+export function isUnreachable(error: unknown): boolean {
+  return !(error instanceof AppError) || error.cause !== undefined;
+}
+
 function codeOf(error: unknown): string {
   return error instanceof Error && "code" in error ? String(error.code) : "";
 }

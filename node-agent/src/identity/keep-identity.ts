@@ -5,6 +5,7 @@ import type { ControlPlaneClient } from "../control/control-plane-client.ts";
 import { isStranger } from "../control/connection-failure.ts";
 import type { Log } from "../log.ts";
 import type { StateFiles } from "../ports/state-files.ts";
+import type { Mark } from "../runner/high-water-mark.ts";
 import { readSession, writeSession, type StoredIdentity } from "./identity-files.ts";
 import { recoverIdentity } from "./recover.ts";
 import { refreshTrust } from "./refresh-trust.ts";
@@ -18,8 +19,8 @@ export interface KeeperDeps {
   readonly log: Log;
   /** Changes at every start of the agent. */
   readonly agentInstance: string;
-  /** The highest task sequence that was taken. */
-  readonly highWaterMark: () => Promise<number>;
+  /** The highest task sequence that was taken, and the highest fence. */
+  readonly highWaterMark: () => Promise<Mark>;
 }
 
 /** This host's identity while the agent runs. One change at a time; each is on disk before it is used. */
@@ -119,7 +120,8 @@ export function makeIdentityKeeper(deps: KeeperDeps, initial: StoredIdentity): I
 async function startSession(deps: KeeperDeps, signal: AbortSignal): Promise<void> {
   const { files, client, agentInstance } = deps;
   const start = { protocolVersion: PROTOCOL_VERSION, agentInstance, previous: await readSession(files) };
-  const { session } = await client.startSession({ ...start, highWaterMark: await deps.highWaterMark() }, signal);
+  const { seq, fence } = await deps.highWaterMark();
+  const { session } = await client.startSession({ ...start, highWaterMark: seq, highestFence: fence }, signal);
   await writeSession(files, session);
   client.useSession(session);
 }

@@ -2,21 +2,14 @@ import { backoffMs } from "@hostler/shared/backoff.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { describeError } from "@hostler/shared/errors.ts";
 import { POLL_WAIT_MS_MAX, type PollAnswer, PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
+import { isUnreachable } from "../control/connection-failure.ts";
 import type { IdentityKeeper } from "../identity/keep-identity.ts";
 import type { Log } from "../log.ts";
 import type { ControlPlane } from "../ports/control-plane.ts";
 import type { Runner } from "../runner/runner.ts";
 import type { Loop } from "./supervise.ts";
 
-/**
- * Asks for work and is the heartbeat. Level-triggered: a poll says which revision the agent has, and the answer comes
- * when there is a higher one or the wait is over, so an answer that got lost costs one round, never a task.
- *
- *   polling ─answer─► tasks to the runner, renewals, cancellations ─► polling
- *      ├─ refused ───► mended by the identity keeper: a new session, newer trust, the last key ─► polling
- *      └─ no answer ─► away: waits 0.2 to 10 s, longer each time ─► polling. Slices and running tasks go on.
- */
-export function pollLoop(deps: {
+export interface PollLoopDeps {
   readonly controlPlane: Pick<ControlPlane, "poll">;
   readonly keeper: Pick<IdentityKeeper, "current" | "startSession" | "renewWithin" | "catchUp" | "mend">;
   readonly runner: Runner;
@@ -25,11 +18,23 @@ export function pollLoop(deps: {
   readonly log: Log;
   /** Changes at every start of the agent. */
   readonly agentInstance: string;
-}): Loop {
-  const { controlPlane, keeper, runner, clock, log } = deps;
+  /** The agent before this one ended in order. */
+  readonly endedCleanly: boolean;
+}
+
+/**
+ * Asks for work and is the heartbeat. Level-triggered: a poll says which revision the agent has, and the answer comes
+ * when there is a higher one or the wait is over, so an answer that got lost costs one round, never a task.
+ *
+ *   polling ─answer─► tasks to the runner, renewals, cancellations ─► polling
+ *      ├─ refused ───► mended by the identity keeper: a new session, newer trust, the last key ─► polling
+ *      └─ no answer ─► away: waits up to 10 s, longer each time ─► polling. Slices and running tasks go on.
+ */
+export function pollLoop(deps: PollLoopDeps): Loop {
+  const { keeper, runner, clock, log } = deps;
   let ackedRevision = 0;
   let hasSession = false;
-  const pollOnce = async (signal: AbortSignal): Promise<PollAnswer> => {
+  const pollOnce = async (signal: AbortSignal): Promise<PollAnswer | null> => {
     const sentAtMs = clock.monotonicMs();
     const { running, credit } = runner;
     const request = {
@@ -39,9 +44,11 @@ export function pollLoop(deps: {
       waitMs: POLL_WAIT_MS_MAX,
       credit,
       running,
+      endedCleanly: deps.endedCleanly,
     };
     const { privateKeyPem } = keeper.current;
-    const answer = await controlPlane.poll(request, signal);
+    const answer = await askUntilRoom(deps, request, signal);
+    if (answer === null) return null;
     // Whom to trust comes first: the tasks of this answer may be signed by a key that the newest bundle names.
     await keeper.catchUp(answer.trustVersion, signal);
     // An answer to the certificate before this one says nothing about this one.
@@ -74,16 +81,15 @@ export function pollLoop(deps: {
           if (failures > 0) log.info({ failures }, "control plane is back");
           failures = 0;
           setStatus(`connected, ${runner.running.length} tasks in hand`);
-          const isEmpty = answer.tasks.length === 0 && clock.monotonicMs() - startedAtMs < QUICK_MS;
+          const isEmpty = answer?.tasks.length === 0 && clock.monotonicMs() - startedAtMs < QUICK_MS;
           if (isEmpty) await clock.sleep(PAUSE_MS, signal);
-          if (runner.credit === 0) await waitForCredit(deps, signal);
         } catch (error) {
           signal.throwIfAborted();
           failures += 1;
           if (failures <= MENDS_AT_ONCE && (await mended(deps, error, signal))) continue;
           if (failures === 1) log.warn({ error: describeError(error) }, "control plane is away, slices run on");
           setStatus(`control plane away: ${describeError(error)}`);
-          await clock.sleep(backoffMs(AWAY, failures, deps.random), signal);
+          await clock.sleep(backoffMs(isUnreachable(error) ? AWAY : BUSY, failures, deps.random), signal);
         }
       }
     },
@@ -108,19 +114,30 @@ async function mended(
   }
 }
 
+/** Nobody there: a fleet that lost its control plane comes back with a handshake each, so it takes its time. */
 const AWAY = { firstMs: 2000, maxMs: 10_000 };
+/** It answered that it cannot, as while its database is away: asking again is cheap, and work waits for it. */
+const BUSY = { firstMs: 300, maxMs: 10_000 };
 /** An empty answer that comes at once (a revision without tasks for us) is not asked for again at once. */
 const QUICK_MS = 50;
 const PAUSE_MS = 200;
-/** With no room for tasks, the heartbeat goes on at this pace. */
-const FULL_MS = 5000;
 
-async function waitForCredit(
-  { runner, clock }: { readonly runner: Runner; readonly clock: Clock },
+/**
+ * A poll that asks for no tasks still waits, to hear of cancellations. When there is room again it is given up for one that asks
+ * for tasks: null. Nothing is lost by that, for without credit nothing is granted.
+ */
+async function askUntilRoom(
+  deps: Pick<PollLoopDeps, "controlPlane" | "runner">,
+  request: Parameters<ControlPlane["poll"]>[0],
   signal: AbortSignal,
-): Promise<void> {
-  const ended = new AbortController();
-  const timer = clock.sleep(FULL_MS, AbortSignal.any([signal, ended.signal])).catch(() => "woken or aborted");
-  await Promise.race([timer, runner.creditChanged()]);
-  ended.abort(new Error("ended"));
+): Promise<PollAnswer | null> {
+  if (request.credit > 0) return await deps.controlPlane.poll(request, signal);
+  const room = new AbortController();
+  void deps.runner.creditChanged().then(() => room.abort(new Error("there is room for tasks again")));
+  try {
+    return await deps.controlPlane.poll(request, AbortSignal.any([signal, room.signal]));
+  } catch (error) {
+    if (room.signal.aborted && !signal.aborted) return null;
+    throw error;
+  }
 }

@@ -13,6 +13,8 @@ const FAILURE_CLASS_OF: Partial<Record<ErrorCode, FailureClass>> = {
   machine_exited: "transient",
   lease_lost: "transient",
   gpu_unavailable: "device",
+  capacity_unavailable: "capacity",
+  disk_full: "capacity",
 };
 
 /** Errors of the operating system that blame the host, whatever was asked of it. */

@@ -182,7 +182,9 @@ describe.each([
 test("a task that was seen is refused when it is replayed, also by the next agent", async () => {
   const texts = new Map<string, string>();
   const mark = makeHighWaterMark(makeMemoryFiles(texts));
-  await mark.raise(7);
-  await expect(mark.raise(7)).rejects.toMatchObject({ code: "task_rejected" });
-  await expect(makeHighWaterMark(makeMemoryFiles(texts)).raise(6)).rejects.toMatchObject({ code: "task_rejected" });
+  await mark.raise({ seq: 7, fence: "9" });
+  await expect(mark.raise({ seq: 7, fence: "10" })).rejects.toMatchObject({ code: "task_rejected" });
+  await expect(makeHighWaterMark(makeMemoryFiles(texts)).raise({ seq: 6, fence: "11" })).rejects.toMatchObject({
+    code: "task_rejected",
+  });
 });

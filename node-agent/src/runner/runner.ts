@@ -43,8 +43,10 @@ export interface Runner {
   cancel(taskId: string): void;
   /** The control plane says that another grant owns it. */
   lose(taskId: string): void;
-  /** Stops every task where it stands. Slices run on. Resolves when all has stopped or after `timeoutMs`. */
-  stop(timeoutMs: number): Promise<void>;
+  /**
+   * Stops every task where it stands. Slices run on. Resolves when all has stopped or after `timeoutMs`, with whether all had.
+   */
+  stop(timeoutMs: number): Promise<boolean>;
 }
 
 export interface Grant {
@@ -109,7 +111,7 @@ export function makeRunner(deps: RunnerDeps): Runner {
 
   const accept = async (grant: Grant): Promise<void> => {
     const claims = await deps.identity.verifyTask(grant.jws);
-    await deps.highWaterMark.raise(claims.seq);
+    await deps.highWaterMark.raise(claims);
     const earlier = running.get(claims.jti);
     earlier?.stop.abort(leaseLost(`A newer grant of the same task has come: fence ${claims.fence}.`));
     const task = openTask(deps, { grant, claims });
@@ -211,7 +213,8 @@ export function makeRunner(deps: RunnerDeps): Runner {
       for (const task of running.values()) task.stop.abort(stopping);
       const all = Promise.allSettled([...running.values()].map(async (task) => await task.ended));
       const timer = new AbortController();
-      await Promise.race([all, deps.clock.sleep(timeoutMs, timer.signal)]).finally(() => timer.abort(stopping));
+      const timeUp = deps.clock.sleep(timeoutMs, timer.signal).then(() => false);
+      return await Promise.race([all.then(() => true), timeUp]).finally(() => timer.abort(stopping));
     },
   };
 }

@@ -12,7 +12,7 @@ const stored = await readIdentity(files);
 if (stored === null) throw new Error("not enrolled");
 const client = makeControlPlaneClient(stored);
 const common = { files, clock: systemClock, client, random: Math.random, log: makeLog("silent") };
-const highWaterMark = async (): Promise<number> => await Promise.resolve(0);
+const highWaterMark = async () => await Promise.resolve({ seq: 0, fence: "0" });
 const keeper = makeIdentityKeeper({ ...common, agentInstance: crypto.randomUUID(), highWaterMark }, stored);
 const { signal } = new AbortController();
 process.stdout.write("started\n");

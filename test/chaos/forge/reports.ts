@@ -61,7 +61,9 @@ export function reportAttacks(stage: Stage, [member]: readonly Member[]): Attack
         const message = `before \u001b]0;owned\u0007 \u009b2J after`;
         const outcome = await report(stage, member, { path: progress, body: event({ seq: 2, message }) });
         const [row] = await stage.sql<{ message: string }[]>`
-          select message from phase_events where task_id = ${jti} and seq = 2 and message like 'before%'
+          select e ->> 'message' as message
+          from phase_reports r cross join jsonb_array_elements(r.events) as e
+          where r.task_id = ${jti} and e ->> 'message' like 'before%'
         `;
         if (row === undefined) return outcome;
         return /\p{Cc}/u.test(row.message) ? "kept with them" : "kept without them";

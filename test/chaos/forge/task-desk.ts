@@ -66,7 +66,7 @@ export function openTaskDesk(): TaskDesk {
     verify: identity.verifyTask,
     take: async (jws) => {
       const claims = await identity.verifyTask(jws);
-      await mark.raise(claims.seq);
+      await mark.raise(claims);
       return claims;
     },
   };

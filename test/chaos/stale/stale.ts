@@ -96,8 +96,8 @@ async function grantOverAndOver(planes: SuitePlanes, node: ScriptedNode): Promis
   const grants = [await node.takeTask()];
   while (grants.length < GRANTS) {
     const taskId = grants[0]?.claims.jti ?? "";
-    // Attempts are bounded; this is about fences.
-    await planes.sql`update tasks set lease_until = now() - interval '1 second', attempt = 1 where id = ${taskId}`;
+    // Lost holders are counted; this is about fences.
+    await planes.sql`update tasks set lease_until = now() - interval '1 second', crashes = 0 where id = ${taskId}`;
     await waitFor(
       "the lapse",
       async () => (await planes.sql`select from tasks where id = ${taskId} and state = 'ready'`).length === 1,

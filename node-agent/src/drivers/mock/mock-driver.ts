@@ -3,6 +3,7 @@ import { AppError, type ErrorCode } from "@hostler/shared/errors.ts";
 import { shortName } from "@hostler/shared/ids.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
+import type { RecordEffect } from "./effect-log.ts";
 import type { CreateContext, Facts, HostObject, SliceDriver, SliceReference } from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
 
@@ -17,7 +18,8 @@ import type { StateFiles } from "../../ports/state-files.ts";
  *   hang         never ends by itself            slow:<ms>    takes that long
  *   stuck-undo   makes the object, and cannot remove it
  *
- * Its objects are files, so that "nothing is left" means something.
+ * Its objects are files, so that "nothing is left" means something. Each time that it begins and ends to act it says so, with the
+ * fence that it acts under, to whoever wants proof that no two holders ever acted at once.
  */
 export const MOCK_LABEL_PREFIX = "mock.hostler.dev/";
 const FOLDER = "mock";
@@ -40,9 +42,14 @@ const objectSchema = z.object({
 type MockObject = z.infer<typeof objectSchema>;
 type ObjectName = "disk" | "seed" | "network" | "machine";
 
-export function makeMockDriver(deps: { readonly files: StateFiles; readonly clock: Clock }): SliceDriver {
-  const { files } = deps;
+export function makeMockDriver(deps: {
+  readonly files: StateFiles;
+  readonly clock: Clock;
+  readonly recordEffect?: RecordEffect;
+}): SliceDriver {
+  const { files, recordEffect = () => undefined } = deps;
   const failedOnce = new Set<string>();
+  let imageTurn: Promise<unknown> = Promise.resolve();
   const steer = async (spec: SliceSpec, phase: string, signal: AbortSignal): Promise<void> =>
     await obey(deps.clock, failedOnce, { spec, phase, signal });
 
@@ -58,9 +65,17 @@ export function makeMockDriver(deps: { readonly files: StateFiles; readonly cloc
       const { allocationId, generation } = spec;
       const isStuck = spec.labels[`${MOCK_LABEL_PREFIX}${phase}`] === "stuck-undo";
       const made = { allocationId, generation, fence: context.fence, isStuck };
-      await files.replace(path, JSON.stringify({ ...made, stage: "making" } satisfies MockObject));
-      await steer(spec, phase, context.signal);
-      await files.replace(path, JSON.stringify({ ...made, stage: "made" } satisfies MockObject));
+      const effect = { allocationId, generation, object: name, fence: context.fence, gpuUuids: spec.gpuUuids };
+      recordEffect({ ...effect, act: "begin" });
+      let end: "made" | "stopped" = "stopped";
+      try {
+        await files.replace(path, JSON.stringify({ ...made, stage: "making" } satisfies MockObject));
+        await steer(spec, phase, context.signal);
+        await files.replace(path, JSON.stringify({ ...made, stage: "made" } satisfies MockObject));
+        end = "made";
+      } finally {
+        recordEffect({ ...effect, act: end });
+      }
       return { mock: name } satisfies Facts;
     },
     remove: async (slice) => {
@@ -68,6 +83,9 @@ export function makeMockDriver(deps: { readonly files: StateFiles; readonly cloc
       if (found?.isStuck === true)
         throw new AppError("command_failed", { detail: `The mock ${name} is stuck, as its label says.` });
       await files.remove(pathOf(slice, name));
+      const { allocationId, generation } = slice;
+      if (found !== null)
+        recordEffect({ allocationId, generation, object: name, fence: found.fence, gpuUuids: [], act: "removed" });
       if ((await files.list(folderOf(slice))).length === 0) await files.remove(folderOf(slice));
     },
   });
@@ -83,7 +101,12 @@ export function makeMockDriver(deps: { readonly files: StateFiles; readonly cloc
       isCached: async (spec) => (await files.read(`${FOLDER}-images/${spec.image.sha256}`)) !== null,
       create: async (spec, { signal }) => {
         await steer(spec, "image", signal);
-        await files.replace(`${FOLDER}-images/${spec.image.sha256}`, spec.image.name);
+        // Slices that are built at once share the image: its file is written by one of them at a time.
+        const mine = imageTurn.then(
+          async () => await files.replace(`${FOLDER}-images/${spec.image.sha256}`, spec.image.name),
+        );
+        imageTurn = mine.catch(() => "That slice has seen it.");
+        await mine;
         return { sha256: spec.image.sha256 };
       },
     },

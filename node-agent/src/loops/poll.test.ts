@@ -1,0 +1,45 @@
+import { AppError } from "@hostler/shared/errors.ts";
+import { expect, test } from "vitest";
+import { connectionFailure } from "../control/connection-failure.ts";
+import { makeLog } from "../log.ts";
+import { pollLoop } from "./poll.ts";
+
+const never = async (): Promise<never> => await new Promise<never>(() => undefined);
+
+/** How long the loop waits after each of the failures, with the longest throw of the dice. */
+async function waitsAfter(failures: readonly AppError[]): Promise<number[]> {
+  const waits: number[] = [];
+  const left = [...failures];
+  const stopping = new AbortController();
+  const loop = pollLoop({
+    controlPlane: { poll: async () => await Promise.reject(left.shift() ?? new Error("asked too often")) },
+    keeper: {
+      current: {},
+      startSession: async () => await Promise.resolve(),
+      mend: async () => await Promise.resolve(false),
+    } as never,
+    runner: { running: [], credit: 1, creditChanged: never } as never,
+    clock: {
+      now: () => new Date(),
+      monotonicMs: () => 0,
+      sleep: async (ms) => {
+        waits.push(ms);
+        if (left.length === 0 || waits.length > failures.length) stopping.abort(new Error("enough"));
+        return await Promise.resolve();
+      },
+    },
+    random: () => 1,
+    log: makeLog("silent"),
+    endedCleanly: false,
+    agentInstance: "test",
+  });
+  await expect(loop.run(() => undefined, stopping.signal)).rejects.toThrow("enough");
+  return waits;
+}
+
+test("a control plane that answers that it cannot is asked again soon, one that does not answer later", async () => {
+  const busy = Array.from({ length: 7 }, () => new AppError("service_unavailable"));
+  expect(await waitsAfter(busy)).toEqual([300, 600, 1200, 2400, 4800, 9600, 10_000]);
+  const away = Array.from({ length: 4 }, () => connectionFailure("here:1", new Error("ECONNREFUSED")));
+  expect(await waitsAfter(away)).toEqual([2000, 4000, 8000, 10_000]);
+});
