@@ -35,6 +35,7 @@ const environmentSchema = z.object({
   HOSTLER_LOG_LEVEL: z.enum(["debug", "info", "warn", "error"]).default("info"),
   HOSTLER_METRICS_PUBLIC: z.enum(["true", "false"]).default("false"),
   HOSTLER_WEBHOOK_ALLOW_PRIVATE: z.enum(["true", "false"]).default("false"),
+  HOSTLER_EVENT_KEEP_DAYS: z.coerce.number("expected a number of days").int().min(2).max(3650).default(30),
 });
 
 export interface Config {
@@ -54,6 +55,8 @@ export interface Config {
   readonly metricsPublic: boolean;
   /** Whether webhooks may go to private and local addresses, and in clear. */
   readonly webhookAllowPrivate: boolean;
+  /** So many days back events can be read and replayed. */
+  readonly eventKeepDays: number;
 }
 
 /** The only reader of the environment. Throws naming each wrong variable and what it expects. */
@@ -77,6 +80,7 @@ export function readConfig(environment: NodeJS.ProcessEnv = process.env): Config
     logLevel: values.HOSTLER_LOG_LEVEL,
     metricsPublic: values.HOSTLER_METRICS_PUBLIC === "true",
     webhookAllowPrivate: values.HOSTLER_WEBHOOK_ALLOW_PRIVATE === "true",
+    eventKeepDays: values.HOSTLER_EVENT_KEEP_DAYS,
   });
 }
 

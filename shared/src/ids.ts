@@ -23,6 +23,7 @@ export const ID_PREFIXES = {
   incident: "inc",
   allocationGroup: "grp",
   webhook: "whk",
+  natsSink: "nts",
   request: "req",
 } as const;
 

@@ -14,6 +14,7 @@ const BEFORE_S = 30;
 const WARM_UP_S = 10;
 const MAXIMUM_S = 10;
 const SETTLE_S = 10;
+const DRAIN_MS = 120_000;
 
 /** Where each keeps its work, for the sizes in the figures. */
 const TABLES = {
@@ -38,7 +39,7 @@ async function measureHeld({ runs, say }: SuiteOptions): Promise<SuiteOutcome> {
   try {
     const load = await startDispatchLoad(planes, { ...FLEET, say });
     const ours = await measureCrowd(planes, load, { table: TABLES.ours, itemsPerMade: 2, heldSeconds, say });
-    await load.drain(120_000);
+    await load.drain(DRAIN_MS);
     load.stop();
     const wrong = await checkOutcome(planes.sql, load);
     say(`checked ${load.done} tasks: ${JSON.stringify(wrong)}`);
@@ -78,7 +79,9 @@ async function measureCrowd(
   crowd.setPace(GANGS);
   await crowd.span(WARM_UP_S);
   const maximum = rateOf(await crowd.span(MAXIMUM_S));
-  crowd.setPace({ atOnce: 0, perSecond: maximum / 2 / options.itemsPerMade, gangSize: GANGS.gangSize });
+  const perSecond = maximum / 2 / options.itemsPerMade;
+  // As many slices stay alive as at the maximum, so that they are on as many hosts.
+  crowd.setPace({ ...GANGS, atOnce: 0, perSecond, keptMs: (GANGS.atOnce / perSecond) * 1000 });
   await crowd.span(SETTLE_S);
   const before = await crowd.span(BEFORE_S);
   options.say(

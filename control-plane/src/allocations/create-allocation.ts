@@ -8,7 +8,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import { newId } from "@hostler/shared/ids.ts";
 import { PROVISION_PHASE_NAMES } from "@hostler/shared/phases.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
-import { recordChange } from "../audit/record-change.ts";
+import { recordChanges, type Change } from "../audit/record-change.ts";
 import { isUniqueViolation } from "../db/pool.ts";
 import { nodeTopic } from "../db/wake-bus.ts";
 import { inTransaction } from "../db/transaction.ts";
@@ -17,13 +17,13 @@ import type { Deps } from "../deps.ts";
 import type { Once } from "../http/idempotency.ts";
 import { requireInProject, type Principal } from "../identity/permissions.ts";
 import { requireImage, type ImageRow } from "../images/require-image.ts";
-import { openOperation } from "../operations/operations.ts";
-import { enqueueTask } from "../tasks/enqueue-task.ts";
+import { openOperations } from "../operations/operations.ts";
+import { enqueueTasks } from "../tasks/enqueue-task.ts";
 import { PROVISION_EXPIRES_MS, slotsOf } from "./own-placement.ts";
 import { place, type Placement } from "./placement.ts";
 import { demandOf, requireQuota } from "./quota.ts";
-import { getAllocationOperation } from "./read-allocation.ts";
-import { insertAllocation, ownSlots } from "./store.ts";
+import { getAllocationOperations } from "./read-allocation.ts";
+import { insertAllocations, ownSlots, type NewAllocation } from "./store.ts";
 import { wishOf } from "./wish-of.ts";
 
 interface Asked {
@@ -81,9 +81,12 @@ async function createTogether<Answer>(
       await asked.once.run(tx, async () => {
         const written = await writeTogether(tx, deps, asked, gang);
         for (const { nodeId } of written) nodeIds.add(nodeId);
-        const made: AllocationOperation[] = [];
-        for (const { id } of written) made.push(await getAllocationOperation(tx, id));
-        return answerWith(made);
+        return answerWith(
+          await getAllocationOperations(
+            tx,
+            written.map(({ id }) => id),
+          ),
+        );
       }),
   ).catch(refuseTakenName);
   for (const nodeId of nodeIds) deps.wake.wake(nodeTopic(nodeId));
@@ -104,14 +107,15 @@ async function writeTogether(
   const count = gang.wishes.length;
   await requireQuota(tx, projectId, demandOf(wish, count));
   const placements = await place(tx, { projectId, wish, count });
-  const written: { readonly id: string; readonly nodeId: string }[] = [];
-  for (const [index, one] of gang.wishes.entries()) {
+  const slices = gang.wishes.map((one, index): Placed => {
     const placement = placements[index];
     if (placement === undefined) throw new Error("fewer places than slices");
-    const id = await write(tx, deps, { asked, wish: one, image, placement, groupId: gang.groupId });
-    written.push({ id, nodeId: placement.nodeId });
-  }
-  return written;
+    const allocationId = newId("allocation", deps.clock);
+    const operationId = newId("operation", deps.clock);
+    return { asked, wish: one, image, placement, groupId: gang.groupId, allocationId, operationId };
+  });
+  await writeAll(tx, deps, slices);
+  return slices.map(({ allocationId, placement }) => ({ id: allocationId, nodeId: placement.nodeId }));
 }
 
 function raiseNone(): never {
@@ -134,71 +138,87 @@ interface Placed {
   readonly image: ImageRow;
   readonly placement: Placement;
   readonly groupId: string | null;
+  readonly allocationId: string;
+  readonly operationId: string;
 }
 
-/** Allocation, slots, operation, task, event and audit row of one slice. Resolves with its id. */
-async function write(tx: Tx, deps: Pick<Deps, "clock">, placed: Placed): Promise<string> {
-  const { asked, wish, placement, groupId } = placed;
-  const { projectId } = asked;
-  const { nodeId, gpusSimulated } = placement;
-  const allocationId = newId("allocation", deps.clock);
-  const operationId = newId("operation", deps.clock);
+/** Allocations, slots, operations, tasks, events and audit rows: one statement for each kind, however large the gang. */
+async function writeAll(tx: Tx, deps: Pick<Deps, "clock">, slices: readonly Placed[]): Promise<void> {
+  await openOperations(
+    tx,
+    slices.map(({ asked, allocationId, operationId }) => ({
+      id: operationId,
+      kind: "allocation.provision",
+      targetId: allocationId,
+      projectId: asked.projectId,
+      phasesTotal: PROVISION_PHASE_NAMES.length,
+    })),
+  );
+  await insertAllocations(tx, slices.map(allocationOf));
+  await ownSlots(
+    tx,
+    slices.map(({ allocationId, placement: { nodeId, gpus } }) => ({
+      nodeId,
+      uuids: gpus.map((gpu) => gpu.uuid),
+      allocationId,
+    })),
+  );
+  await enqueueTasks(
+    tx,
+    deps,
+    slices.map((slice) => ({
+      nodeId: slice.placement.nodeId,
+      kind: "slice.vm_provision",
+      params: specOf(slice),
+      targetId: slice.allocationId,
+      operationId: slice.operationId,
+      expiresInMs: PROVISION_EXPIRES_MS,
+    })),
+  );
+  await recordChanges(tx, deps.clock, slices.map(changeOf));
+}
+
+function allocationOf({ asked, wish, image, placement, groupId, allocationId, operationId }: Placed): NewAllocation {
   const { driver, nodeSelector, spreadBy } = wishOf(wish);
-  await openOperation(tx, {
-    id: operationId,
-    kind: "allocation.provision",
-    targetId: allocationId,
-    projectId,
-    phasesTotal: PROVISION_PHASE_NAMES.length,
-  });
-  const gpus = slotsOf(placement);
-  await insertAllocation(tx, {
+  return {
     id: allocationId,
-    projectId,
+    projectId: asked.projectId,
     driver,
-    imageId: placed.image.id,
+    imageId: image.id,
     operationId,
-    nodeId,
-    gpus,
-    gpusSimulated,
+    nodeId: placement.nodeId,
+    gpus: slotsOf(placement),
+    gpusSimulated: placement.gpusSimulated,
     nodeSelector,
     spreadBy,
     groupId,
     ...sizeOf(wish),
-  });
-  const owned = await ownSlots(tx, { nodeId, uuids: gpus.map((gpu) => gpu.uuid), allocationId });
-  if (owned !== gpus.length) throw new Error("a locked free slot was not free");
-  await enqueueTask(tx, deps, {
-    nodeId,
-    kind: "slice.vm_provision",
-    params: specOf(allocationId, placed),
-    targetId: allocationId,
-    operationId,
-    expiresInMs: PROVISION_EXPIRES_MS,
-  });
-  await recordChange(tx, deps.clock, {
+  };
+}
+
+function changeOf({ asked, wish, placement, groupId, allocationId, operationId }: Placed): Change {
+  return {
     actor: asked.principal.id,
     topic: "allocation.requested",
     targetId: allocationId,
     targetVersion: 1,
-    projectId,
+    projectId: asked.projectId,
     requestId: asked.requestId,
     body: {
       name: wish.name,
-      nodeId,
-      gpus: gpus.map((gpu) => gpu.uuid),
+      nodeId: placement.nodeId,
+      gpus: placement.gpus.map((gpu) => gpu.uuid),
       operationId,
       ...(groupId === null ? {} : { groupId }),
     },
-  });
-  return allocationId;
+  };
 }
 
 function sizeOf(wish: AllocationCreate): Pick<AllocationCreate, "name" | "vcpus" | "memoryMib" | "diskGib" | "labels"> {
   return { name: wish.name, vcpus: wish.vcpus, memoryMib: wish.memoryMib, diskGib: wish.diskGib, labels: wish.labels };
 }
 
-function specOf(allocationId: string, { wish, image, placement }: Placed): SliceSpec {
+function specOf({ allocationId, wish, image, placement }: Placed): SliceSpec {
   return {
     allocationId,
     generation: 1,

@@ -1,4 +1,4 @@
-import { AppError, isAppError } from "@hostler/shared/errors.ts";
+import { isAppError } from "@hostler/shared/errors.ts";
 import { sliceSpecSchema, type ResultClaims } from "@hostler/shared/tasks.ts";
 import { recordChange } from "../audit/record-change.ts";
 import type { Tx } from "../db/sql.ts";
@@ -48,8 +48,7 @@ export async function placeAgain(
   const { nodeId, gpusSimulated } = placement;
   const version = await moveToNode(tx, { id: allocation.id, generation, nodeId, gpus, gpusSimulated });
   const uuids = gpus.map((gpu) => gpu.uuid);
-  if ((await ownSlots(tx, { nodeId, uuids, allocationId: allocation.id })) !== uuids.length)
-    throw new AppError("internal", { detail: "A locked free slot was not free." });
+  await ownSlots(tx, [{ nodeId, uuids, allocationId: allocation.id }]);
   await enqueueTask(tx, deps, {
     nodeId,
     kind: "slice.vm_provision",

@@ -2,12 +2,17 @@ import type { Gpu } from "@hostler/shared/node-protocol.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 import type { Candidate, PlacementWish } from "./choose-nodes.ts";
 
-/** The nodes that might take a slice, fullest first, so that large holes stay large. Nothing is locked yet. */
+/**
+ * The nodes that might take a slice, or those of the given ones, fullest first, so that large holes stay large. What it says of a
+ * node stays true only where the caller holds its row.
+ */
 export async function listCandidates(
   db: Queryable,
   request: { readonly projectId: string; readonly wish: PlacementWish },
+  nodeIds: readonly string[] | null = null,
 ): Promise<Candidate[]> {
   const { wish, projectId } = request;
+  const ids = nodeIds === null ? null : [...nodeIds];
   return await db<Candidate[]>`
     select n.id, n.name, n.state, n.labels,
       coalesce(l.last_seen_at > now() - interval '45 seconds', false) as "isOnline",
@@ -24,70 +29,58 @@ export async function listCandidates(
       select node_id, count(*)::int as free
       from gpu_slots
       where state = 'available' and (${wish.gpus.kind}::text is null or gpu_kind = ${wish.gpus.kind})
+        and (${ids}::text[] is null or node_id = any(${ids}))
       group by node_id
     ) as s on s.node_id = n.id
-    where n.state not in ('revoked', 'retired')
+    where n.state not in ('revoked', 'retired') and (${ids}::text[] is null or n.id = any(${ids}))
     order by "freeGpus", "freeMemoryMib", n.id
   `;
 }
 
-/**
- * Takes processors and memory of the node when they are still free and it still is what was asked for; holds its row until the
- * commit. Undefined when it does not do any more, or when another transaction holds it and the caller does not wait.
- */
+/** Holds that many of the nodes until the commit, the first of the list first. A node that another transaction holds is passed over. */
+export async function holdFreeNodes(tx: Tx, nodeIds: readonly string[], limit: number): Promise<string[]> {
+  const rows = await tx<{ id: string }[]>`
+    select id
+    from nodes
+    where id = any(${[...nodeIds]})
+    order by array_position(${[...nodeIds]}::text[], id)
+    limit ${limit}
+    for no key update skip locked
+  `;
+  return rows.map((row) => row.id);
+}
+
+/** Holds the nodes until the commit, waiting for each; in the order of their ids, so that no two requests wait for each other. */
+export async function holdNodes(tx: Tx, nodeIds: readonly string[]): Promise<void> {
+  await tx`select from nodes where id = any(${[...nodeIds]}) order by id for no key update`;
+}
+
+/** Takes processors and memory of nodes whose rows the caller holds. Resolves with those whose GPUs are made up. */
 export async function takeCapacity(
   tx: Tx,
-  take: {
-    readonly isWaiting: boolean;
-    readonly nodeId: string;
-    readonly vcpus: number;
-    readonly memoryMib: number;
-    readonly nodeSelector: Readonly<Record<string, string>>;
-  },
-): Promise<{ readonly gpusSimulated: boolean } | undefined> {
-  const [row] = await tx<{ gpusSimulated: boolean }[]>`
-    with held as (
-      select id
-      from nodes
-      where id = ${take.nodeId} and state = 'ready' and labels @> ${tx.json(take.nodeSelector)}
-        and vcpus_used + ${take.vcpus} <= vcpus_total and memory_mib_used + ${take.memoryMib} <= memory_mib_total
-      for no key update ${take.isWaiting ? tx`` : tx`skip locked`}
-    )
+  takes: readonly { readonly nodeId: string; readonly vcpus: number; readonly memoryMib: number }[],
+): Promise<ReadonlySet<string>> {
+  const rows = await tx<{ id: string; gpusSimulated: boolean }[]>`
     update nodes n
-    set vcpus_used = vcpus_used + ${take.vcpus}, memory_mib_used = memory_mib_used + ${take.memoryMib}
-    from held
-    where n.id = held.id
-    returning gpus_simulated as "gpusSimulated"
+    set vcpus_used = n.vcpus_used + take.vcpus, memory_mib_used = n.memory_mib_used + take."memoryMib"
+    from jsonb_to_recordset(${tx.json(takes as never)}) as take ("nodeId" text, vcpus int, "memoryMib" int)
+    where n.id = take."nodeId"
+    returning n.id, n.gpus_simulated as "gpusSimulated"
   `;
-  return row;
+  return new Set(rows.filter((row) => row.gpusSimulated).map((row) => row.id));
 }
 
-/** Whether a live slice of the group is on the node, whose row the caller holds. */
-export async function findGroupMember(
-  tx: Tx,
-  group: { readonly nodeId: string; readonly projectId: string; readonly spreadBy: string },
-): Promise<boolean> {
-  const rows = await tx`
-    select from allocations
-    where node_id = ${group.nodeId} and project_id = ${group.projectId} and spread_by = ${group.spreadBy}
-      and state not in ('released', 'failed')
-    limit 1
-  `;
-  return rows.length > 0;
-}
-
-/** Locks that many free slots of the node; fewer rows mean that it has fewer. */
+/** Locks the free slots of the nodes, in the order of their numbers. */
 export async function lockFreeSlots(
   tx: Tx,
-  wish: { readonly nodeId: string; readonly kind: string | null; readonly count: number },
-): Promise<Gpu[]> {
-  const rows = await tx<{ gpu: Gpu }[]>`
-    select gpu
+  nodeIds: readonly string[],
+  kind: string | null,
+): Promise<{ readonly nodeId: string; readonly gpu: Gpu }[]> {
+  return await tx<{ nodeId: string; gpu: Gpu }[]>`
+    select node_id as "nodeId", gpu
     from gpu_slots
-    where node_id = ${wish.nodeId} and state = 'available' and (${wish.kind}::text is null or gpu_kind = ${wish.kind})
-    order by (gpu ->> 'index')::int
-    limit ${wish.count}
+    where node_id = any(${[...nodeIds]}) and state = 'available' and (${kind}::text is null or gpu_kind = ${kind})
+    order by node_id, (gpu ->> 'index')::int
     for update skip locked
   `;
-  return rows.map((row) => row.gpu);
 }

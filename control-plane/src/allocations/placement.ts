@@ -1,8 +1,8 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import type { Gpu } from "@hostler/shared/node-protocol.ts";
 import type { Tx } from "../db/sql.ts";
-import { chooseNodes, type Candidate, type PlacementWish } from "./choose-nodes.ts";
-import { findGroupMember, listCandidates, lockFreeSlots, takeCapacity } from "./placement-store.ts";
+import { chooseNodes, roomOn, type Candidate, type PlacementWish } from "./choose-nodes.ts";
+import { holdFreeNodes, holdNodes, listCandidates, lockFreeSlots, takeCapacity } from "./placement-store.ts";
 
 /** What one slice got. */
 export interface Placement {
@@ -29,98 +29,103 @@ export interface PlacementRequest {
  * Finds nodes for all slices of a request and takes their capacity and GPUs in the caller's transaction, all or nothing. Throws
  * `capacity_unavailable` with what each node has free and why it did not do.
  *
- * Everybody would like the same node, the fullest. So the first round waits for nobody: a node that another transaction holds is
+ * Everybody would like the same node, the fullest. So the first round waits for nobody: nodes that other transactions hold are
  * passed over. Only when that leaves no room, the request waits in line.
  */
 export async function place(tx: Tx, request: PlacementRequest): Promise<Placement[]> {
-  let candidates: readonly Candidate[] = await listCandidates(tx, request);
-  const atOnce = await placeAtOnce(tx, request, candidates);
+  let candidates = await readCandidates(tx, request);
+  const atOnce = await orGiveBack(tx, async (inner) => await placeAtOnce(inner, request, candidates));
   if (atOnce !== null) return atOnce;
   for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
-    candidates = (await listCandidates(tx, request)).filter((node) => !(request.without ?? []).includes(node.id));
+    candidates = await readCandidates(tx, request);
     const choice = chooseNodes(candidates, request.wish, request.count);
     if (choice.kind === "refused") throw capacityError(request, candidates, choice.reasons);
-    const taken = await tryNodes(tx, request, { slicesOf: choice.slicesOf, isWaiting: true });
-    if (!("lostNodeId" in taken)) return taken.placements;
+    const nodeIds = [...choice.slicesOf.keys()];
+    const placements = await orGiveBack(tx, async (inner) => {
+      await holdNodes(inner, nodeIds);
+      return await takeHeld(inner, request, nodeIds);
+    });
+    if (placements !== null) return placements;
   }
   const reasons = new Map(candidates.map((node) => [node.id, "other requests were faster"]));
   throw capacityError(request, candidates, reasons);
 }
 
+async function readCandidates(tx: Tx, request: PlacementRequest): Promise<Candidate[]> {
+  return (await listCandidates(tx, request)).filter((node) => !(request.without ?? []).includes(node.id));
+}
+
+/** Null, and nothing held or taken, when the work finds that there is not enough. */
+async function orGiveBack<Result>(tx: Tx, work: (inner: Tx) => Promise<Result | null>): Promise<Result | null> {
+  try {
+    const { result } = await tx.savepoint(async (inner) => {
+      const found = await work(inner);
+      if (found === null) throw new NotEnough();
+      return { result: found };
+    });
+    return result;
+  } catch (error) {
+    if (error instanceof NotEnough) return null;
+    throw error;
+  }
+}
+
+class NotEnough extends Error {}
+
+/** Holds as many free nodes as the request needs, and more as long as those held have changed meanwhile and do not do. */
 async function placeAtOnce(
   tx: Tx,
   request: PlacementRequest,
   candidates: readonly Candidate[],
 ): Promise<Placement[] | null> {
-  let left = candidates;
-  for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
-    const choice = chooseNodes(left, request.wish, request.count);
-    if (choice.kind === "refused") return null;
-    const taken = await tryNodes(tx, request, { slicesOf: choice.slicesOf, isWaiting: false });
-    if (!("lostNodeId" in taken)) return taken.placements;
-    left = left.filter((node) => node.id !== taken.lostNodeId);
+  const fitting = candidates.filter((node) => roomOn(node, request.wish) > 0).map((node) => node.id);
+  const choice = chooseNodes(candidates, request.wish, request.count);
+  if (choice.kind === "refused") return null;
+  const held: string[] = [];
+  for (let wanted = choice.slicesOf.size; held.length < fitting.length; wanted *= 2) {
+    const left = fitting.filter((nodeId) => !held.includes(nodeId));
+    const more = await holdFreeNodes(tx, left, wanted);
+    if (more.length === 0) return null;
+    held.push(...more);
+    const placements = await takeHeld(tx, request, held);
+    if (placements !== null) return placements;
   }
   return null;
 }
 
-type Taken = { readonly placements: Placement[] } | { readonly lostNodeId: string };
-
-/** In the order of their ids, so that two requests for several nodes never wait for each other. */
-async function tryNodes(
-  tx: Tx,
-  request: PlacementRequest,
-  choice: { readonly slicesOf: ReadonlyMap<string, number>; readonly isWaiting: boolean },
-): Promise<Taken> {
-  const { isWaiting } = choice;
-  const nodes = [...choice.slicesOf].toSorted(([a], [b]) => (a < b ? -1 : 1));
-  try {
-    return await tx.savepoint(async (inner) => {
-      const placements: Placement[] = [];
-      for (const [nodeId, slices] of nodes)
-        placements.push(...(await takeNode(inner, request, { nodeId, slices, isWaiting })));
-      return { placements };
-    });
-  } catch (error) {
-    // The savepoint gave everything back that was taken so far.
-    if (error instanceof LostRace) return { lostNodeId: error.nodeId };
-    throw error;
-  }
+/** Places everything on nodes whose rows are held: what is read of them now stays true until the commit. */
+async function takeHeld(tx: Tx, request: PlacementRequest, heldIds: readonly string[]): Promise<Placement[] | null> {
+  const { wish } = request;
+  const choice = chooseNodes(await listCandidates(tx, request, heldIds), wish, request.count);
+  if (choice.kind === "refused") return null;
+  const nodes = [...choice.slicesOf].map(([nodeId, slices]) => ({ nodeId, slices }));
+  const gpusOf =
+    wish.gpus.count === 0
+      ? new Map<string, Gpu[]>()
+      : await freeGpusOf(
+          tx,
+          nodes.map(({ nodeId }) => nodeId),
+          wish.gpus.kind,
+        );
+  // Whoever takes a GPU out of service does not hold the node.
+  if (nodes.some(({ nodeId, slices }) => (gpusOf.get(nodeId) ?? []).length < wish.gpus.count * slices)) return null;
+  const simulated = await takeCapacity(
+    tx,
+    nodes.map(({ nodeId, slices }) => ({ nodeId, vcpus: wish.vcpus * slices, memoryMib: wish.memoryMib * slices })),
+  );
+  return nodes.flatMap(({ nodeId, slices }) =>
+    Array.from({ length: slices }, (_, index) => {
+      const gpus = (gpusOf.get(nodeId) ?? []).slice(index * wish.gpus.count, (index + 1) * wish.gpus.count);
+      return { nodeId, gpus, gpusSimulated: gpus.length > 0 && simulated.has(nodeId) };
+    }),
+  );
 }
 
-/** Holds the node's row from its first statement on: what is checked after it stays true until the commit. */
-async function takeNode(
-  tx: Tx,
-  request: PlacementRequest,
-  part: { readonly nodeId: string; readonly slices: number; readonly isWaiting: boolean },
-): Promise<Placement[]> {
-  const { wish, projectId } = request;
-  const { nodeId, slices, isWaiting } = part;
-  const node = await takeCapacity(tx, {
-    nodeId,
-    isWaiting,
-    vcpus: wish.vcpus * slices,
-    memoryMib: wish.memoryMib * slices,
-    nodeSelector: wish.nodeSelector,
-  });
-  if (node === undefined) throw new LostRace(nodeId);
-  if (wish.spreadBy !== null && (await findGroupMember(tx, { nodeId, projectId, spreadBy: wish.spreadBy })))
-    throw new LostRace(nodeId);
-  const wanted = wish.gpus.count * slices;
-  const gpus = wanted === 0 ? [] : await lockFreeSlots(tx, { nodeId, kind: wish.gpus.kind, count: wanted });
-  if (gpus.length < wanted) throw new LostRace(nodeId);
-  return Array.from({ length: slices }, (_, index) => {
-    const own = gpus.slice(index * wish.gpus.count, (index + 1) * wish.gpus.count);
-    return { nodeId, gpus: own, gpusSimulated: own.length > 0 && node.gpusSimulated };
-  });
-}
-
-class LostRace extends Error {
-  readonly nodeId: string;
-
-  constructor(nodeId: string) {
-    super(`lost ${nodeId}`);
-    this.nodeId = nodeId;
-  }
+async function freeGpusOf(tx: Tx, nodeIds: readonly string[], kind: string | null): Promise<Map<string, Gpu[]>> {
+  const gpusOf = new Map<string, Gpu[]>();
+  for (const { nodeId, gpu } of await lockFreeSlots(tx, nodeIds, kind))
+    gpusOf.set(nodeId, [...(gpusOf.get(nodeId) ?? []), gpu]);
+  return gpusOf;
 }
 
 /** What an answer shows of a node: what is free there, and why it does not do. */

@@ -1,5 +1,6 @@
 import type { AllocationOperation } from "@hostler/shared/api/allocations.ts";
 import { AppError } from "@hostler/shared/errors.ts";
+import { makeCoalescer, outcomeOf, type Outcome } from "../db/coalesce.ts";
 import { nodeTopic, operationTopic } from "../db/wake-bus.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Tx } from "../db/sql.ts";
@@ -7,10 +8,17 @@ import type { Deps } from "../deps.ts";
 import { requireInProject, type Principal } from "../identity/permissions.ts";
 import { advanceOperation } from "../operations/operations.ts";
 import { cancelOperationTask, holdTasksAbout } from "../tasks/cancel-operation-task.ts";
-import { beginRelease } from "./begin-release.ts";
-import { getAllocationOperation } from "./read-allocation.ts";
+import { beginRelease, beginReleases, type BegunRelease } from "./begin-release.ts";
+import { getAllocationOperations } from "./read-allocation.ts";
 import { moveAllAndRecord } from "./record-allocation.ts";
-import { freeSlotsOf, giveCapacityBack, isDrainDue, lockAllocation, type AllocationRow } from "./store.ts";
+import {
+  freeSlotsOf,
+  giveCapacityBack,
+  isDrainDue,
+  lockAllocation,
+  lockAllocations,
+  type AllocationRow,
+} from "./store.ts";
 
 export interface ReleaseRequest {
   readonly principal: Principal;
@@ -18,25 +26,90 @@ export interface ReleaseRequest {
   readonly requestId: string;
 }
 
+/** So many together, so that a batch stays short. */
+const BATCH_MAX = 64;
+
+type ReleaseDeps = Pick<Deps, "sql" | "clock" | "wake">;
+
 /**
- * Gives a slice back. An active one gets a release task; one that is being built is cancelled, and the host undoes it; one
- * that no host has begun is gone at once. Asking again answers with the operation in progress.
+ * Gives slices back. An active one gets a release task; one that is being built is cancelled, and the host undoes it; one that no
+ * host has begun is gone at once. Asking again answers with the operation in progress. What is asked for at the same time goes
+ * to the database together.
  */
-export async function releaseAllocation(
-  deps: Pick<Deps, "sql" | "clock" | "wake">,
-  request: ReleaseRequest,
-): Promise<AllocationOperation> {
-  const touched = await inTransaction(deps.sql, async (tx) => {
-    await holdTasksAbout(tx, request.allocationId);
-    const allocation = await lockAllocation(tx, request.allocationId);
-    if (allocation === undefined) throw new AppError("not_found");
+export function makeReleases(deps: ReleaseDeps): (request: ReleaseRequest) => Promise<AllocationOperation> {
+  return makeCoalescer({ batchMax: BATCH_MAX, run: async (requests) => await releaseTogether(deps, requests) });
+}
+
+export async function releaseAllocation(deps: ReleaseDeps, request: ReleaseRequest): Promise<AllocationOperation> {
+  const [outcome] = await releaseTogether(deps, [request]);
+  if (outcome === undefined) throw new Error("a request has an outcome");
+  if ("error" in outcome) throw outcome.error;
+  return outcome.value;
+}
+
+async function releaseTogether(
+  deps: ReleaseDeps,
+  requests: readonly ReleaseRequest[],
+): Promise<Outcome<AllocationOperation>[]> {
+  const ids = [...new Set(requests.map(({ allocationId }) => allocationId))].toSorted();
+  const rows = await inTransaction(deps.sql, async (tx) => {
+    await holdTasksAbout(tx, ids);
+    const held = new Map((await lockAllocations(tx, ids)).map((allocation) => [allocation.id, allocation]));
+    const begun = new Map<string, BegunRelease>();
+    for (const request of requests) {
+      const allocation = held.get(request.allocationId);
+      const isGivenBack = allocation?.state === "active" || allocation?.state === "release_failed";
+      if (!isGivenBack || begun.has(allocation.id) || refusalOf(request, allocation) !== null) continue;
+      begun.set(allocation.id, { allocation, by: { actor: request.principal.id, requestId: request.requestId } });
+    }
+    await beginReleases(tx, deps, [...begun.values()]);
+    return held;
+  });
+  wakeAbout(deps, [...rows.values()]);
+  const answered = await Promise.all(
+    requests.map(async (request) => await outcomeOf(async () => await finish(deps, request, rows))),
+  );
+  const views = new Map((await getAllocationOperations(deps.sql, ids)).map((view) => [view.allocation.id, view]));
+  return answered.map((outcome, index) => {
+    const view = views.get(requests[index]?.allocationId ?? "");
+    if ("error" in outcome) return outcome;
+    return view === undefined ? { error: new AppError("not_found") } : { value: view };
+  });
+}
+
+function refusalOf(request: ReleaseRequest, allocation: AllocationRow | undefined): unknown {
+  if (allocation === undefined) return new AppError("not_found");
+  try {
     requireInProject(request.principal, "compute.allocation.release", allocation.projectId);
-    await release(tx, deps, allocation, { actor: request.principal.id, requestId: request.requestId });
+    return null;
+  } catch (error) {
+    return error;
+  }
+}
+
+/** Throws why the request is refused. What is being built is cancelled in a transaction of its own: it may give capacity back. */
+async function finish(
+  deps: ReleaseDeps,
+  request: ReleaseRequest,
+  rows: ReadonlyMap<string, AllocationRow>,
+): Promise<void> {
+  const refusal = refusalOf(request, rows.get(request.allocationId));
+  if (refusal !== null) throw refusal;
+  const { state } = rows.get(request.allocationId) ?? {};
+  if (state !== "requested" && state !== "provisioning") return;
+  const by = { actor: request.principal.id, requestId: request.requestId };
+  const touched = await inTransaction(deps.sql, async (tx) => {
+    await holdTasksAbout(tx, [request.allocationId]);
+    const allocation = await lockAllocation(tx, request.allocationId);
+    if (allocation !== undefined) await release(tx, deps, allocation, by);
     return allocation;
   });
-  deps.wake.wake(nodeTopic(touched.nodeId));
-  deps.wake.wake(operationTopic(touched.operationId));
-  return await getAllocationOperation(deps.sql, request.allocationId);
+  if (touched !== undefined) wakeAbout(deps, [touched]);
+}
+
+function wakeAbout(deps: Pick<Deps, "wake">, allocations: readonly AllocationRow[]): void {
+  for (const nodeId of new Set(allocations.map((allocation) => allocation.nodeId))) deps.wake.wake(nodeTopic(nodeId));
+  for (const { operationId } of allocations) deps.wake.wake(operationTopic(operationId));
 }
 
 /**
@@ -74,7 +147,7 @@ export async function releaseForDrain(
   drain: { readonly allocationId: string; readonly actor: string },
 ): Promise<void> {
   const touched = await inTransaction(deps.sql, async (tx) => {
-    await holdTasksAbout(tx, drain.allocationId);
+    await holdTasksAbout(tx, [drain.allocationId]);
     const allocation = await lockAllocation(tx, drain.allocationId);
     if (allocation === undefined || allocation.state === "release_failed") return null;
     if (!(await isDrainDue(tx, allocation.nodeId))) return null;

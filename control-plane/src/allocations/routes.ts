@@ -28,7 +28,7 @@ import { addGroups } from "./group-routes.ts";
 import { addQuotas } from "./quota-routes.ts";
 import { phaseViews } from "./model.ts";
 import { getAllocation, requireAllocation } from "./read-allocation.ts";
-import { releaseAllocation } from "./release-allocation.ts";
+import { makeReleases } from "./release-allocation.ts";
 import { readAllocationViews } from "./store.ts";
 
 type AllocationDeps = Pick<Deps, "sql" | "clock" | "wake">;
@@ -92,7 +92,7 @@ function addReads(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
     requireInProject(c.var.principal, "compute.allocation.read", projectId);
     const { limit, cursor } = c.req.valid("query");
     const rows = await readAllocationViews(deps.sql, {
-      id: null,
+      ids: null,
       projectId,
       after: decodeCursor(cursor),
       limit: limit + 1,
@@ -143,6 +143,7 @@ function addReads(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
 }
 
 function addRelease(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
+  const releaseTogether = makeReleases(deps);
   const release = createRoute({
     ...secured("compute.allocation.release"),
     method: "post",
@@ -157,7 +158,7 @@ function addRelease(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
   });
   api.openapi(release, async (c) => {
     const { allocationId } = c.req.valid("param");
-    const answer = await releaseAllocation(deps, {
+    const answer = await releaseTogether({
       principal: c.var.principal,
       allocationId,
       requestId: c.var.requestId,

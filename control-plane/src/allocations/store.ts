@@ -23,13 +23,15 @@ export interface NewAllocation {
   readonly operationId: string;
 }
 
-export async function insertAllocation(tx: Tx, allocation: NewAllocation): Promise<void> {
+export async function insertAllocations(tx: Tx, allocations: readonly NewAllocation[]): Promise<void> {
   await tx`
     insert into allocations (id, project_id, name, state, node_id, driver, image_id, vcpus, memory_mib, disk_gib, gpus, gpus_simulated, labels,
       node_selector, spread_by, group_id, operation_id)
-    values (${allocation.id}, ${allocation.projectId}, ${allocation.name}, 'requested', ${allocation.nodeId}, ${allocation.driver}, ${allocation.imageId},
-      ${allocation.vcpus}, ${allocation.memoryMib}, ${allocation.diskGib}, ${tx.json(allocation.gpus)}, ${allocation.gpusSimulated},
-      ${tx.json(allocation.labels)}, ${tx.json(allocation.nodeSelector)}, ${allocation.spreadBy}, ${allocation.groupId}, ${allocation.operationId})
+    select id, "projectId", name, 'requested', "nodeId", driver, "imageId", vcpus, "memoryMib", "diskGib", gpus, "gpusSimulated", labels,
+      "nodeSelector", "spreadBy", "groupId", "operationId"
+    from jsonb_to_recordset(${tx.json(allocations as never)}) as given (id text, "projectId" text, name text, "nodeId" text, driver text,
+      "imageId" text, vcpus int, "memoryMib" int, "diskGib" int, gpus jsonb, "gpusSimulated" boolean, labels jsonb, "nodeSelector" jsonb,
+      "spreadBy" text, "groupId" text, "operationId" text)
   `;
 }
 
@@ -140,17 +142,26 @@ export async function isDrainDue(tx: Tx, nodeId: string): Promise<boolean> {
   return rows.length === 1;
 }
 
-export async function ownSlots(
-  tx: Tx,
-  slots: { readonly nodeId: string; readonly uuids: readonly string[]; readonly allocationId: string },
-): Promise<number> {
+export interface OwnedSlots {
+  readonly nodeId: string;
+  readonly uuids: readonly string[];
+  readonly allocationId: string;
+}
+
+/** Throws when one of them is not free: the caller holds their locks. */
+export async function ownSlots(tx: Tx, owned: readonly OwnedSlots[]): Promise<void> {
+  const slots = owned.flatMap(({ nodeId, uuids, allocationId }) =>
+    uuids.map((uuid) => ({ nodeId, uuid, allocationId })),
+  );
+  if (slots.length === 0) return;
   const rows = await tx`
-    update gpu_slots
-    set state = 'owned', allocation_id = ${slots.allocationId}, reason = null
-    where node_id = ${slots.nodeId} and gpu_uuid = any(${[...slots.uuids]}) and state = 'available'
-    returning gpu_uuid
+    update gpu_slots s
+    set state = 'owned', allocation_id = slot."allocationId", reason = null
+    from jsonb_to_recordset(${tx.json(slots)}) as slot ("nodeId" text, uuid text, "allocationId" text)
+    where s.node_id = slot."nodeId" and s.gpu_uuid = slot.uuid and s.state = 'available'
+    returning s.gpu_uuid
   `;
-  return rows.length;
+  if (rows.length !== slots.length) throw new Error("a locked free slot was not free");
 }
 
 /** Frees what allocations own; with a reason the slots are quarantined instead of handed out again. */
@@ -199,12 +210,13 @@ interface AllocationViewRow extends Omit<Allocation, "createdAt" | "activeAt" | 
 export async function readAllocationViews(
   db: Queryable,
   filter: {
-    readonly id: string | null;
+    readonly ids: readonly string[] | null;
     readonly projectId: string | null;
     readonly after: string | null;
     readonly limit: number;
   },
 ): Promise<Allocation[]> {
+  const ids = filter.ids === null ? null : [...filter.ids];
   const rows = await db<AllocationViewRow[]>`
     select a.id, a.project_id as "projectId", a.name, a.state, a.reason, a.node_id as "nodeId", n.name as "nodeName", i.name as image, a.vcpus,
       a.memory_mib as "memoryMib", a.disk_gib as "diskGib", a.gpus, a.gpus_simulated as "gpusSimulated", a.labels, a.node_selector as "nodeSelector", a.spread_by as "spreadBy",
@@ -214,7 +226,7 @@ export async function readAllocationViews(
     from allocations a
     join images i on i.id = a.image_id
     left join nodes n on n.id = a.node_id
-    where (${filter.id}::text is null or a.id = ${filter.id}) and (${filter.projectId}::text is null or a.project_id = ${filter.projectId})
+    where (${ids}::text[] is null or a.id = any(${ids})) and (${filter.projectId}::text is null or a.project_id = ${filter.projectId})
       and (${filter.after}::text is null or a.id < ${filter.after})
     order by a.id desc
     limit ${filter.limit}

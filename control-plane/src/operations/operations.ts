@@ -4,12 +4,14 @@ import type { OperationState } from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 import {
   deleteOperations,
-  insertOperation,
+  insertOperations,
   moveOperations,
   noteProgress,
   readOperation,
+  readOperationsById,
   readOperations,
   updateOperationStep,
+  type NewOperation,
   type OperationError,
   type OperationMove,
   type OperationProgress,
@@ -18,8 +20,12 @@ import {
 export type { OperationMove };
 
 /** Opens an operation for long work, in the transaction that asks for the work. */
-export async function openOperation(tx: Tx, operation: Parameters<typeof insertOperation>[1]): Promise<void> {
-  await insertOperation(tx, operation);
+export async function openOperation(tx: Tx, operation: NewOperation): Promise<void> {
+  await insertOperations(tx, [operation]);
+}
+
+export async function openOperations(tx: Tx, operations: readonly NewOperation[]): Promise<void> {
+  await insertOperations(tx, operations);
 }
 
 /** Moves an operation; the table of transitions decides, a repeated or late move changes nothing. */
@@ -60,6 +66,11 @@ export async function getOperation(db: Queryable, id: string): Promise<Operation
   const operation = await readOperation(db, id);
   if (operation === undefined) throw new AppError("not_found");
   return operation;
+}
+
+/** Those of them that there are, by id. */
+export async function getOperations(db: Queryable, ids: readonly string[]): Promise<ReadonlyMap<string, Operation>> {
+  return new Map((await readOperationsById(db, ids)).map((operation) => [operation.id, operation]));
 }
 
 /** Forgets operations of the system that ended long ago; which, is decided by whoever ran them. */

@@ -3,22 +3,22 @@ import { ERRORS, isErrorCode } from "@hostler/shared/errors.ts";
 import { OPERATION_STATES, OPERATION_TRANSITIONS, sourcesOf, type OperationState } from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 
-export async function insertOperation(
-  tx: Tx,
-  operation: {
-    readonly id: string;
-    readonly kind: string;
-    readonly targetId: string;
-    readonly projectId: string | null;
-    /** `system:<name>` for work of our own. */
-    readonly scope?: string;
-    readonly phasesTotal: number;
-  },
-): Promise<void> {
+export interface NewOperation {
+  readonly id: string;
+  readonly kind: string;
+  readonly targetId: string;
+  readonly projectId: string | null;
+  /** `system:<name>` for work of our own. */
+  readonly scope?: string;
+  readonly phasesTotal: number;
+}
+
+export async function insertOperations(tx: Tx, operations: readonly NewOperation[]): Promise<void> {
   await tx`
     insert into operations (id, kind, target_id, project_id, scope, state, phases_total)
-    values (${operation.id}, ${operation.kind}, ${operation.targetId}, ${operation.projectId}, ${operation.scope ?? null}, 'pending',
-      ${operation.phasesTotal})
+    select id, kind, "targetId", "projectId", scope, 'pending', "phasesTotal"
+    from jsonb_to_recordset(${tx.json(operations as never)}) as given (id text, kind text, "targetId" text, "projectId" text, scope text,
+      "phasesTotal" int)
   `;
 }
 
@@ -124,12 +124,17 @@ interface OperationRow {
 }
 
 export async function readOperation(db: Queryable, id: string): Promise<Operation | undefined> {
-  const [row] = await db<OperationRow[]>`
+  const [operation] = await readOperationsById(db, [id]);
+  return operation;
+}
+
+export async function readOperationsById(db: Queryable, ids: readonly string[]): Promise<Operation[]> {
+  const rows = await db<OperationRow[]>`
     select ${operationColumns(db)}
     from operations
-    where id = ${id}
+    where id = any(${[...ids]})
   `;
-  return row === undefined ? undefined : viewOf(row);
+  return rows.map(viewOf);
 }
 
 export interface OperationFilter {

@@ -3,11 +3,11 @@ import { moveToHistory } from "./history-store.ts";
 import { lockTasksAbout, requestCancel } from "./store.ts";
 
 /**
- * Holds the tasks about a target. Whoever changes the target and its tasks begins with this: results hold the tasks first too, and
+ * Holds the tasks about some targets. Whoever changes a target and its tasks begins with this: results hold the tasks first too, and
  * two orders would wait for each other.
  */
-export async function holdTasksAbout(tx: Tx, targetId: string): Promise<void> {
-  await lockTasksAbout(tx, targetId);
+export async function holdTasksAbout(tx: Tx, targetIds: readonly string[]): Promise<void> {
+  await lockTasksAbout(tx, targetIds);
 }
 
 /**

@@ -72,8 +72,8 @@ export async function lockTasks(tx: Tx, ids: readonly string[]): Promise<TaskRow
   `;
 }
 
-export async function lockTasksAbout(tx: Tx, targetId: string): Promise<void> {
-  await tx`select from tasks where target_id = ${targetId} order by id for update`;
+export async function lockTasksAbout(tx: Tx, targetIds: readonly string[]): Promise<void> {
+  await tx`select from tasks where target_id = any(${[...targetIds]}) order by id for update`;
 }
 
 export async function findTasks(db: Queryable, ids: readonly string[]): Promise<TaskRow[]> {

@@ -1,7 +1,7 @@
 import { fork, type ChildProcess } from "node:child_process";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { waitFor } from "../../support/wait-for.ts";
-import type { Pace } from "./pace.ts";
+import { NO_PACE, type Pace } from "./pace.ts";
 
 const TROUBLES_SHOWN_MAX = 20;
 /** So many equal looks in a row mean that nothing more comes. */
@@ -66,8 +66,8 @@ export async function startCrowd(options: {
     worker.send({ kind: "start", ...start });
   }
   const sum = (of: "ready" | "created" | "ended" | "done"): number => news.reduce((total, told) => total + told[of], 0);
-  const setPace = ({ atOnce, perSecond, gangSize }: Pace): void => {
-    const pace = { atOnce: atOnce / workers.length, perSecond: perSecond / workers.length, gangSize };
+  const setPace = (all: Pace): void => {
+    const pace = { ...all, atOnce: all.atOnce / workers.length, perSecond: all.perSecond / workers.length };
     for (const worker of workers) worker.send({ kind: "pace", pace });
   };
   const stop = (): void => {
@@ -98,7 +98,7 @@ export async function startCrowd(options: {
       return { seconds: (performance.now() - openedMs) / 1000, done: sum("done") - before, delaysMs };
     },
     drain: async (timeoutMs) => {
-      setPace({ atOnce: 0, perSecond: 0, gangSize: 1 });
+      setPace(NO_PACE);
       let quiet = 0;
       const isQuiet = async (): Promise<boolean> => {
         quiet = sum("created") === sum("ended") ? quiet + 1 : 0;

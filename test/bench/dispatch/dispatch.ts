@@ -12,10 +12,10 @@ const WARM_UP_S = 10;
 const PEER_SECONDS = 10;
 const PEER_WARM_UP_S = 3;
 
-/** Hosts, GPUs and gangs so that slices that are alive at once need many hosts: a signer signs 20 tasks a second for one. */
-export const FLEET = { nodes: 100, gpusPerNode: 8, workers: 2 } as const;
-export const GANGS = { atOnce: 480, perSecond: 0, gangSize: 8 } as const;
-const SINGLES = { atOnce: 240, perSecond: 0, gangSize: 1 } as const;
+/** Hosts of a size that slices which are alive at once need many of them: a signer signs 20 tasks a second for one host. */
+export const FLEET = { nodes: 200, gpusPerNode: 4, workers: 2 } as const;
+export const GANGS = { atOnce: 480, perSecond: 0, gangSize: 8, keptMs: 0 } as const;
+const SINGLES = { ...GANGS, gangSize: 1 } as const;
 
 /**
  * A task counts when the control plane took its signed result; a slice's way up and its way down count one each. Slices are asked for

@@ -16,6 +16,8 @@ export interface LoadStart {
 openWorkerDesk<LoadStart>(async (start: LoadStart, desk: WorkerDesk) => {
   const { counts, noteTrouble } = desk;
   const tenant = makeLoadTenant(start.tenant);
+  const release = (allocationId: string): void =>
+    void tenant.release(allocationId).catch((error: unknown) => noteTrouble(String(error)));
   const world: NodeWorld = {
     rootPem: start.rootPem,
     taskKeys: start.taskKeys,
@@ -25,7 +27,7 @@ openWorkerDesk<LoadStart>(async (start: LoadStart, desk: WorkerDesk) => {
       counts.done += 1;
       if (task.kind === "slice.vm_release") counts.ended += 1;
       // The tenant is told by the host itself, so that looking at operations is not part of what is measured.
-      else tenant.release(task.allocationId).catch((error: unknown) => noteTrouble(String(error)));
+      else setTimeout(() => release(task.allocationId), desk.pace.keptMs);
     },
     onTrouble: noteTrouble,
   };

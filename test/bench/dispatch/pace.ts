@@ -4,7 +4,11 @@ export interface Pace {
   readonly perSecond: number;
   /** Asked for together. */
   readonly gangSize: number;
+  /** How long a thing is kept before it is given back. */
+  readonly keptMs: number;
 }
+
+export const NO_PACE: Pace = { atOnce: 0, perSecond: 0, gangSize: 1, keptMs: 0 };
 
 const TICK_MS = 10;
 const NO_ROOM_PAUSE_MS = 50;

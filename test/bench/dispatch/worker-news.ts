@@ -1,5 +1,5 @@
 import type { WorkerNews } from "./crowd.ts";
-import type { Pace } from "./pace.ts";
+import { NO_PACE, type Pace } from "./pace.ts";
 
 const TELL_EVERY_MS = 200;
 const TROUBLES_TOLD_MAX = 5;
@@ -14,7 +14,7 @@ export interface WorkerDesk {
 
 /** Runs `start` with what the parent sends first; its failure is told as trouble. */
 export function openWorkerDesk<Start>(start: (order: Start, desk: WorkerDesk) => Promise<void>): void {
-  let pace: Pace = { atOnce: 0, perSecond: 0, gangSize: 1 };
+  let pace = NO_PACE;
   let delaysMs: number[] = [];
   let troubles: string[] = [];
   const desk: WorkerDesk = {
@@ -34,6 +34,8 @@ export function openWorkerDesk<Start>(start: (order: Start, desk: WorkerDesk) =>
       else start(order, desk).catch((error: unknown) => desk.noteTrouble(`start: ${String(error)}`));
     },
   );
+  // Whoever forked it is gone, however it went.
+  process.once("disconnect", () => process.exit());
   setInterval(() => {
     process.send?.({ ...desk.counts, delaysMs, troubles } satisfies WorkerNews);
     delaysMs = [];

@@ -1,0 +1,47 @@
+import { allocationGroupSchema, allocationOperationSchema } from "@hostler/shared/api/allocations.ts";
+import { newId } from "@hostler/shared/ids.ts";
+import { systemClock } from "@hostler/shared/clock.ts";
+import { afterAll, beforeAll, expect, test } from "vitest";
+import { startScriptedFleet, type ScriptedFleet } from "../support/scripted-fleet.ts";
+
+let fleet: ScriptedFleet;
+beforeAll(async () => void (fleet = await startScriptedFleet()));
+afterAll(async () => await fleet.close());
+
+const release = async (id: string) =>
+  await fleet.operator.post(`/api/tenant/v1/allocations/${id}/release`, {}, allocationOperationSchema);
+
+test("slices that are given back at the same time, some twice and one unknown, each get their own answer", async () => {
+  const node = await fleet.add("many", 4);
+  const group = await fleet.operator.post(
+    `/api/tenant/v1/projects/${fleet.projectId}/allocation-groups`,
+    {
+      name: "gang",
+      count: 4,
+      template: { image: "tiny", gpus: { count: 1 }, labels: { "hostler.dev/driver": "mock" } },
+    },
+    allocationGroupSchema,
+  );
+  const ids = group.allocations.map(({ allocation }) => allocation.id);
+  await node.silence();
+  // Two become active, two stay as they were asked for.
+  const active: string[] = [];
+  for (let turn = 0; turn < 2; turn += 1) {
+    const task = await node.takeTask();
+    await node.send(task.claims.jti, await node.resultOf(task, "succeeded"));
+    active.push(String((JSON.parse(task.claims.params) as { allocationId: string }).allocationId));
+  }
+  const unknown = newId("allocation", systemClock);
+  const answers = await Promise.allSettled([...ids, ...ids, unknown].map(release));
+  const states = answers.map((answer) => (answer.status === "fulfilled" ? answer.value.allocation.state : "refused"));
+  const expected = ids.map((id) => (active.includes(id) ? "releasing" : "released"));
+  expect(states).toEqual([...expected, ...expected, "refused"]);
+  for (const id of active) {
+    const tasks = await fleet.sql`select from tasks where target_id = ${id} and kind = 'slice.vm_release'`;
+    expect(tasks.length).toBe(1);
+  }
+  const [row] = await fleet.sql`
+    select count(*)::int as events from events where aggregate_id = any(${active}) and topic = 'allocation.releasing'
+  `;
+  expect(row).toEqual({ events: 2 });
+});
