@@ -85,6 +85,23 @@ test("a lost replica can neither write nor end a job that another one has", asyn
   await plane.untilState(operationId, "succeeded");
 });
 
+test("a grant after a failover has another fence than every grant before it, also when the sequence went back", async () => {
+  const { sql } = plane;
+  const kind = makeKind(step("only", async () => undefined));
+  const { operationId } = await startJob(plane.deps, kind);
+  const claim = async (): Promise<bigint> => {
+    await sql`update jobs set state = 'ready', lease_until = null where operation_id = ${operationId}`;
+    const wanted = { kinds: [kind.kind], limit: 1, leaseMs: 60_000 };
+    const [job] = await inTransaction(sql, async (tx) => await claimJobs(tx, wanted));
+    return BigInt(job?.fence ?? 0);
+  };
+  await sql`select setval('fence_seq', 1000)`;
+  const before = await claim();
+  await sql`update fence_epoch set history = 'of the primary before'`;
+  await sql`select setval('fence_seq', 1)`;
+  expect((await claim()) > before).toBe(true);
+});
+
 test("three workers lost in one step make a dead letter, which is done again as a new operation without the steps that ended", async () => {
   const runs: string[] = [];
   const kind = makeKind(

@@ -63,7 +63,7 @@ export async function claimJobs(
 ): Promise<ClaimedJob[]> {
   return await tx<ClaimedJob[]>`
     update jobs j
-    set state = 'running', fence = nextval('fence_seq'), lease_until = now() + ${claim.leaseMs} * interval '1 millisecond'
+    set state = 'running', fence = epoch.base + nextval('fence_seq'), lease_until = now() + ${claim.leaseMs} * interval '1 millisecond'
     from (
       select operation_id
       from jobs
@@ -72,6 +72,7 @@ export async function claimJobs(
       limit ${claim.limit}
       for update skip locked
     ) as due
+    cross join (select fence_base() as base) as epoch
     where j.operation_id = due.operation_id
     returning j.operation_id as "operationId", j.fence::text, j.kind, j.params, j.attempts, j.crashes, j.steps_done as "stepsDone"
   `;
