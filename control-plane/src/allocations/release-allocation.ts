@@ -122,7 +122,7 @@ export async function cancelProvision(
 ): Promise<void> {
   const { operationId } = request;
   const touched = await inTransaction(deps.sql, async (tx) => {
-    await holdTasksAbout(tx, request.allocationId);
+    await holdTasksAbout(tx, [request.allocationId]);
     const allocation = await lockAllocation(tx, request.allocationId);
     if (allocation === undefined) throw new AppError("not_found");
     requireInProject(request.principal, "compute.allocation.release", allocation.projectId);

@@ -50,45 +50,10 @@ export function makeMockDriver(deps: {
   const { files, recordEffect = () => undefined } = deps;
   const failedOnce = new Set<string>();
   let imageTurn: Promise<unknown> = Promise.resolve();
-  const steer = async (spec: SliceSpec, phase: string, signal: AbortSignal): Promise<void> =>
-    await obey(deps.clock, failedOnce, { spec, phase, signal });
+  const steer: Steer = async (spec, phase, signal) => await obey(deps.clock, failedOnce, { spec, phase, signal });
 
-  const object = (name: ObjectName, phase: string): HostObject => ({
-    inspect: async (slice) => {
-      const found = await readObject(files, pathOf(slice, name));
-      if (found === null) return "absent";
-      return found.stage === "made" ? "present" : "partial";
-    },
-    create: async (spec, context) => {
-      const path = pathOf(spec, name);
-      refuseLowerFence(await readObject(files, path), context);
-      const { allocationId, generation } = spec;
-      const isStuck = spec.labels[`${MOCK_LABEL_PREFIX}${phase}`] === "stuck-undo";
-      const made = { allocationId, generation, fence: context.fence, isStuck };
-      const effect = { allocationId, generation, object: name, fence: context.fence, gpuUuids: spec.gpuUuids };
-      recordEffect({ ...effect, act: "begin" });
-      let end: "made" | "stopped" = "stopped";
-      try {
-        await files.replace(path, JSON.stringify({ ...made, stage: "making" } satisfies MockObject));
-        await steer(spec, phase, context.signal);
-        await files.replace(path, JSON.stringify({ ...made, stage: "made" } satisfies MockObject));
-        end = "made";
-      } finally {
-        recordEffect({ ...effect, act: end });
-      }
-      return { mock: name } satisfies Facts;
-    },
-    remove: async (slice) => {
-      const found = await readObject(files, pathOf(slice, name));
-      if (found?.isStuck === true)
-        throw new AppError("command_failed", { detail: `The mock ${name} is stuck, as its label says.` });
-      await files.remove(pathOf(slice, name));
-      const { allocationId, generation } = slice;
-      if (found !== null)
-        recordEffect({ allocationId, generation, object: name, fence: found.fence, gpuUuids: [], act: "removed" });
-      if ((await files.list(folderOf(slice))).length === 0) await files.remove(folderOf(slice));
-    },
-  });
+  const object = (name: ObjectName, phase: string): HostObject =>
+    makeObject({ files, recordEffect, steer }, { name, phase });
   const machine = object("machine", "start");
   return {
     name: "mock",
@@ -129,6 +94,52 @@ export function makeMockDriver(deps: {
       const folders = await files.list(FOLDER);
       const slices = await Promise.all(folders.map(async (folder) => await sliceIn(files, `${FOLDER}/${folder}`)));
       return slices.filter((slice) => slice !== null);
+    },
+  };
+}
+
+type Steer = (spec: SliceSpec, phase: string, signal: AbortSignal) => Promise<void>;
+
+/** One of the driver's objects: a file that says how far its making got. */
+function makeObject(
+  deps: { readonly files: StateFiles; readonly recordEffect: RecordEffect; readonly steer: Steer },
+  { name, phase }: { readonly name: ObjectName; readonly phase: string },
+): HostObject {
+  const { files, recordEffect, steer } = deps;
+  return {
+    inspect: async (slice) => {
+      const found = await readObject(files, pathOf(slice, name));
+      if (found === null) return "absent";
+      return found.stage === "made" ? "present" : "partial";
+    },
+    create: async (spec, context) => {
+      const path = pathOf(spec, name);
+      refuseLowerFence(await readObject(files, path), context);
+      const { allocationId, generation } = spec;
+      const isStuck = spec.labels[`${MOCK_LABEL_PREFIX}${phase}`] === "stuck-undo";
+      const made = { allocationId, generation, fence: context.fence, isStuck };
+      const effect = { allocationId, generation, object: name, fence: context.fence, gpuUuids: spec.gpuUuids };
+      recordEffect({ ...effect, act: "begin" });
+      let end: "made" | "stopped" = "stopped";
+      try {
+        await files.replace(path, JSON.stringify({ ...made, stage: "making" } satisfies MockObject));
+        await steer(spec, phase, context.signal);
+        await files.replace(path, JSON.stringify({ ...made, stage: "made" } satisfies MockObject));
+        end = "made";
+      } finally {
+        recordEffect({ ...effect, act: end });
+      }
+      return { mock: name } satisfies Facts;
+    },
+    remove: async (slice) => {
+      const found = await readObject(files, pathOf(slice, name));
+      if (found?.isStuck === true)
+        throw new AppError("command_failed", { detail: `The mock ${name} is stuck, as its label says.` });
+      await files.remove(pathOf(slice, name));
+      const { allocationId, generation } = slice;
+      if (found !== null)
+        recordEffect({ allocationId, generation, object: name, fence: found.fence, gpuUuids: [], act: "removed" });
+      if ((await files.list(folderOf(slice))).length === 0) await files.remove(folderOf(slice));
     },
   };
 }
