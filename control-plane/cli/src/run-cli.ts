@@ -11,7 +11,7 @@ import { placementCommands } from "./commands/placement.ts";
 import { pkiCommands } from "./commands/pki.ts";
 import { sessionCommands } from "./commands/session.ts";
 import { terminalCommands } from "./commands/terminal.ts";
-import { webhookCommands } from "./commands/webhooks.ts";
+import { sinkCommands } from "./commands/sinks.ts";
 import { readConfig } from "./config.ts";
 
 const COMMANDS: readonly Command[] = [
@@ -24,7 +24,7 @@ const COMMANDS: readonly Command[] = [
   ...placementCommands,
   ...terminalCommands,
   ...auditCommands,
-  ...webhookCommands,
+  ...sinkCommands,
 ];
 
 const COMMON_OPTIONS = {
