@@ -11,8 +11,8 @@ alter table nodes drop column desired_rev, drop column task_seq;
 create sequence task_revision_seq as bigint;
 select setval('task_revision_seq', greatest(1, (select coalesce(max(revision), 0) from tasks)));
 
--- Rows stay on their page while a lease is renewed: no index has the time. Nodes and operations are never deleted, and checking
--- that for every task cost more than the task's own row.
+-- Rows stay on their page while a lease is renewed: no index has the time. Nodes and operations outlive their tasks, and
+-- checking that for every task cost more than the task's own row.
 alter table tasks
   drop constraint tasks_node_id_fkey,
   drop constraint tasks_operation_id_fkey,

@@ -82,6 +82,7 @@ function filled(path: string): string {
     operationId: "op",
     keyId: "key",
     webhookId: "whk",
+    natsSinkId: "nts",
   };
   return path.replaceAll(/\{(\w+)\}/g, (_, name: string) =>
     name === "projectId" ? projectId : prefixes[name] === undefined ? "x".repeat(10) : `${prefixes[name]}_${SOME_ID}`,

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { chmod, mkdtemp, rm } from "node:fs/promises";
+import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as laterMs } from "node:timers/promises";
@@ -14,6 +14,8 @@ import {
 } from "../../deploy/demo/local-cloud.ts";
 import { openReceiver, outOfOrder, type Receiver } from "../../control-plane/src/events/test-event-plane.ts";
 import { webhookSignature } from "../../control-plane/src/events/webhook-sink.ts";
+import { makeStream, readStream as readStored } from "../../control-plane/src/events/test-targets.ts";
+import { startNatsServer } from "../support/nats-server.ts";
 import { waitFor } from "../support/wait-for.ts";
 
 const CLI = join(import.meta.dirname, "../../control-plane/cli/src/main.ts");
@@ -47,11 +49,14 @@ afterAll(async () => {
   await rm(folder, { recursive: true, force: true });
 });
 
-async function hostler(args: readonly string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+async function hostler(
+  args: readonly string[],
+  noun = "webhooks",
+): Promise<{ code: number; stdout: string; stderr: string }> {
   const signIn = { HOSTLER_URL: plane.ready.publicUrl, HOSTLER_API_KEY: apiKey };
   const env = { PATH: process.env["PATH"] ?? "", HOME: folder, ...signIn };
   return await new Promise((resolve) => {
-    const child = execFile(process.execPath, [CLI, "webhooks", ...args], { env }, (_error, stdout, stderr) =>
+    const child = execFile(process.execPath, [CLI, noun, ...args], { env }, (_error, stdout, stderr) =>
       resolve({ code: child.exitCode ?? -1, stdout, stderr }),
     );
   });
@@ -154,6 +159,32 @@ test(
     expect(outOfOrder(all)).toEqual([]);
   },
 );
+
+test("the command line makes a NATS sink with a password from a file, and events reach the stream", async () => {
+  const server = await startNatsServer(["--user", "hostler", "--pass", "secret word"]);
+  try {
+    const passwordFile = join(folder, "nats-password");
+    await writeFile(passwordFile, "secret word\n");
+    const nats = async (...args: string[]) => await hostler(args, "nats-sinks");
+    const login = ["--user", "hostler", "--password-file", passwordFile];
+    const made = await nats("create", `nats://127.0.0.1:${server.port}`, "--topic", "webhook.*", ...login);
+    expect(made).toMatchObject({ code: 0 });
+    const id = /nts_[0-9a-f-]+/.exec(made.stdout)?.[0] ?? "";
+    expect(await nats("test", id)).toMatchObject({ code: 1, stdout: expect.stringContaining("nats stream add") });
+    const signIn = { user: "hostler", pass: "secret word" };
+    await makeStream(server, 1000, signIn);
+    expect((await nats("test", id)).stdout).toBe("Delivered.\n");
+    await makeTwoEvents();
+    await waitFor("both are in the stream", async () => {
+      const topics = (await readStored(server, signIn)).map(({ event }) => event.topic);
+      return topics.includes("webhook.created") && topics.includes("webhook.removed");
+    });
+    expect((await nats("list")).stdout).not.toContain("secret");
+    expect(await nats("remove", id)).toMatchObject({ code: 0 });
+  } finally {
+    await server.close();
+  }
+});
 
 test("a stopping control plane ends its streams in good order at once", async () => {
   const { publicUrl } = plane.ready;

@@ -13,7 +13,7 @@ import { pkiCommands } from "./commands/pki.ts";
 import { sessionCommands } from "./commands/session.ts";
 import { taskCommands } from "./commands/tasks.ts";
 import { terminalCommands } from "./commands/terminal.ts";
-import { webhookCommands } from "./commands/webhooks.ts";
+import { sinkCommands } from "./commands/sinks.ts";
 import { readConfig } from "./config.ts";
 
 const COMMANDS: readonly Command[] = [
@@ -28,7 +28,7 @@ const COMMANDS: readonly Command[] = [
   ...terminalCommands,
   ...operationCommands,
   ...auditCommands,
-  ...webhookCommands,
+  ...sinkCommands,
 ];
 
 const COMMON_OPTIONS = {

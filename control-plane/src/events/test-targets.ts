@@ -1,5 +1,5 @@
 import { RetentionPolicy, StorageType, jetstreamManager, type JetStreamManager } from "@nats-io/jetstream";
-import { connect } from "@nats-io/transport-node";
+import { connect, type ConnectionOptions } from "@nats-io/transport-node";
 import { eventSchema, type Event } from "@hostler/shared/api/events.ts";
 import { startNatsServer, type NatsServer } from "../../../test/support/nats-server.ts";
 import { openReceiver, type EventPlane } from "./test-event-plane.ts";
@@ -73,7 +73,9 @@ async function openNatsTarget(): Promise<Target> {
 
 export const natsUrl = (server: NatsServer): string => `nats://127.0.0.1:${server.port}`;
 
-export async function makeStream(server: NatsServer, windowMs: number): Promise<void> {
+type SignIn = Pick<ConnectionOptions, "user" | "pass">;
+
+export async function makeStream(server: NatsServer, windowMs: number, signIn: SignIn = {}): Promise<void> {
   await withStreams(
     server,
     async (manager) =>
@@ -84,6 +86,7 @@ export async function makeStream(server: NatsServer, windowMs: number): Promise<
         retention: RetentionPolicy.Limits,
         duplicate_window: windowMs * 1_000_000,
       })),
+    signIn,
   );
 }
 
@@ -93,8 +96,8 @@ export interface StoredMessage {
   header(name: string): string;
 }
 
-export async function readStream(server: NatsServer): Promise<StoredMessage[]> {
-  return await withStreams(server, async (manager) => {
+export async function readStream(server: NatsServer, signIn: SignIn = {}): Promise<StoredMessage[]> {
+  const read = async (manager: JetStreamManager): Promise<StoredMessage[]> => {
     const { state } = await manager.streams.info("HOSTLER");
     const stored: StoredMessage[] = [];
     for (let seq = state.first_seq; seq <= state.last_seq && state.messages > 0; seq += 1) {
@@ -104,14 +107,16 @@ export async function readStream(server: NatsServer): Promise<StoredMessage[]> {
       stored.push({ subject, event: eventSchema.parse(message.json()), header: (name) => header.get(name) });
     }
     return stored;
-  });
+  };
+  return await withStreams(server, read, signIn);
 }
 
 async function withStreams<Result>(
   server: NatsServer,
   work: (manager: JetStreamManager) => Promise<Result>,
+  signIn: SignIn = {},
 ): Promise<Result> {
-  const connection = await connect({ servers: `127.0.0.1:${server.port}`, reconnect: false });
+  const connection = await connect({ servers: `127.0.0.1:${server.port}`, reconnect: false, ...signIn });
   try {
     return await work(await jetstreamManager(connection));
   } finally {
