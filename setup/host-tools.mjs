@@ -28,6 +28,7 @@ export const HOST_TOOLS = [
   { package: "e2fsprogs", program: "mke2fs", off: "building the guest image", for: ["demo", "test", "chaos", "bench"] },
   { package: "openssl", program: "openssl", off: "the tests of certificates", for: ["test"] },
   { package: "gnutls-bin", program: "certtool", off: "the tests of certificates", for: ["test"] },
+  { package: "nats-server", program: "nats-server", off: "the tests of the NATS sink", for: ["test", "bench"] },
   { package: "chromium", program: "chromium", off: "the tests of the console", for: ["test"] },
 ];
 

@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { AppError } from "@hostler/shared/errors.ts";
+import { LEASE_TTL_MS } from "@hostler/shared/node-protocol.ts";
 import * as z from "zod";
 import type { ListenAddress } from "./http/listeners.ts";
 
@@ -32,9 +33,11 @@ const environmentSchema = z.object({
     .default("hostler.internal"),
   HOSTLER_CA_PASSPHRASE: z.string().min(8, "expected at least 8 characters").optional(),
   HOSTLER_CA_PASSPHRASE_FILE: z.string().optional(),
+  HOSTLER_LEASE_MS: z.coerce.number().int().min(2000).max(600_000).default(LEASE_TTL_MS),
   HOSTLER_LOG_LEVEL: z.enum(["debug", "info", "warn", "error"]).default("info"),
   HOSTLER_METRICS_PUBLIC: z.enum(["true", "false"]).default("false"),
   HOSTLER_WEBHOOK_ALLOW_PRIVATE: z.enum(["true", "false"]).default("false"),
+  HOSTLER_EVENT_KEEP_DAYS: z.coerce.number("expected a number of days").int().min(2).max(3650).default(30),
 });
 
 export interface Config {
@@ -50,10 +53,14 @@ export interface Config {
   readonly advertisedHost: string | null;
   readonly trustDomain: string;
   readonly caPassphrase: string | null;
+  /** How long a task is held without a renewal. */
+  readonly leaseTtlMs: number;
   readonly logLevel: string;
   readonly metricsPublic: boolean;
   /** Whether webhooks may go to private and local addresses, and in clear. */
   readonly webhookAllowPrivate: boolean;
+  /** So many days back events can be read and replayed. */
+  readonly eventKeepDays: number;
 }
 
 /** The only reader of the environment. Throws naming each wrong variable and what it expects. */
@@ -74,9 +81,11 @@ export function readConfig(environment: NodeJS.ProcessEnv = process.env): Config
     advertisedHost: values.HOSTLER_ADVERTISED_HOST ?? null,
     trustDomain: values.HOSTLER_TRUST_DOMAIN,
     caPassphrase: values.HOSTLER_CA_PASSPHRASE ?? readPassphraseFile(values.HOSTLER_CA_PASSPHRASE_FILE),
+    leaseTtlMs: values.HOSTLER_LEASE_MS,
     logLevel: values.HOSTLER_LOG_LEVEL,
     metricsPublic: values.HOSTLER_METRICS_PUBLIC === "true",
     webhookAllowPrivate: values.HOSTLER_WEBHOOK_ALLOW_PRIVATE === "true",
+    eventKeepDays: values.HOSTLER_EVENT_KEEP_DAYS,
   });
 }
 

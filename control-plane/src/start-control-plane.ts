@@ -12,8 +12,8 @@ import { runAuditSealer } from "./audit/run-audit-sealer.ts";
 import type { Config } from "./config.ts";
 import { startEmbeddedPostgres } from "./db/embedded-postgres.ts";
 import { migrate } from "./db/migrate.ts";
-import { makePartitions } from "./db/partitions.ts";
-import { openPool } from "./db/pool.ts";
+import { keepEvents, maintainPartitions } from "./db/partitions.ts";
+import { openServicePool } from "./db/pool.ts";
 import { openWakeBus } from "./db/wake-bus.ts";
 import type { Deps } from "./deps.ts";
 import { openEvents, type Events } from "./events/open-events.ts";
@@ -28,10 +28,11 @@ import { identityRoutes } from "./identity/routes.ts";
 import { makeImageFiles } from "./images/image-files.ts";
 import { imageNodeRoutes } from "./images/node-routes.ts";
 import { imageRoutes } from "./images/routes.ts";
-import { JOB_KINDS, SCHEDULES } from "./jobs/maintenance-jobs.ts";
+import { maintenanceJobs } from "./jobs/maintenance-jobs.ts";
 import { jobRoutes } from "./jobs/routes.ts";
 import { runJobs } from "./jobs/run-jobs.ts";
 import { renewOwnCertificates } from "./loops/renew-own-certificates.ts";
+import { watchSnapshots } from "./loops/watch-snapshots.ts";
 import { makeRequestCounts } from "./metrics/request-counts.ts";
 import { metricsRoutes } from "./metrics/routes.ts";
 import { authenticateNode } from "./nodes/authenticate-node.ts";
@@ -99,7 +100,7 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
   const deps = await openDatabase(options, clock, closers);
   const { pki, sessions } = await openKeys(config, deps, closers);
   const firstOperatorKey = await ensureFirstOperator(deps);
-  await makePartitions(deps.sql, clock.now());
+  await maintainPartitions(deps.sql, clock.now(), keepEvents(config.eventKeepDays));
   const closing = new AbortController();
 
   const parts: Parts = {
@@ -114,6 +115,7 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
     events: await openEvents(deps, {
       stateDir: config.stateDir,
       allowPrivate: config.webhookAllowPrivate,
+      keepDays: config.eventKeepDays,
       closing: closing.signal,
     }),
     liveness: startLiveness(deps),
@@ -181,7 +183,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       allocationRoutes(deps),
       operationRoutes(deps),
       taskRoutes(deps),
-      jobRoutes({ ...deps, kinds: JOB_KINDS }),
+      jobRoutes({ ...deps, kinds: maintenanceJobs({}).kinds }),
       terminalRoutes({ ...deps, liveTerminals, publicOrigin: () => new URL(addresses.publicUrl()).origin }),
       telemetryRoutes(deps),
       auditRoutes({ ...deps, auditSigner: parts.auditSigner }),
@@ -271,14 +273,14 @@ async function openDatabase(options: StartOptions, clock: Clock, closers: (() =>
     closers.push(server.stop);
     url = server.url;
   }
-  const sql = openPool({ url, applicationName: "hostler control plane" });
+  const sql = await openServicePool({ url, applicationName: "hostler control plane" });
   closers.push(async () => await sql.end({ timeout: 5 }));
   const applied = await migrate(sql);
   if (applied.length > 0) options.onProgress(`migrated the database: ${applied.join(", ")}`);
   const replicaId = randomBytes(8).toString("hex");
   const wake = openWakeBus({ url, replicaId, clock, log });
   closers.push(wake.close);
-  return { sql, clock, log, wake, replicaId };
+  return { sql, clock, log, wake, replicaId, leaseTtlMs: config.leaseTtlMs };
 }
 
 function startLoops(parts: Parts): void {
@@ -293,11 +295,11 @@ function startLoops(parts: Parts): void {
     parts.events.run((name, status) => void statuses.set(name, status)),
     runTaskLoop(deps, { signal, onStatus: (status) => void statuses.set("tasks", status) }),
     scanWaiting(deps, { signal, onStatus: (status) => void statuses.set("waiting tasks", status) }),
+    watchSnapshots(deps, { signal, onStatus: (status) => void statuses.set("transactions", status) }),
     runJobs(
       { ...deps, random: Math.random },
       {
-        kinds: JOB_KINDS,
-        schedules: SCHEDULES,
+        ...maintenanceJobs(keepEvents(parts.config.eventKeepDays)),
         signal,
         onStatus: (status) => void statuses.set("jobs", status),
       },

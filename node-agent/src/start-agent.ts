@@ -128,6 +128,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     keeper,
     agentInstance,
     endedCleanly,
+    takenSeq: async () => (await highWaterMark.current()).seq,
     signal: stopping.signal,
   });
   log.info(
@@ -167,11 +168,12 @@ interface LoopParts {
   readonly keeper: IdentityKeeper;
   readonly agentInstance: string;
   readonly endedCleanly: boolean;
+  readonly takenSeq: () => Promise<number>;
   readonly signal: AbortSignal;
 }
 
 function startLoops(parts: LoopParts): SupervisedLoop[] {
-  const { controlPlane, runner, log, keeper, agentInstance, endedCleanly } = parts;
+  const { controlPlane, runner, log, keeper, agentInstance, endedCleanly, takenSeq } = parts;
   const common = { clock: systemClock, log, random: Math.random };
   const loops = [
     inventoryLoop({
@@ -179,7 +181,7 @@ function startLoops(parts: LoopParts): SupervisedLoop[] {
       controlPlane,
       readInventory: async (signal) => await readInventory({ ...parts, signal }),
     }),
-    pollLoop({ ...common, controlPlane, keeper, runner, agentInstance, endedCleanly }),
+    pollLoop({ ...common, controlPlane, keeper, runner, agentInstance, endedCleanly, takenSeq }),
     telemetryLoop({
       ...common,
       controlPlane,

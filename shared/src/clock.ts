@@ -9,6 +9,8 @@ export interface Clock {
   monotonicMs(): number;
   /** Resolves after `ms`. Rejects with the signal's reason as soon as the signal aborts. */
   sleep(ms: number, signal: AbortSignal): Promise<void>;
+  /** Fills with random bytes, of which ids are made. Left out, the platform's secure source does it; a simulated world repeats its own. */
+  fillRandom?(bytes: Uint8Array): void;
 }
 
 export const systemClock: Clock = {

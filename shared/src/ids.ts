@@ -23,6 +23,7 @@ export const ID_PREFIXES = {
   incident: "inc",
   allocationGroup: "grp",
   webhook: "whk",
+  natsSink: "nts",
   request: "req",
 } as const;
 
@@ -30,9 +31,12 @@ export type IdKind = keyof typeof ID_PREFIXES;
 
 const UUID = "[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}";
 
-/** Makes a new id of the given kind; randomness comes from the platform's secure source. */
+/** Makes a new id of the given kind; randomness comes from the platform's secure source, unless the clock brings its own. */
 export function newId(kind: IdKind, clock: Clock): string {
-  return `${ID_PREFIXES[kind]}_${uuidV7(clock.now().getTime())}`;
+  const random = new Uint8Array(16);
+  if (clock.fillRandom === undefined) crypto.getRandomValues(random);
+  else clock.fillRandom(random);
+  return `${ID_PREFIXES[kind]}_${uuidV7(clock.now().getTime(), random)}`;
 }
 
 /** A zod schema that accepts ids of one kind and nothing else. */
@@ -55,8 +59,7 @@ export function shortName(allocationId: string, generation: number): string {
   return `${uuidOf(allocationId).replaceAll("-", "").slice(-10)}g${generation.toString(36)}`;
 }
 
-function uuidV7(unixMs: number): string {
-  const bytes = crypto.getRandomValues(new Uint8Array(16));
+function uuidV7(unixMs: number, bytes: Uint8Array): string {
   const view = new DataView(bytes.buffer);
   view.setUint16(0, Math.floor(unixMs / 2 ** 32));
   view.setUint32(2, unixMs % 2 ** 32);

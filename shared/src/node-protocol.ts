@@ -10,7 +10,11 @@ export const PROTOCOL_VERSION = 3;
 export const PROTOCOL_HISTORY = [
   { version: 1, date: "2026-11-21", change: "First version; never released." },
   { version: 2, date: "2026-11-21", change: "Sessions on every request, trust bundles, recovery." },
-  { version: 3, date: "2026-11-21", change: "Highest fence and clean ends of agents; failures for want of capacity." },
+  {
+    version: 3,
+    date: "2026-11-21",
+    change: "Highest fence, last task and clean ends of agents; failures for want of capacity.",
+  },
 ] as const;
 /** The oldest agent that this control plane serves. */
 export const PROTOCOL_VERSION_MIN = 2;
@@ -36,7 +40,7 @@ export const SESSION_HEADER = "x-hostler-session";
 
 /** The longest a poll is held, in ms; the agent gives up a little later. */
 export const POLL_WAIT_MS_MAX = 25_000;
-/** How long a task is held without a renewal, in ms; the agent renews at a third of it. */
+/** How long a task is held without a renewal unless the control plane is set otherwise, in ms; the agent renews at a third of it. */
 export const LEASE_TTL_MS = 30_000;
 /** How far the clocks of host and control plane may differ at enrolment, in ms. */
 export const CLOCK_SKEW_MS_MAX = 5 * 60_000;
@@ -171,6 +175,8 @@ export const pollRequestSchema = z.strictObject({
   waitMs: z.int().min(0).max(POLL_WAIT_MS_MAX),
   /** The number of the trust bundle that the agent has. */
   trustVersion: z.int().min(0),
+  /** The highest sequence of a task that ever came: what was granted above it was lost on the way. */
+  takenSeq: z.int().min(0).optional(),
   /** How many more tasks the agent takes now. */
   credit: z.int().min(0).max(64),
   /** What it works on: renews these leases. */

@@ -75,6 +75,11 @@ test("a person signs in, builds a slice, works in its terminal and gives it back
   await page.getByRole("button", { name: "Release" }).click();
   await page.locator(".badge", { hasText: "released" }).waitFor({ timeout: 60_000 });
   await page.screenshot({ path: join(SCREENSHOTS, "released.png") });
+
+  await page.getByRole("link", { name: "Operations" }).click();
+  await page.locator("tr[data-operation='allocation.release'] .badge", { hasText: "succeeded" }).waitFor();
+  await page.locator("tr[data-operation='storage.partitions']").waitFor();
+  await page.screenshot({ path: join(SCREENSHOTS, "operations.png") });
 });
 
 test("the page broke no rule of its content security policy and logged no error of its own", () => {

@@ -5,6 +5,7 @@ import { makeApi } from "./api.ts";
 import { AllocationPage } from "./pages/allocation.tsx";
 import { AllocationsPage } from "./pages/allocations.tsx";
 import { NodesPage } from "./pages/nodes.tsx";
+import { OperationsPage } from "./pages/operations.tsx";
 import { SignIn } from "./pages/sign-in.tsx";
 import { go, useRoute, type Route } from "./router.ts";
 import { forgetApiKey, keepApiKey, readApiKey } from "./session.ts";
@@ -42,8 +43,9 @@ function Shell({ signed, onSignOut }: { readonly signed: Signed; readonly onSign
       <header>
         <b class="brand">Hostler</b>
         <nav>
-          <NavLink path="/" label="Slices" isCurrent={route.page !== "nodes"} />
+          <NavLink path="/" label="Slices" isCurrent={route.page === "allocations" || route.page === "allocation"} />
           {isOperator && <NavLink path="/nodes" label="Hosts" isCurrent={route.page === "nodes"} />}
+          <NavLink path="/operations" label="Operations" isCurrent={route.page === "operations"} />
         </nav>
         <span class="who">{signed.whoami.name}</span>
         <button type="button" class="quiet" onClick={onSignOut}>
@@ -63,6 +65,8 @@ function pageOf(route: Route, signed: Signed): JSX.Element {
       return <AllocationPage key={route.allocationId} signed={signed} allocationId={route.allocationId} />;
     case "nodes":
       return <NodesPage signed={signed} />;
+    case "operations":
+      return <OperationsPage signed={signed} />;
   }
 }
 

@@ -3,12 +3,14 @@ import { useEffect, useState } from "preact/hooks";
 export type Route =
   | { readonly page: "allocations" }
   | { readonly page: "allocation"; readonly allocationId: string }
-  | { readonly page: "nodes" };
+  | { readonly page: "nodes" }
+  | { readonly page: "operations" };
 
 /** The page of a path; anything unknown is the first page. */
 export function routeOf(path: string): Route {
   const allocationId = /^\/allocations\/(alc_[0-9a-f-]+)$/.exec(path)?.[1];
   if (allocationId !== undefined) return { page: "allocation", allocationId };
+  if (path === "/operations") return { page: "operations" };
   return path === "/nodes" ? { page: "nodes" } : { page: "allocations" };
 }
 

@@ -63,7 +63,7 @@ export async function takeCapacity(
   const rows = await tx<{ id: string; gpusSimulated: boolean }[]>`
     update nodes n
     set vcpus_used = n.vcpus_used + take.vcpus, memory_mib_used = n.memory_mib_used + take."memoryMib"
-    from jsonb_to_recordset(${tx.json(takes as never)}) as take ("nodeId" text, vcpus int, "memoryMib" int)
+    from jsonb_to_recordset(${tx.json(takes)}) as take ("nodeId" text, vcpus int, "memoryMib" int)
     where n.id = take."nodeId"
     returning n.id, n.gpus_simulated as "gpusSimulated"
   `;

@@ -3,9 +3,11 @@ import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { createTestDatabase, type TestDatabase } from "../db/test-database.ts";
 
 describe("what happened cannot be changed or deleted", () => {
-  const TABLES = ["audit_log", "audit_chain", "audit_checkpoints", "events", "event_positions"];
+  const today = new Date().toISOString().slice(0, 10).replaceAll("-", "");
+  const DAYS = [`events_${today}`, `event_positions_${today}`];
+  const TABLES = ["audit_log", "audit_chain", "audit_checkpoints", "events", "event_positions", ...DAYS];
   const statements = TABLES.flatMap((table) => {
-    const column = /^(?:audit_c|event_)/.test(table) ? "position" : "at";
+    const column = /^(?:audit_c|event_p)/.test(table) ? "position" : "at";
     return [
       `update ${table} set ${column} = ${column}`,
       `delete from ${table}`,
@@ -22,7 +24,7 @@ describe("what happened cannot be changed or deleted", () => {
     database = await createTestDatabase();
     await database.sql`insert into audit_log (actor, action, target_id, outcome) values ('a', 'b', 'kept', 'succeeded')`;
     await database.sql`insert into events (id, aggregate_id, aggregate_version, topic, body) values ('evt', 'a', 1, 't', '{}')`;
-    await database.sql`insert into event_positions (position, event_seq) select 1, seq from events`;
+    await database.sql`insert into event_positions (position, placed_at, event_seq, event_at) select 1, at, seq, at from events`;
     await database.sql`insert into audit_chain values (1, 1, sha256('kept'))`;
     await database.sql`insert into audit_checkpoints values (1, 'kept')`;
   });
@@ -43,8 +45,8 @@ describe("what happened cannot be changed or deleted", () => {
     return [
       "insert into audit_chain select * from audit_chain on conflict (position) do update set hash = excluded.hash",
       "insert into audit_checkpoints select * from audit_checkpoints on conflict (position) do update set jws = 'x'",
-      "insert into events overriding system value select * from events on conflict (id) do update set body = '{}'",
-      "insert into event_positions select * from event_positions on conflict (position) do update set project_id = 'x'",
+      `insert into events_${today} select * from events on conflict (id) do update set body = '{}'`,
+      `insert into event_positions_${today} select * from event_positions on conflict (position) do update set project_id = 'x'`,
     ];
   }
 

@@ -23,7 +23,7 @@ export async function migrate(sql: Sql, directory: string = MIGRATIONS_DIR): Pro
   const migrations = await readMigrations(directory);
   const { applied } = await sql.begin(async (tx) => {
     await tx`select pg_advisory_xact_lock(${LOCK_KEY})`;
-    await tx`set local statement_timeout = 0`;
+    await tx`select set_config(name, '0', true) from pg_settings where name in ('statement_timeout', 'transaction_timeout')`;
     await tx`create table if not exists migrations (number int primary key, name text not null, digest text not null, applied_at timestamptz not null default now())`;
     const done = await tx<
       { number: number; name: string; digest: string }[]

@@ -6,14 +6,38 @@ export interface PoolOptions {
   readonly url: string;
   readonly applicationName: string;
   readonly connectionsMax?: number;
+  /** Whether the server knows `transaction_timeout`; one that does not would refuse the connection. */
+  readonly hasTransactionTimeout?: boolean;
+}
+
+/** Milliseconds, for every session of ours. */
+const TIMEOUTS = { statement_timeout: 30_000, idle_in_transaction_session_timeout: 10_000 } as const;
+const TRANSACTION_TIMEOUT_MS = 60_000;
+
+/** The settings of a session that no pool made, by a statement that works on every version. */
+export const SESSION_TIMEOUTS = `select set_config(name, value, false)
+  from (values ('statement_timeout', '${TIMEOUTS.statement_timeout}'),
+    ('idle_in_transaction_session_timeout', '${TIMEOUTS.idle_in_transaction_session_timeout}'),
+    ('transaction_timeout', '${TRANSACTION_TIMEOUT_MS}')) as wanted (name, value)
+  join pg_settings using (name)`;
+
+/** Asks the server first what it knows: PostgreSQL has `transaction_timeout` from 17 on. */
+export async function openServicePool(options: PoolOptions): Promise<Sql> {
+  const probe = postgres(options.url, { max: 1, connect_timeout: 5, onnotice: () => undefined });
+  try {
+    const known = await probe`select from pg_settings where name = 'transaction_timeout'`;
+    return openPool({ ...options, hasTransactionTimeout: known.length > 0 });
+  } finally {
+    await probe.end({ timeout: 5 });
+  }
 }
 
 /** A connection that was lost is tried again after this long: what waits for it is late by no more once PostgreSQL is back. */
 const RECONNECT_S = { least: 0.1, jitter: 0.2 } as const;
 
 /**
- * The pool of connections. Statements end after 30 s and idle transactions after 10 s, so that a forgotten one cannot hold
- * back vacuum for the whole fleet. Numbers of 64 bits come as strings.
+ * The pool of connections. Statements end after 30 s, idle transactions after 10 s and, where the server can, every transaction
+ * after a minute, so that a forgotten one cannot hold back vacuum for the whole fleet. Numbers of 64 bits come as strings.
  */
 export function openPool(options: PoolOptions): Sql {
   return postgres(options.url, {
@@ -26,8 +50,8 @@ export function openPool(options: PoolOptions): Sql {
     onnotice: () => undefined,
     connection: {
       application_name: options.applicationName,
-      statement_timeout: 30_000,
-      idle_in_transaction_session_timeout: 10_000,
+      ...TIMEOUTS,
+      ...(options.hasTransactionTimeout === true ? { transaction_timeout: TRANSACTION_TIMEOUT_MS } : {}),
     },
   });
 }

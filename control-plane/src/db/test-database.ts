@@ -1,7 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { systemClock } from "@hostler/shared/clock.ts";
 import postgres from "postgres";
-import { makePartitions } from "./partitions.ts";
+import { maintainPartitions } from "./partitions.ts";
 import { openPool } from "./pool.ts";
 import type { Sql } from "./sql.ts";
 
@@ -26,7 +26,7 @@ export async function createTestDatabase(): Promise<TestDatabase> {
   const url = new URL(serverUrl);
   url.pathname = `/${name}`;
   const sql = openPool({ url: url.href, applicationName: "hostler test", connectionsMax: 10 });
-  await makePartitions(sql, systemClock.now());
+  await maintainPartitions(sql, systemClock.now(), {});
   return {
     url: url.href,
     sql,

@@ -6,6 +6,7 @@ import { systemClock } from "@hostler/shared/clock.ts";
 import postgres from "postgres";
 import { startEmbeddedPostgres } from "./embedded-postgres.ts";
 import { migrate } from "./migrate.ts";
+import { maintainPartitions } from "./partitions.ts";
 
 /** Starts one PostgreSQL for the whole test run and migrates a template, from which each test file copies its database. */
 export async function setup(): Promise<() => Promise<void>> {
@@ -19,6 +20,7 @@ export async function setup(): Promise<() => Promise<void>> {
   templateUrl.pathname = "/hostler_template";
   const template = postgres(templateUrl.href, { max: 1, onnotice: () => undefined });
   await migrate(template);
+  await maintainPartitions(template, systemClock.now(), {});
   await template.end();
   process.env["HOSTLER_TEST_DATABASE_URL"] = server.url;
   return async () => {

@@ -3,6 +3,7 @@ import { isAborted } from "@hostler/shared/clock.ts";
 import { backoffMs } from "@hostler/shared/backoff.ts";
 import pg from "pg";
 import type { Logger } from "pino";
+import { SESSION_TIMEOUTS } from "./pool.ts";
 
 /**
  * Hints that a topic has news. A hint carries no truth and may be lost: whoever waits reads the tables when woken and
@@ -142,6 +143,7 @@ async function listenUntilEnd(options: {
   options.signal.addEventListener("abort", onClose, { once: true });
   try {
     await client.connect();
+    await client.query(SESSION_TIMEOUTS);
     await client.query(`listen ${CHANNEL}`);
     options.onClient(client);
     await ended;

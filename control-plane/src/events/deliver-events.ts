@@ -1,40 +1,45 @@
 import { backoffMs, type Backoff } from "@hostler/shared/backoff.ts";
 import { isAborted } from "@hostler/shared/clock.ts";
-import { recordChange } from "../audit/record-change.ts";
-import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
+import { lanesOf, makeProgress, type Lane, type RoundProgress } from "./delivery-model.ts";
 import {
-  advanceSink,
   buryEvent,
   endReplay,
   postponeSink,
   readNews,
   readReplays,
   releaseSink,
-  settleReplay,
+  saveProgress,
   type ClaimedSink,
   type DueEvent,
 } from "./delivery-store.ts";
+import { disableSink } from "./disable-sink.ts";
 import type { EventSink } from "./event-sink.ts";
-import { moveSink } from "./sink-store.ts";
 import { readTip } from "./store.ts";
 
 export interface DeliveryLimits {
   /** Longer than any sink's own time limit: a lease that lapses while its round still sends would let two send at once. */
   readonly leaseMs: number;
+  /** So many events are read at once, and at most so many are settled ahead of one that waits. */
   readonly pageMax: number;
   readonly backoff: Backoff;
   /** So many failures in a row put an event among the dead letters. */
   readonly attemptsMax: number;
+  /** So many failures with nothing taken between them end a round: the receiver is away, and more would only annoy it. */
+  readonly failuresMax: number;
   /** A sink that took nothing for so long is disabled. */
   readonly disableAfterMs: number;
+  /** A sink that would have more dead letters is disabled. */
+  readonly deadLettersMax: number;
 }
 export const DELIVERY_LIMITS: DeliveryLimits = {
   leaseMs: 20_000,
-  pageMax: 64,
+  pageMax: 256,
   backoff: { firstMs: 1000, maxMs: 300_000 },
   attemptsMax: 12,
+  failuresMax: 3,
   disableAfterMs: 86_400_000,
+  deadLettersMax: 1000,
 };
 
 export interface DeliveryDeps extends Pick<Deps, "sql" | "clock" | "log" | "wake"> {
@@ -48,36 +53,39 @@ export interface Round {
   readonly signal: AbortSignal;
 }
 
+interface RoundState extends Round {
+  readonly progress: RoundProgress;
+  readonly failures: Failure[];
+  /** Resolves when what was settled until now is in the database; false when the lease is lost. */
+  readonly save: () => Promise<boolean>;
+  failedInARow: number;
+  /** The sink is somebody else's now, or disabled. */
+  isOver: boolean;
+}
+
+interface Failure {
+  readonly due: DueEvent;
+  readonly error: string;
+}
+
 /**
- * Delivers what is due at a sink that this round owns, one event after the other, in the order of positions. The states of an
- * event at a sink: ahead of the position → delivered (the position passes it), or → dead letter after `attemptsMax` failures in
- * a row, or at once when an earlier event of its aggregate is one → delivered by a replay, oldest first.
+ * Delivers what is due at a sink that this round owns: each aggregate's events one after the other, several aggregates at once. The
+ * states of an event at a sink: ahead of the position → settled ahead, while an older one waits → the position passes it; or →
+ * dead letter after `attemptsMax` failures in a row, or at once when an earlier event of its aggregate is one → delivered by a
+ * replay, oldest first.
  *
- * At least once: a round that dies after the sink took an event and before the position moved sends it again. Never out of
- * order: the position moves only under the lease, and every step asks whether the lease is still ours.
+ * At least once: a round that dies after the sink took an event and before that was saved sends it again. Never out of order: the
+ * next event of an aggregate leaves when the one before it is saved, and saving asks whether the lease is still ours.
  */
 export async function deliverDue(deps: DeliveryDeps, round: Round): Promise<void> {
-  const { claimed, limits, signal } = round;
-  let { position } = claimed;
-  let hasDelivered = false;
+  const { claimed, signal } = round;
+  const progress = makeProgress(claimed);
+  const save = coalesce(
+    async () => await saveProgress(deps.sql, { ...progress.read(), sink: claimed, leaseMs: round.limits.leaseMs }),
+  );
+  const state: RoundState = { ...round, progress, failures: [], save, failedInARow: 0, isOver: false };
   try {
-    for (;;) {
-      // Read before the page: up to there nothing can come in between any more.
-      const tip = await readTip(deps.sql);
-      const replays = await readReplays(deps.sql, claimed, limits.pageMax);
-      const page = replays.length > 0 ? replays : await readNews(deps.sql, { ...claimed, position }, limits.pageMax);
-      for (const due of page) {
-        signal.throwIfAborted();
-        if (!(await deliverOne(deps, { ...round, hasDelivered }, due))) return;
-        hasDelivered ||= !due.isBlocked;
-      }
-      if (replays.length > 0) continue;
-      position = page.at(-1)?.position ?? position;
-      if (page.length === limits.pageMax) continue;
-      position = Math.max(tip, position);
-      await advanceSink(deps.sql, { sink: claimed, position, leaseMs: limits.leaseMs, hasDelivered: false });
-      return;
-    }
+    while (await deliverPage(deps, state)) signal.throwIfAborted();
   } catch (error) {
     if (!isAborted(error, signal)) throw error;
   } finally {
@@ -85,68 +93,122 @@ export async function deliverDue(deps: DeliveryDeps, round: Round): Promise<void
   }
 }
 
-interface RoundSoFar extends Round {
-  readonly hasDelivered: boolean;
-}
-
-/** False when the round is over: the event was not taken, or the sink is somebody else's now. */
-async function deliverOne(deps: DeliveryDeps, round: RoundSoFar, due: DueEvent): Promise<boolean> {
-  const { claimed, sink, limits, signal } = round;
-  if (due.isBlocked) {
-    const error = `an earlier event of ${due.event.aggregateId} is among the dead letters`;
-    return await buryEvent(deps.sql, { sink: claimed, due, attempts: 0, error });
+/** Dead letters that go out again come before all news. False when the round is over. */
+async function deliverPage(deps: DeliveryDeps, state: RoundState): Promise<boolean> {
+  const { claimed, limits, progress } = state;
+  // Read before the page: up to there nothing can come in between any more.
+  const tip = await readTip(deps.sql);
+  const replays = await readReplays(deps.sql, claimed, limits.pageMax);
+  const { place, settled } = progress.read();
+  const limit = Math.max(1, limits.pageMax - settled.length);
+  const isNews = replays.length === 0;
+  const page = isNews ? await readNews(deps.sql, { sink: claimed, after: place, settled, limit }) : replays;
+  progress.begin(isNews ? page : []);
+  await runLanes(deps, state, lanesOf(page));
+  if (state.isOver) return false;
+  if (state.failures.length > 0) {
+    await fail(deps, state);
+    return false;
   }
-  const delivery = await sink.deliver(due.event, signal);
-  if (delivery.outcome === "delivered") {
-    const step = { sink: claimed, position: due.position, leaseMs: limits.leaseMs };
-    return due.isReplay
-      ? await settleReplay(deps.sql, step)
-      : await advanceSink(deps.sql, { ...step, hasDelivered: true });
-  }
-  await fail(deps, round, { due, error: delivery.error });
+  if (!isNews || page.length === limit) return true;
+  progress.reach(tip);
+  await state.save();
   return false;
 }
 
-/** After a dead letter the sink is free at once: its next event gets attempts of its own. */
-async function fail(
-  deps: DeliveryDeps,
-  round: RoundSoFar,
-  failure: { readonly due: DueEvent; readonly error: string },
-): Promise<void> {
-  const { claimed, limits } = round;
-  const { due, error } = failure;
-  // What came before it in this round was taken, so only the first in line carries attempts of earlier rounds.
-  const attempts = (round.hasDelivered ? 0 : claimed.attempts) + 1;
-  const fields = { webhookId: claimed.id, eventId: due.event.id, attempts, error };
-  if ((claimed.failingForMs ?? 0) >= limits.disableAfterMs && !round.hasDelivered) {
-    return await disable(deps, claimed, error);
-  }
-  if (attempts >= limits.attemptsMax) {
-    deps.log.warn(fields, "event became a dead letter");
-    const burial = { sink: claimed, due, attempts, error };
-    await (due.isReplay ? endReplay(deps.sql, burial) : buryEvent(deps.sql, burial));
-    return;
-  }
-  deps.log.debug(fields, "event was not delivered");
-  const waitMs = backoffMs(limits.backoff, attempts, deps.random);
-  await postponeSink(deps.sql, { sink: claimed, error, waitMs });
+async function runLanes(deps: DeliveryDeps, state: RoundState, lanes: readonly Lane[]): Promise<void> {
+  const waiting = [...lanes];
+  const work = async (): Promise<void> => {
+    for (let lane = waiting.shift(); lane !== undefined && !state.isOver; lane = waiting.shift()) {
+      if (state.failedInARow >= state.limits.failuresMax) return;
+      await runLane(deps, state, lane);
+    }
+  };
+  const workers = Array.from({ length: Math.min(state.sink.inFlightMax, lanes.length) }, work);
+  // All have ended before the lease is given back, also when one of them failed.
+  const ended = await Promise.allSettled(workers);
+  for (const end of ended) if (end.status === "rejected") throw end.reason;
 }
 
-/** Its position stays: whoever enables it again misses nothing. */
-async function disable(deps: DeliveryDeps, sink: ClaimedSink, error: string): Promise<void> {
-  const reason = `It took nothing for too long: ${error}`;
-  await inTransaction(deps.sql, async (tx) => {
-    const version = await moveSink(tx, { id: sink.id, from: ["active"], to: "disabled", reason });
-    if (version === undefined) return;
-    await recordChange(tx, deps.clock, {
-      actor: "system:event-relay",
-      topic: "webhook.disabled",
-      targetId: sink.id,
-      targetVersion: version,
-      projectId: sink.projectId,
-      requestId: null,
-      body: { reason },
-    });
-  });
-  deps.log.warn({ webhookId: sink.id, error }, "webhook was disabled");
+async function runLane(deps: DeliveryDeps, state: RoundState, lane: Lane): Promise<void> {
+  for (const due of lane) {
+    state.signal.throwIfAborted();
+    if (state.isOver) return;
+    if (due.isBlocked) {
+      const error = `an earlier event of ${due.event.aggregateId} is among the dead letters`;
+      await bury(deps, state, { due, attempts: 0, error });
+      continue;
+    }
+    const delivery = await state.sink.deliver(due.event, state.signal);
+    if (delivery.outcome === "delivered") {
+      state.failedInARow = 0;
+      state.progress.settle(due, "delivered");
+    } else {
+      state.failedInARow += 1;
+      state.failures.push({ due, error: delivery.error });
+    }
+    // A failure is nothing to save, but the lease has to last for those that go on.
+    if (!(await state.save())) state.isOver = true;
+    if (delivery.outcome === "failed") return;
+  }
+}
+
+/** The oldest that failed is the one that is counted. After a dead letter the sink is free at once: others get attempts of their own. */
+async function fail(deps: DeliveryDeps, state: RoundState): Promise<void> {
+  const { claimed, limits, progress } = state;
+  const [failure] = state.failures.toSorted((one, other) => one.due.position - other.due.position);
+  if (failure === undefined) return;
+  const { due, error } = failure;
+  const { hasDelivered } = progress.read();
+  const attempts = (claimed.attemptsPosition === due.position ? claimed.attempts : 0) + 1;
+  const fields = { sinkId: claimed.id, eventId: due.event.id, attempts, error };
+  if ((claimed.failingForMs ?? 0) >= limits.disableAfterMs && !hasDelivered) {
+    await disableSink(deps, claimed, `It took nothing for too long: ${error}`);
+  } else if (attempts < limits.attemptsMax) {
+    deps.log.debug(fields, "event was not delivered");
+    const waitMs = backoffMs(limits.backoff, attempts, deps.random);
+    await postponeSink(deps.sql, { sink: claimed, position: due.position, attempts, error, waitMs, hasDelivered });
+  } else {
+    deps.log.warn(fields, "event became a dead letter");
+    if (due.isReplay) await endReplay(deps.sql, { sink: claimed, due, attempts, error });
+    else await bury(deps, state, { due, attempts, error });
+  }
+}
+
+/** A sink with too many dead letters is disabled; the position stays, so nothing is lost by it. */
+async function bury(
+  deps: DeliveryDeps,
+  state: RoundState,
+  burial: { readonly due: DueEvent; readonly attempts: number; readonly error: string },
+): Promise<void> {
+  const { claimed, limits, progress } = state;
+  const lettersMax = limits.deadLettersMax;
+  const outcome = await buryEvent(deps.sql, { ...burial, sink: claimed, lettersMax });
+  if (outcome === "buried") {
+    progress.settle(burial.due, "buried");
+    if (!(await state.save())) state.isOver = true;
+    return;
+  }
+  if (outcome === "full" && !state.isOver) {
+    state.isOver = true;
+    await disableSink(deps, claimed, `It has ${lettersMax} dead letters. The last: ${burial.error}`);
+  }
+  state.isOver = true;
+}
+
+/** Calls that come while one is under way share the next one. */
+function coalesce(work: () => Promise<boolean>): () => Promise<boolean> {
+  let current: Promise<unknown> = Promise.resolve();
+  let next: Promise<boolean> | undefined;
+  return async () => {
+    next ??= current
+      .catch(() => undefined)
+      .then(async () => {
+        const mine = work();
+        current = mine;
+        next = undefined;
+        return await mine;
+      });
+    return await next;
+  };
 }

@@ -1,17 +1,37 @@
+import type { Event } from "@hostler/shared/api/events.ts";
 import type { Queryable } from "../db/sql.ts";
-import { eventColumns, toPlacedEvent, type EventRow, type PlacedEvent } from "./store.ts";
+import type { SinkKind } from "./event-sink.ts";
+import {
+  eventColumns,
+  isBehind,
+  toPlacedEvent,
+  withEvent,
+  type EventRow,
+  type Place,
+  type PlacedEvent,
+} from "./store.ts";
 
 /** The sink that a round owns, until its lease lapses. */
-export interface ClaimedSink {
+export interface ClaimedSink extends Place {
   readonly id: string;
+  readonly kind: SinkKind;
   readonly projectId: string | null;
   readonly url: string;
   readonly secretEncrypted: Uint8Array;
   readonly topics: readonly string[];
-  readonly position: number;
+  /** Positions behind the sink's own whose events it took already. */
+  readonly settled: readonly number[];
+  /** Failures in a row of the event at that position. */
   readonly attempts: number;
+  readonly attemptsPosition: number | null;
   readonly failingForMs: number | null;
   readonly token: string;
+}
+
+interface ClaimedRow extends Omit<ClaimedSink, "position" | "settled" | "attemptsPosition"> {
+  readonly position: string;
+  readonly settled: readonly string[];
+  readonly attemptsPosition: string | null;
 }
 
 /** What one round is to do, in this order. */
@@ -30,7 +50,7 @@ export async function claimSink(
   db: Queryable,
   claim: { readonly token: string; readonly leaseMs: number },
 ): Promise<ClaimedSink | undefined> {
-  const [row] = await db<(Omit<ClaimedSink, "position"> & { position: string })[]>`
+  const [row] = await db<ClaimedRow[]>`
     update event_sinks s
     set lease_token = ${claim.token}, lease_until = now() + ${claim.leaseMs} * interval '1 millisecond'
     where s.id = (
@@ -40,129 +60,155 @@ export async function claimSink(
         and d.next_attempt_at <= now()
         and (d.lease_until is null or d.lease_until < now())
         and (
-          d.position < (select max(position) from event_positions)
+          d.position < (select position from event_sequencer)
           or exists (select from event_dead_letters l where l.sink_id = d.id and l.replay_at is not null)
         )
       order by d.next_attempt_at
       limit 1
       for update skip locked
     )
-    returning s.id, s.project_id as "projectId", s.url, s.secret_encrypted as "secretEncrypted", s.topics, s.position, s.attempts,
+    returning s.id, s.kind, s.project_id as "projectId", s.url, s.secret_encrypted as "secretEncrypted", s.topics, s.position,
+      s.placed_at::text as "placedAt", s.settled::text[], s.attempts, s.attempts_position as "attemptsPosition",
       (extract(epoch from now() - s.failing_since) * 1000)::float8 as "failingForMs", s.lease_token as token
   `;
-  return row === undefined ? undefined : { ...row, position: Number(row.position) };
+  if (row === undefined) return undefined;
+  const attemptsPosition = row.attemptsPosition === null ? null : Number(row.attemptsPosition);
+  return { ...row, position: Number(row.position), settled: row.settled.map(Number), attemptsPosition };
 }
 
 /** Dead letters that are to go out again, oldest first, which come before all news. */
 export async function readReplays(db: Queryable, sink: ClaimedSink, limit: number): Promise<DueEvent[]> {
-  const rows = await db<EventRow[]>`
-    select ${eventColumns(db)}
-    from event_dead_letters d
-    join event_positions p on p.position = d.position
-    join events e on e.seq = p.event_seq
-    where d.sink_id = ${sink.id} and d.replay_at is not null
-    order by d.position
+  const rows = await db<{ position: string; event: Event }[]>`
+    select position, event
+    from event_dead_letters
+    where sink_id = ${sink.id} and replay_at is not null
+    order by position
     limit ${limit}
   `;
-  return rows.map((row) => ({ ...toPlacedEvent(row), isReplay: true, isBlocked: false }));
+  return rows.map(({ position, event }) => ({
+    position: Number(position),
+    placedAt: sink.placedAt,
+    event,
+    isReplay: true,
+    isBlocked: false,
+  }));
 }
 
-/** The next events that the sink is interested in. */
-export async function readNews(db: Queryable, sink: ClaimedSink, limit: number): Promise<DueEvent[]> {
+/** The next events that the sink is interested in and has not taken. */
+export async function readNews(
+  db: Queryable,
+  page: {
+    readonly sink: ClaimedSink;
+    readonly after: Place;
+    readonly settled: readonly number[];
+    readonly limit: number;
+  },
+): Promise<DueEvent[]> {
+  const { sink } = page;
   const topics = sink.topics as string[];
   const rows = await db<(EventRow & { isBlocked: boolean })[]>`
     select ${eventColumns(db)}, ${isBlocked(db, sink.id)} as "isBlocked"
     from event_positions p
-    join events e on e.seq = p.event_seq
-    where p.position > ${sink.position}
+    ${withEvent(db)}
+    where ${isBehind(db, page.after)}
       and ${sink.projectId === null ? db`true` : db`p.project_id = ${sink.projectId}`}
       and (${topics.length === 0} or e.topic = any(${topics}) or split_part(e.topic, '.', 1) || '.*' = any(${topics}))
+      and p.position <> all(${page.settled as number[]}::bigint[])
     order by p.position
-    limit ${limit}
+    limit ${page.limit}
   `;
   return rows.map((row) => ({ ...toPlacedEvent(row), isReplay: false, isBlocked: row.isBlocked }));
 }
 
-/** An event was taken: forward past it, and the lease anew. False when the lease is lost, and the round has to stop. */
-export async function advanceSink(
-  db: Queryable,
-  step: {
-    readonly sink: ClaimedSink;
-    readonly position: number;
-    readonly leaseMs: number;
-    readonly hasDelivered: boolean;
-  },
-): Promise<boolean> {
-  const { sink } = step;
-  const rows = await db`
-    update event_sinks
-    set position = greatest(position, ${step.position}), lease_until = now() + ${step.leaseMs} * interval '1 millisecond',
-      attempts = case when ${step.hasDelivered} then 0 else attempts end,
-      failing_since = case when ${step.hasDelivered} then null else failing_since end,
-      last_error = case when ${step.hasDelivered} then null else last_error end
-    where id = ${sink.id} and lease_token = ${sink.token} and state = 'active'
-    returning id
-  `;
-  return rows.length > 0;
+/** What a round has done so far. */
+export interface Progress {
+  /** Everything up to here is settled. */
+  readonly place: Place;
+  /** And behind it, so much more. */
+  readonly settled: readonly number[];
+  /** Dead letters that were taken. */
+  readonly replayed: readonly number[];
+  readonly hasDelivered: boolean;
 }
 
-/** A replayed dead letter was taken. False when the lease is lost. */
-export async function settleReplay(
+/** Notes it and takes the lease anew, in one statement. False when the lease is lost, and the round has to stop. */
+export async function saveProgress(
   db: Queryable,
-  step: { readonly sink: ClaimedSink; readonly position: number; readonly leaseMs: number },
+  step: Progress & { readonly sink: ClaimedSink; readonly leaseMs: number },
 ): Promise<boolean> {
+  const { sink, place } = step;
   const rows = await db`
     with mine as (
       update event_sinks
-      set lease_until = now() + ${step.leaseMs} * interval '1 millisecond', attempts = 0, failing_since = null,
-        last_error = null
-      where id = ${step.sink.id} and lease_token = ${step.sink.token} and state = 'active'
+      set position = greatest(position, ${place.position}), placed_at = greatest(placed_at, ${place.placedAt}::text::timestamptz),
+        settled = ${step.settled as number[]}::bigint[], lease_until = now() + ${step.leaseMs} * interval '1 millisecond',
+        failing_since = case when ${step.hasDelivered} then null else failing_since end,
+        last_error = case when ${step.hasDelivered} then null else last_error end
+      where id = ${sink.id} and lease_token = ${sink.token} and state = 'active'
       returning id
-    ), settled as (
-      delete from event_dead_letters d using mine where d.sink_id = mine.id and d.position = ${step.position}
+    ), taken as (
+      delete from event_dead_letters d using mine where d.sink_id = mine.id and d.position = any(${step.replayed as number[]}::bigint[])
     )
     select from mine
   `;
   return rows.length > 0;
 }
 
-/** The first in line failed: wait, and count it. */
+/** An event failed: wait, and count it. */
 export async function postponeSink(
   db: Queryable,
-  failure: { readonly sink: ClaimedSink; readonly error: string; readonly waitMs: number },
+  failure: {
+    readonly sink: ClaimedSink;
+    readonly position: number;
+    readonly attempts: number;
+    readonly error: string;
+    readonly waitMs: number;
+    readonly hasDelivered: boolean;
+  },
 ): Promise<void> {
   await db`
     update event_sinks
-    set attempts = attempts + 1, failing_since = coalesce(failing_since, now()), last_error = ${failure.error},
+    set attempts = ${failure.attempts}, attempts_position = ${failure.position}, last_error = ${failure.error},
+      failing_since = case when ${failure.hasDelivered} then null else coalesce(failing_since, now()) end,
       next_attempt_at = now() + ${failure.waitMs} * interval '1 millisecond', lease_token = null, lease_until = null
     where id = ${failure.sink.id} and lease_token = ${failure.sink.token}
   `;
 }
 
 /**
- * Puts an event among the dead letters and goes past it, in one statement. It inherits a replay that is under way for its
- * aggregate, behind which it queues. False when the lease is lost.
+ * Puts an event among the dead letters. It inherits a replay that is under way for its aggregate, behind which it queues. May run
+ * twice. `full` leaves everything as it is; `lost` says that the lease is.
  */
 export async function buryEvent(
   db: Queryable,
-  burial: { readonly sink: ClaimedSink; readonly due: DueEvent; readonly attempts: number; readonly error: string },
-): Promise<boolean> {
+  burial: {
+    readonly sink: ClaimedSink;
+    readonly due: DueEvent;
+    readonly attempts: number;
+    readonly error: string;
+    readonly lettersMax: number;
+  },
+): Promise<"buried" | "full" | "lost"> {
   const { sink, due } = burial;
-  const { id: eventId, aggregateId } = due.event;
-  const rows = await db`
+  const { aggregateId } = due.event;
+  const [row] = await db<{ hasRoom: boolean }[]>`
     with mine as (
-      update event_sinks
-      set position = greatest(position, ${due.position}), attempts = 0
-      where id = ${sink.id} and lease_token = ${sink.token} and state = 'active'
-      returning id
+      select s.id, (select count(*) from event_dead_letters d where d.sink_id = s.id) < ${burial.lettersMax} as has_room
+      from event_sinks s
+      where s.id = ${sink.id} and s.lease_token = ${sink.token} and s.state = 'active'
+      for update
+    ), buried as (
+      insert into event_dead_letters (sink_id, position, aggregate_id, event, attempts, last_error, replay_at)
+      select mine.id, ${due.position}, ${aggregateId}, ${db.json(due.event as never)}, ${burial.attempts}, ${burial.error},
+        (select max(d.replay_at) from event_dead_letters d where d.sink_id = mine.id and d.aggregate_id = ${aggregateId})
+      from mine
+      where mine.has_room
+      on conflict (sink_id, position) do nothing
     )
-    insert into event_dead_letters (sink_id, position, event_id, aggregate_id, attempts, last_error, replay_at)
-    select mine.id, ${due.position}, ${eventId}, ${aggregateId}, ${burial.attempts}, ${burial.error},
-      (select max(d.replay_at) from event_dead_letters d where d.sink_id = mine.id and d.aggregate_id = ${aggregateId})
-    from mine
-    returning position
+    select has_room as "hasRoom" from mine
   `;
-  return rows.length > 0;
+  if (row === undefined) return "lost";
+  return row.hasRoom ? "buried" : "full";
 }
 
 /** A replay failed for good: it, and what queues behind it in its aggregate, wait for the next word of an operator. */
@@ -173,7 +219,7 @@ export async function endReplay(
   const { sink, due } = burial;
   const rows = await db`
     with mine as (
-      update event_sinks set attempts = 0
+      update event_sinks set attempts = 0, attempts_position = null
       where id = ${sink.id} and lease_token = ${sink.token} and state = 'active'
       returning id
     )

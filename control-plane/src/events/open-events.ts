@@ -1,13 +1,14 @@
 import type { OpenAPIHono } from "@hono/zod-openapi";
 import type { Deps } from "../deps.ts";
 import type { PublicEnv } from "../http/env.ts";
-import type { SinkRow } from "./sink-store.ts";
+import { openNatsSinks } from "./nats-sink.ts";
+import { runSinkRetention } from "./retire-sinks.ts";
 import { runEventRelay } from "./run-event-relay.ts";
 import { openSecretBox } from "./secret-box.ts";
 import { runEventSequencer } from "./sequence-events.ts";
 import { eventStreamRoutes } from "./stream-routes.ts";
-import { webhookRoutes } from "./webhook-routes.ts";
-import { makeWebhookSink } from "./webhook-sink.ts";
+import { sinkRoutes } from "./sink-routes.ts";
+import { makeOpenSink } from "./open-sink.ts";
 
 /** The room as a whole, for the composition root. */
 export interface Events {
@@ -16,31 +17,33 @@ export interface Events {
   run(onStatus: (name: string, status: string) => void): Promise<void>;
 }
 
-/** Reads, or makes, the key of the webhooks' secrets; nothing runs yet. `closing` ends streams and loops. */
+/** Reads, or makes, the key of the sinks' secrets; nothing runs yet. `closing` ends streams and loops. */
 export async function openEvents(
   deps: Deps,
-  options: { readonly stateDir: string; readonly allowPrivate: boolean; readonly closing: AbortSignal },
+  options: {
+    readonly stateDir: string;
+    readonly allowPrivate: boolean;
+    readonly keepDays: number;
+    readonly closing: AbortSignal;
+  },
 ): Promise<Events> {
   const { allowPrivate, closing: signal } = options;
   const secretBox = await openSecretBox(options.stateDir);
-  const openSink = (row: Pick<SinkRow, "id" | "url" | "secretEncrypted">) =>
-    makeWebhookSink({
-      url: row.url,
-      secret: secretBox.open(row.secretEncrypted, row.id),
-      allowPrivate,
-      clock: deps.clock,
-    });
+  const nats = openNatsSinks({ clock: deps.clock, allowClear: allowPrivate });
+  const openSink = makeOpenSink({ secretBox, nats, webhooks: { allowPrivate, clock: deps.clock } });
   return {
     features: [
       eventStreamRoutes({ ...deps, closing: signal }),
-      webhookRoutes({ ...deps, secretBox, allowPrivate, openSink }),
+      sinkRoutes({ ...deps, secretBox, allowPrivate, openSink }),
     ],
     run: async (onStatus) => {
       const relay = { ...deps, openSink, random: Math.random };
       await Promise.all([
         runEventSequencer(deps, { signal, onStatus: (status) => onStatus("events", status) }),
+        runSinkRetention(deps, { signal, keepDays: options.keepDays }),
         runEventRelay(relay, { signal, onStatus: (status) => onStatus("webhooks", status) }),
       ]);
+      await nats.close();
     },
   };
 }

@@ -32,7 +32,7 @@ export async function runEventRelay(
   while (!signal.aborted) {
     try {
       const claimed = rounds.size < IN_FLIGHT_MAX ? await claimNext(deps) : undefined;
-      options.onStatus(`${rounds.size} webhooks are served`);
+      options.onStatus(`${rounds.size} sinks are served`);
       if (claimed === undefined) await deps.wake.wait(EVENTS_TOPIC, RECHECK_MS, signal);
       else {
         const round = serve(deps, claimed, signal).finally(() => rounds.delete(round));
@@ -61,6 +61,6 @@ async function serve(deps: RelayDeps, claimed: ClaimedSink, signal: AbortSignal)
     const sink = deps.openSink(claimed);
     await deliverDue(deps, { claimed, sink, limits: deps.limits ?? DELIVERY_LIMITS, signal });
   } catch (error) {
-    if (!isDatabaseAway(error)) deps.log.error({ err: error, webhookId: claimed.id }, "webhook round failed");
+    if (!isDatabaseAway(error)) deps.log.error({ err: error, sinkId: claimed.id }, "event sink round failed");
   }
 }

@@ -5,7 +5,7 @@ import { waitFor } from "../../../test/support/wait-for.ts";
 import { MIGRATIONS_DIR } from "../db/migrate.ts";
 import { inTransaction } from "../db/transaction.ts";
 import { sequenceEvents } from "./sequence-events.ts";
-import { readEvents, trySequencerLock } from "./store.ts";
+import { FIRST_PLACE, readEvents, trySequencerLock } from "./store.ts";
 import { openEventPlane, outOfOrder, type EventPlane } from "./test-event-plane.ts";
 
 let plane: EventPlane;
@@ -14,7 +14,7 @@ beforeEach(async () => {
 });
 afterEach(async () => await plane.close());
 
-const placed = async () => await readEvents(plane.sql, { scope: "platform", after: 0, limit: 10_000 });
+const placed = async () => await readEvents(plane.sql, { scope: "platform", after: FIRST_PLACE, limit: 10_000 });
 const eventCount = async (): Promise<number> => {
   const [row] = await plane.sql<{ count: number }[]>`select count(*)::int as count from events`;
   return row?.count ?? 0;

@@ -4,7 +4,7 @@ import { isDatabaseAway } from "../db/pool.ts";
 import { inTransaction } from "../db/transaction.ts";
 import { EVENTS_TOPIC, EVERYTHING, projectEventsTopic } from "../db/wake-bus.ts";
 import type { Deps } from "../deps.ts";
-import { hasUnsequenced, sequenceBatch, sequenceRestored, trySequencerLock } from "./store.ts";
+import { hasUnsequenced, sequenceBatch, sequenceRestored, trySequencerLock, type SearchDepth } from "./store.ts";
 
 const BATCH_MAX = 10_000;
 /** Not every change sends a hint: look so often without one. */
@@ -12,6 +12,8 @@ const RECHECK_MS = 50;
 /** Another replica is at it with a snapshot that may lack our event. */
 const BUSY_RETRY_MS = 5;
 const FAILED_RETRY_MS = 1000;
+/** Under load a round looks at every event since the oldest open transaction: it takes a fifth of a connection and no more. */
+const PAUSE = { perRoundMs: 4, maxMs: 100 };
 
 /**
  * Gives committed events their positions and wakes whoever waits for them. Runs on every replica: a replica is the first to hear
@@ -23,15 +25,26 @@ export async function runEventSequencer(
 ): Promise<void> {
   const { signal } = options;
   let hasRebased = false;
+  let depth: SearchDepth = "ever";
   while (!signal.aborted) {
     try {
       hasRebased ||= await rebase(deps);
-      const count = await sequenceEvents(deps);
+      const beganMs = deps.clock.monotonicMs();
+      const count = await sequenceEvents(deps, depth);
+      const tookMs = deps.clock.monotonicMs() - beganMs;
+      if (count === 0) depth = "lately";
       options.onStatus(count === null ? "another replica places events" : "events are placed");
       if (count === null) await deps.clock.sleep(BUSY_RETRY_MS, signal);
-      else if (count < BATCH_MAX) await deps.wake.wait(EVERYTHING, RECHECK_MS, signal);
+      else if (count < BATCH_MAX) {
+        // Begun before the pause, so that what is woken meanwhile is seen right after it.
+        const woken = deps.wake.wait(EVERYTHING, RECHECK_MS, signal);
+        woken.catch(() => "thrown where it is awaited");
+        await deps.clock.sleep(Math.min(PAUSE.maxMs, tookMs * PAUSE.perRoundMs), signal);
+        await woken;
+      }
     } catch (error) {
       if (isAborted(error, signal)) return;
+      depth = "ever";
       if (!isDatabaseAway(error)) deps.log.error({ err: error }, "events were not placed");
       options.onStatus(`waiting: ${describeError(error)}`);
       await deps.clock.sleep(FAILED_RETRY_MS, signal).catch((abort: unknown) => {
@@ -42,10 +55,13 @@ export async function runEventSequencer(
 }
 
 /** Places what can be placed, at most one batch; null when another replica is at it. May run any number of times, anywhere. */
-export async function sequenceEvents(deps: Pick<Deps, "sql" | "wake">): Promise<number | null> {
-  if (!(await hasUnsequenced(deps.sql))) return 0;
+export async function sequenceEvents(
+  deps: Pick<Deps, "sql" | "wake">,
+  depth: SearchDepth = "lately",
+): Promise<number | null> {
+  if (!(await hasUnsequenced(deps.sql, depth))) return 0;
   const batch = await inTransaction(deps.sql, async (tx) =>
-    (await trySequencerLock(tx)) ? await sequenceBatch(tx, BATCH_MAX) : null,
+    (await trySequencerLock(tx)) ? await sequenceBatch(tx, BATCH_MAX, depth) : null,
   );
   if (batch === null) return null;
   if (batch.count > 0) deps.wake.wake(EVENTS_TOPIC);

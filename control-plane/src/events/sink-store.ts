@@ -1,17 +1,25 @@
 import type { DeadLetter, Webhook } from "@hostler/shared/api/events.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
-import { eventColumns, toPlacedEvent, type EventRow, type EventScope } from "./store.ts";
+import type { SinkKind } from "./event-sink.ts";
+import type { SinkLag } from "./read-sink-lag.ts";
 
 /** Behind more than this is said as this: counting on would read a large part of the table for each listing. */
 const BEHIND_MAX = 1000;
 
 export interface SinkRow {
   readonly id: string;
+  readonly kind: SinkKind;
   readonly version: number;
   readonly state: "active" | "disabled";
   readonly projectId: string | null;
   readonly url: string;
   readonly secretEncrypted: Uint8Array;
+}
+
+/** The sinks of one kind, of exactly one project or exactly the platform. */
+export interface SinkScope {
+  readonly kind: SinkKind;
+  readonly projectId: string | null;
 }
 
 interface WebhookRow extends Omit<Webhook, "createdAt"> {
@@ -22,6 +30,7 @@ export async function insertSink(
   tx: Tx,
   sink: {
     readonly id: string;
+    readonly kind: SinkKind;
     readonly projectId: string | null;
     readonly url: string;
     readonly secretEncrypted: Buffer;
@@ -30,27 +39,26 @@ export async function insertSink(
   },
 ): Promise<void> {
   await tx`
-    insert into event_sinks (id, kind, project_id, url, secret_encrypted, topics, state, position, created_by)
-    values (${sink.id}, 'webhook', ${sink.projectId}, ${sink.url}, ${sink.secretEncrypted}, ${sink.topics as string[]}, 'active',
-      (select coalesce(max(position), 0) from event_positions), ${sink.createdBy})
+    insert into event_sinks (id, kind, project_id, url, secret_encrypted, topics, state, position, placed_at, created_by)
+    select ${sink.id}, ${sink.kind}, ${sink.projectId}::text, ${sink.url}, ${sink.secretEncrypted}::bytea, ${sink.topics as string[]}::text[],
+      'active', position, placed_at, ${sink.createdBy}
+    from event_sequencer
   `;
 }
 
-/** How many webhooks there are in one project, or of the platform; the row lock of nothing, so two at once may both pass. */
-export async function countSinks(db: Queryable, projectId: string | null): Promise<number> {
+/** How many sinks there are of one scope; the row lock of nothing, so two at once may both pass. */
+export async function countSinks(db: Queryable, scope: SinkScope): Promise<number> {
   const [row] = await db<{ count: number }[]>`
     select count(*)::int as count
-    from event_sinks
-    where project_id is not distinct from ${projectId} and state <> 'removed'
+    from event_sinks s
+    where ${inScope(db, scope)}
   `;
   return row?.count ?? 0;
 }
 
-/** Webhooks of exactly one project, or exactly those of the platform. */
-export async function readWebhooks(
+export async function readSinks(
   db: Queryable,
-  page: {
-    readonly projectId: string | null;
+  page: SinkScope & {
     readonly id: string | null;
     readonly after: string | null;
     readonly limit: number;
@@ -61,13 +69,13 @@ export async function readWebhooks(
       s.created_at as "createdAt",
       (select count(*)::int from (
         select from event_positions p
-        where p.position > s.position and (s.project_id is null or p.project_id = s.project_id)
+        where p.position > s.position and p.placed_at >= s.placed_at and p.position <> all(s.settled)
+          and (s.project_id is null or p.project_id = s.project_id)
         limit ${BEHIND_MAX}
       ) as waiting) as behind,
       (select count(*)::int from event_dead_letters d where d.sink_id = s.id) as "deadLetters"
     from event_sinks s
-    where s.project_id is not distinct from ${page.projectId}
-      and s.state <> 'removed'
+    where ${inScope(db, page)}
       and (${page.id}::text is null or s.id = ${page.id})
       and (${page.after}::text is null or s.id > ${page.after})
     order by s.id
@@ -76,22 +84,22 @@ export async function readWebhooks(
   return rows.map((row) => ({ ...row, createdAt: row.createdAt.toISOString() }));
 }
 
-/** The sink of that project or of the platform, locked until the transaction ends; undefined when there is none. */
-export async function lockSink(tx: Tx, id: string, projectId: string | null): Promise<SinkRow | undefined> {
+/** The sink of that scope, locked until the transaction ends; undefined when there is none. */
+export async function lockSink(tx: Tx, id: string, scope: SinkScope): Promise<SinkRow | undefined> {
   const [row] = await tx<SinkRow[]>`
     select ${sinkColumns(tx)}
     from event_sinks s
-    where s.id = ${id} and s.project_id is not distinct from ${projectId} and s.state <> 'removed'
+    where s.id = ${id} and ${inScope(tx, scope)}
     for update
   `;
   return row;
 }
 
-export async function readSink(db: Queryable, id: string, projectId: string | null): Promise<SinkRow | undefined> {
+export async function readSink(db: Queryable, id: string, scope: SinkScope): Promise<SinkRow | undefined> {
   const [row] = await db<SinkRow[]>`
     select ${sinkColumns(db)}
     from event_sinks s
-    where s.id = ${id} and s.project_id is not distinct from ${projectId} and s.state <> 'removed'
+    where s.id = ${id} and ${inScope(db, scope)}
   `;
   return row;
 }
@@ -108,7 +116,7 @@ export async function moveSink(
 ): Promise<number | undefined> {
   const [row] = await tx<{ version: number }[]>`
     update event_sinks
-    set state = ${move.to}, reason = ${move.reason}, version = version + 1, attempts = 0, failing_since = null,
+    set state = ${move.to}, reason = ${move.reason}, version = version + 1, attempts = 0, attempts_position = null, failing_since = null,
       next_attempt_at = now(), lease_token = null, lease_until = null
     where id = ${move.id} and state = any(${move.from as string[]})
     returning version
@@ -119,7 +127,53 @@ export async function moveSink(
 /** A removed webhook's secret is of no use to anybody, and its dead letters neither. */
 export async function emptySink(tx: Tx, id: string): Promise<void> {
   await tx`delete from event_dead_letters where sink_id = ${id}`;
-  await tx`update event_sinks set secret_encrypted = '' where id = ${id}`;
+  await tx`update event_sinks set secret_encrypted = '', settled = '{}' where id = ${id}`;
+}
+
+/**
+ * How many events in the platform's order lie between the sink's position and the oldest that is still kept: those are gone. None for
+ * an active sink, which holds what it needs.
+ */
+export async function countMissed(db: Queryable, id: string): Promise<number> {
+  const [row] = await db<{ missed: string }[]>`
+    select greatest(0, coalesce((select min(p.position) from event_positions p), q.position + 1) - 1 - s.position) as missed
+    from event_sinks s
+    cross join event_sequencer q
+    where s.id = ${id}
+  `;
+  return Number(row?.missed ?? 0);
+}
+
+/** Positions, also those that are of no interest to the sink: cheap, for all sinks at once. */
+export async function readLag(db: Queryable): Promise<SinkLag[]> {
+  return await db<SinkLag[]>`
+    select s.id, s.kind, s.state, (q.position - s.position)::float8 as behind,
+      (select count(*)::int from event_dead_letters d where d.sink_id = s.id) as "deadLetters"
+    from event_sinks s
+    cross join event_sequencer q
+    where s.state <> 'removed'
+    order by s.id
+    limit 1000
+  `;
+}
+
+/** Active sinks that still need what was placed so many days ago; what they need is held back from being dropped. */
+export async function readLaggingSinks(
+  db: Queryable,
+  days: number,
+): Promise<(Pick<SinkRow, "id" | "kind" | "projectId"> & { readonly daysBehind: number })[]> {
+  return await db<(Pick<SinkRow, "id" | "kind" | "projectId"> & { daysBehind: number })[]>`
+    select s.id, s.kind, s.project_id as "projectId", extract(day from now() - p.placed_at)::int as "daysBehind"
+    from event_sinks s
+    cross join lateral (
+      select p.placed_at
+      from event_positions p
+      where p.position > s.position and p.placed_at >= s.placed_at
+      order by p.position
+      limit 1
+    ) p
+    where s.state = 'active' and p.placed_at < now() - ${days} * interval '1 day'
+  `;
 }
 
 /** Marks all dead letters to go out again; resolves with how many. */
@@ -129,28 +183,31 @@ export async function replayDeadLetters(tx: Tx, sinkId: string): Promise<number>
     where sink_id = ${sinkId}
     returning position
   `;
-  await tx`update event_sinks set attempts = 0, next_attempt_at = now() where id = ${sinkId}`;
+  await tx`update event_sinks set attempts = 0, attempts_position = null, next_attempt_at = now() where id = ${sinkId}`;
   return rows.length;
 }
 
 /**
- * Puts the sink back to before the first event of that time or later, and takes away the dead letters that come again by that.
- * The one step backwards that a position takes, by an operator's word; a round that is under way loses its lease.
+ * Puts the sink back to before the first event that was placed at that time or later, as far as events are kept, and takes away the
+ * dead letters that come again by that. The one step backwards that a position takes, by an operator's word; a round that is under
+ * way loses its lease.
  */
 export async function rewindSink(tx: Tx, sinkId: string, since: string): Promise<void> {
   await tx`
     with target as (
-      select min(p.position) - 1 as position
-      from events e
-      join event_positions p on p.event_seq = e.seq
-      where e.at >= ${since}::timestamptz
+      select p.position - 1 as position, p.placed_at
+      from event_positions p
+      where p.placed_at >= ${since}::timestamptz
+      order by p.position
+      limit 1
     ), forgotten as (
       delete from event_dead_letters d using target t where d.sink_id = ${sinkId} and d.position > t.position
     )
     update event_sinks s
-    set position = least(s.position, t.position), attempts = 0, next_attempt_at = now(), lease_token = null, lease_until = null
+    set position = least(s.position, t.position), placed_at = least(s.placed_at, t.placed_at), settled = '{}', attempts = 0,
+      attempts_position = null, next_attempt_at = now(), lease_token = null, lease_until = null
     from target t
-    where s.id = ${sinkId} and t.position is not null
+    where s.id = ${sinkId}
   `;
 }
 
@@ -158,27 +215,24 @@ export async function readDeadLetters(
   db: Queryable,
   page: { readonly sinkId: string; readonly after: number; readonly limit: number },
 ): Promise<{ position: number; letter: DeadLetter }[]> {
-  const rows = await db<(EventRow & { attempts: number; lastError: string; deadAt: Date; isReplaying: boolean })[]>`
-    select ${eventColumns(db)}, d.attempts, d.last_error as "lastError", d.at as "deadAt",
-      d.replay_at is not null as "isReplaying"
-    from event_dead_letters d
-    join event_positions p on p.position = d.position
-    join events e on e.seq = p.event_seq
-    where d.sink_id = ${page.sinkId} and d.position > ${page.after}
-    order by d.position
+  const rows = await db<(Omit<DeadLetter, "at"> & { position: string; at: Date })[]>`
+    select position, event, attempts, last_error as "lastError", at, replay_at is not null as "isReplaying"
+    from event_dead_letters
+    where sink_id = ${page.sinkId} and position > ${page.after}
+    order by position
     limit ${page.limit}
   `;
-  return rows.map((row) => {
-    const { position, event } = toPlacedEvent(row);
-    const { attempts, lastError, isReplaying } = row;
-    return { position, letter: { event, attempts, lastError, at: row.deadAt.toISOString(), isReplaying } };
-  });
+  return rows.map(({ position, at, ...letter }) => ({
+    position: Number(position),
+    letter: { ...letter, at: at.toISOString() },
+  }));
 }
 
-export function scopeOf(sink: Pick<SinkRow, "projectId">): EventScope {
-  return sink.projectId === null ? "platform" : { projectId: sink.projectId };
+/** For queries that name the sink `s`. */
+function inScope(db: Queryable, scope: SinkScope) {
+  return db`s.kind = ${scope.kind} and s.project_id is not distinct from ${scope.projectId} and s.state <> 'removed'`;
 }
 
 function sinkColumns(db: Queryable) {
-  return db`s.id, s.version, s.state, s.project_id as "projectId", s.url, s.secret_encrypted as "secretEncrypted"`;
+  return db`s.id, s.kind, s.version, s.state, s.project_id as "projectId", s.url, s.secret_encrypted as "secretEncrypted"`;
 }

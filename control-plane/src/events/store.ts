@@ -7,8 +7,7 @@ const SEQUENCER_LOCK_KEY = 4_107_823_392;
 /** Whose events: a project's, or the platform's, which are all there are. */
 export type EventScope = { readonly projectId: string } | "platform";
 
-export interface PlacedEvent {
-  readonly position: number;
+export interface PlacedEvent extends Place {
   readonly event: Event;
 }
 
@@ -17,9 +16,15 @@ export interface SequencedBatch {
   readonly projectIds: readonly (string | null)[];
 }
 
+/**
+ * Which events are looked at. `lately` is what is written while the loop runs: demand_record() refuses a transaction that was open
+ * for half a day. `ever` is for a start, and after the database was away.
+ */
+export type SearchDepth = "lately" | "ever";
+
 /** Whether there is an event that could get its position now. Takes no lock and no transaction number. */
-export async function hasUnsequenced(db: Queryable): Promise<boolean> {
-  const rows = await db`select from events e where ${isUnsequenced(db)} order by e.tx limit 1`;
+export async function hasUnsequenced(db: Queryable, depth: SearchDepth): Promise<boolean> {
+  const rows = await db`select from events e where ${isUnsequenced(db, depth)} order by e.tx limit 1`;
   return rows.length > 0;
 }
 
@@ -42,24 +47,29 @@ export async function trySequencerLock(tx: Tx): Promise<boolean> {
  * `below_tx` keeps the search short: below xmin of a snapshot every transaction has ended, and what committed is visible and
  * gets its position here.
  */
-export async function sequenceBatch(tx: Tx, limit: number): Promise<SequencedBatch> {
+export async function sequenceBatch(tx: Tx, limit: number, depth: SearchDepth): Promise<SequencedBatch> {
   const rows = await tx<{ projectId: string | null }[]>`
     with due as materialized (
-      select e.seq, e.project_id
+      select e.seq, e.at, e.project_id
       from events e
-      where ${isUnsequenced(tx)}
+      where ${isUnsequenced(tx, depth)}
     ), batch as (
-      select seq, project_id
+      select seq, at, project_id
       from due
       order by seq
       limit ${limit}
     ), moved as (
-      update event_sequencer set below_tx = pg_snapshot_xmin(pg_current_snapshot())
-      where (select count(*) from due) between 1 and ${limit}
+      update event_sequencer s
+      set below_tx = case when f.due <= ${limit} then pg_snapshot_xmin(pg_current_snapshot()) else s.below_tx end,
+        position = s.position + f.taken, placed_at = ${placedAt(tx)}
+      from (select (select count(*) from due) as due, count(*) as taken, max(at) as newest_at from batch) as f
+      where f.taken > 0
+      returning s.position - f.taken as position, s.placed_at
     )
-    insert into event_positions (position, event_seq, project_id)
-    select (select coalesce(max(position), 0) from event_positions) + row_number() over (order by seq), seq, project_id
-    from batch
+    insert into event_positions (position, placed_at, event_seq, event_at, project_id)
+    select m.position + row_number() over (order by b.seq), m.placed_at, b.seq, b.at, b.project_id
+    from batch b
+    cross join moved m
     returning project_id as "projectId"
   `;
   return { count: rows.length, projectIds: [...new Set(rows.map((row) => row.projectId))] };
@@ -71,74 +81,91 @@ export async function sequenceBatch(tx: Tx, limit: number): Promise<SequencedBat
  */
 export async function sequenceRestored(tx: Tx): Promise<void> {
   await tx`
-    with restored as (
-      update event_sequencer set below_tx = pg_snapshot_xmin(pg_current_snapshot())
-      where below_tx > pg_snapshot_xmax(pg_current_snapshot())
-      returning id
+    with restored as materialized (
+      select e.seq, e.at, e.project_id
+      from events e
+      where (select below_tx from event_sequencer) > pg_snapshot_xmax(pg_current_snapshot())
+        and not exists (select from event_positions p where p.event_seq = e.seq)
+    ), moved as (
+      update event_sequencer s
+      set below_tx = pg_snapshot_xmin(pg_current_snapshot()), position = s.position + f.taken, placed_at = ${placedAt(tx)}
+      from (select count(*) as taken, max(at) as newest_at from restored) as f
+      where s.below_tx > pg_snapshot_xmax(pg_current_snapshot())
+      returning s.position - f.taken as position, s.placed_at
     )
-    insert into event_positions (position, event_seq, project_id)
-    select (select coalesce(max(position), 0) from event_positions) + row_number() over (order by e.seq), e.seq, e.project_id
-    from events e
-    cross join restored
-    where not exists (select from event_positions p where p.event_seq = e.seq)
+    insert into event_positions (position, placed_at, event_seq, event_at, project_id)
+    select m.position + row_number() over (order by r.seq), m.placed_at, r.seq, r.at, r.project_id
+    from restored r
+    cross join moved m
   `;
+}
+
+/** Never falls, whatever the clock does, and lies at or after the time of every event of the batch (`f`). */
+function placedAt(db: Queryable) {
+  return db`greatest(s.placed_at, f.newest_at, clock_timestamp())`;
 }
 
 /**
  * The subquery, unlike an anti-join, is always one look into the index for each row of the short range. The range ends at xmax
  * because rows that were restored from another server may have any number above it.
  */
-function isUnsequenced(db: Queryable) {
-  return db`e.tx >= (select below_tx from event_sequencer)
+function isUnsequenced(db: Queryable, depth: SearchDepth) {
+  return db`${depth === "ever" ? db`true` : db`e.at between now() - interval '1 day' and now() + interval '1 day'`}
+    and e.tx >= (select below_tx from event_sequencer)
     and e.tx < pg_snapshot_xmax(pg_current_snapshot())
-    and (select p.position from event_positions p where p.event_seq = e.seq) is null`;
+    and (select p.position from event_positions p where p.event_seq = e.seq and p.placed_at >= e.at) is null`;
 }
 
-/** The last position that was given; 0 before the first. */
-export async function readTip(db: Queryable): Promise<number> {
-  const [row] = await db<{ position: string }[]>`
-    select coalesce(max(position), 0) as position from event_positions
-  `;
-  return Number(row?.position ?? 0);
+/**
+ * A place in the order. `placedAt` never falls as the position rises, so that a reader looks at no day before the one it is in.
+ * The text keeps microseconds.
+ */
+export interface Place {
+  readonly position: number;
+  readonly placedAt: string;
+}
+export const FIRST_PLACE: Place = { position: 0, placedAt: "-infinity" };
+
+/** The last place that was given; that before the first when there is none. */
+export async function readTip(db: Queryable): Promise<Place> {
+  const [row] = await db<PlaceRow[]>`select position, placed_at::text as "placedAt" from event_sequencer`;
+  return row === undefined ? FIRST_PLACE : toPlace(row);
 }
 
 /** The newest event of the scope, which is where a reader begins who asks for news only; null when there is none. */
-export async function readNewest(
-  db: Queryable,
-  scope: EventScope,
-): Promise<{ readonly id: string; readonly position: number } | null> {
-  const [row] = await db<{ id: string; position: string }[]>`
-    select e.id, p.position
+export async function readNewest(db: Queryable, scope: EventScope): Promise<({ readonly id: string } & Place) | null> {
+  const [row] = await db<(PlaceRow & { id: string })[]>`
+    select e.id, ${placeColumns(db)}
     from event_positions p
-    join events e on e.seq = p.event_seq
+    ${withEvent(db)}
     where ${inScope(db, scope)}
     order by p.position desc
     limit 1
   `;
-  return row === undefined ? null : { id: row.id, position: Number(row.position) };
+  return row === undefined ? null : { id: row.id, ...toPlace(row) };
 }
 
 /** The position of an event that the scope may see; undefined for any other. */
-export async function findPosition(db: Queryable, scope: EventScope, eventId: string): Promise<number | undefined> {
-  const [row] = await db<{ position: string }[]>`
-    select p.position
+export async function findPosition(db: Queryable, scope: EventScope, eventId: string): Promise<Place | undefined> {
+  const [row] = await db<PlaceRow[]>`
+    select ${placeColumns(db)}
     from events e
-    join event_positions p on p.event_seq = e.seq
+    cross join lateral (select * from event_positions where event_seq = e.seq and placed_at >= e.at limit 1) p
     where e.id = ${eventId} and ${inScope(db, scope)}
   `;
-  return row === undefined ? undefined : Number(row.position);
+  return row === undefined ? undefined : toPlace(row);
 }
 
-/** The scope's events behind a position, in order. */
+/** The scope's events behind a place, in order. */
 export async function readEvents(
   db: Queryable,
-  page: { readonly scope: EventScope; readonly after: number; readonly limit: number },
+  page: { readonly scope: EventScope; readonly after: Place; readonly limit: number },
 ): Promise<PlacedEvent[]> {
   const rows = await db<EventRow[]>`
     select ${eventColumns(db)}
     from event_positions p
-    join events e on e.seq = p.event_seq
-    where p.position > ${page.after} and ${inScope(db, page.scope)}
+    ${withEvent(db)}
+    where ${isBehind(db, page.after)} and ${inScope(db, page.scope)}
     order by p.position
     limit ${page.limit}
   `;
@@ -146,24 +173,46 @@ export async function readEvents(
 }
 
 /** A query row with the columns of `eventColumns`. */
-export interface EventRow extends Event {
+export interface EventRow extends Event, PlaceRow {}
+
+interface PlaceRow {
   readonly position: string;
+  readonly placedAt: string;
 }
 
 /** For queries that name the event `e` and its position `p`. */
 export function eventColumns(db: Queryable) {
   return db`
-    p.position, e.id, e.topic, to_char(e.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as at,
+    ${placeColumns(db)}, e.id, e.topic, to_char(e.at at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as at,
     e.aggregate_id as "aggregateId", e.aggregate_version as "aggregateVersion", e.project_id as "projectId", e.body
   `;
 }
 
+/**
+ * Brings the event `e` of each position `p`, by one look into the day it is in. A plain join invites the planner to read all days:
+ * it does not know that the time follows from the number.
+ */
+export function withEvent(db: Queryable) {
+  return db`cross join lateral (select * from events where seq = p.event_seq and at = p.event_at limit 1) e`;
+}
+
+/** Whether the position `p` is behind a place; the times say which days not to look at. */
+export function isBehind(db: Queryable, place: Place) {
+  return db`p.position > ${place.position} and p.placed_at >= ${place.placedAt}::text::timestamptz
+    and p.placed_at < now() + interval '1 day'`;
+}
+
 export function toPlacedEvent(row: EventRow): PlacedEvent {
   const { id, topic, at, aggregateId, aggregateVersion, projectId, body } = row;
-  return {
-    position: Number(row.position),
-    event: { id, topic, at, aggregateId, aggregateVersion, projectId, body },
-  };
+  return { ...toPlace(row), event: { id, topic, at, aggregateId, aggregateVersion, projectId, body } };
+}
+
+export function toPlace(row: PlaceRow): Place {
+  return { position: Number(row.position), placedAt: row.placedAt };
+}
+
+function placeColumns(db: Queryable) {
+  return db`p.position, p.placed_at::text as "placedAt"`;
 }
 
 function inScope(db: Queryable, scope: EventScope) {

@@ -2,7 +2,15 @@ import { CURSOR_BEGIN } from "@hostler/shared/api/events.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { EVENTS_TOPIC, projectEventsTopic } from "../db/wake-bus.ts";
 import type { Deps } from "../deps.ts";
-import { findPosition, readEvents, readNewest, type EventScope, type PlacedEvent } from "./store.ts";
+import {
+  findPosition,
+  FIRST_PLACE,
+  readEvents,
+  readNewest,
+  type EventScope,
+  type Place,
+  type PlacedEvent,
+} from "./store.ts";
 
 /** Rows are some hundred bytes: a piece is tens of kilobytes. */
 const PAGE = 100;
@@ -23,7 +31,7 @@ export interface StreamOptions {
 /** Where a reader goes on: an event that it was told of, or the beginning. */
 export interface StreamStart {
   readonly cursor: string;
-  readonly position: number;
+  readonly place: Place;
 }
 
 /**
@@ -35,13 +43,13 @@ export async function findStart(
   scope: EventScope,
   after: string | undefined,
 ): Promise<StreamStart> {
-  if (after === CURSOR_BEGIN) return { cursor: CURSOR_BEGIN, position: 0 };
+  if (after === CURSOR_BEGIN) return { cursor: CURSOR_BEGIN, place: FIRST_PLACE };
   if (after === undefined) {
     const newest = await readNewest(deps.sql, scope);
-    return newest === null ? { cursor: CURSOR_BEGIN, position: 0 } : { cursor: newest.id, position: newest.position };
+    return newest === null ? { cursor: CURSOR_BEGIN, place: FIRST_PLACE } : { cursor: newest.id, place: newest };
   }
-  const position = await findPosition(deps.sql, scope, after);
-  if (position !== undefined) return { cursor: after, position };
+  const place = await findPosition(deps.sql, scope, after);
+  if (place !== undefined) return { cursor: after, place };
   throw new AppError("validation_failed", {
     detail: "There is no such event here. Begin anew without a cursor, or with after=begin.",
     errors: [{ pointer: "?after", message: "Expected the id of an event of this stream, or begin." }],
@@ -59,7 +67,7 @@ export async function* streamEvents(
 ): AsyncGenerator<string, void> {
   const { scope, signal } = options;
   const topic = scope === "platform" ? EVENTS_TOPIC : projectEventsTopic(scope.projectId);
-  let { position } = start;
+  let place = start.place;
   let heartbeatAtMs = deps.clock.monotonicMs() + options.heartbeatMs;
   yield `retry: 1000\nid: ${start.cursor}\n\n`;
   while (!signal.aborted) {
@@ -75,13 +83,13 @@ export async function* streamEvents(
       .wait(topic, Math.min(leftMs, RECHECK_MS), AbortSignal.any([signal, waiting.signal]))
       .catch(() => undefined);
     try {
-      const page = await readEvents(deps.sql, { scope, after: position, limit: PAGE });
+      const page = await readEvents(deps.sql, { scope, after: place, limit: PAGE });
       const last = page.at(-1);
       if (last === undefined) {
         await woken;
         continue;
       }
-      ({ position } = last);
+      place = last;
       yield page.map(pieceOf).join("");
     } finally {
       waiting.abort();

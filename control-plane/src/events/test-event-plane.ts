@@ -24,8 +24,9 @@ import { runEventRelay } from "./run-event-relay.ts";
 import { makeSecretBox } from "./secret-box.ts";
 import { runEventSequencer } from "./sequence-events.ts";
 import { eventStreamRoutes, STREAM_LIMITS, type StreamLimits } from "./stream-routes.ts";
-import { webhookRoutes } from "./webhook-routes.ts";
-import { makeWebhookSink } from "./webhook-sink.ts";
+import { openNatsSinks } from "./nats-sink.ts";
+import { makeOpenSink } from "./open-sink.ts";
+import { sinkRoutes } from "./sink-routes.ts";
 
 /** The public listener with the room's routes, on a database of its own. Loops run only when a test starts them. */
 export interface EventPlane {
@@ -70,7 +71,7 @@ export async function openEventPlane(limits: Partial<StreamLimits> = {}): Promis
   const deps = { sql, clock: systemClock, log, wake, replicaId };
   const operatorKey = (await ensureFirstOperator(deps)) ?? "";
   const closing = new AbortController();
-  const { listener, openSink } = await openTestListener(deps, { ...STREAM_LIMITS, ...limits }, closing.signal);
+  const { listener, openSink, nats } = await openTestListener(deps, { ...STREAM_LIMITS, ...limits }, closing.signal);
   const url = `http://127.0.0.1:${listener.port}`;
   const call = makeCall(url);
   const makeProject = await makeTenancy(deps, call, operatorKey);
@@ -104,6 +105,7 @@ export async function openEventPlane(limits: Partial<StreamLimits> = {}): Promis
       closing.abort(new Error("closed"));
       await loops.stopAll();
       await listener.close();
+      await nats.close();
       await wake.close();
       await database.close();
     },
@@ -112,17 +114,16 @@ export async function openEventPlane(limits: Partial<StreamLimits> = {}): Promis
 
 async function openTestListener(deps: Deps, limits: StreamLimits, closing: AbortSignal) {
   const secretBox = makeSecretBox(randomBytes(32));
-  const openSink = (row: { id: string; url: string; secretEncrypted: Uint8Array }): EventSink => {
-    const secret = secretBox.open(row.secretEncrypted, row.id);
-    return makeWebhookSink({ url: row.url, secret, allowPrivate: true, clock: systemClock, timeoutMs: 500 });
-  };
+  const nats = openNatsSinks({ clock: systemClock, allowClear: true });
+  const webhooks = { allowPrivate: true, clock: systemClock, timeoutMs: 500 };
+  const openSink = makeOpenSink({ secretBox, nats, webhooks });
   const app = publicApp({
     deps,
     publicUrl: "/",
     features: [
       identityRoutes(deps),
       eventStreamRoutes({ ...deps, closing, limits }),
-      webhookRoutes({ ...deps, secretBox, allowPrivate: true, openSink }),
+      sinkRoutes({ ...deps, secretBox, allowPrivate: true, openSink }),
     ],
     consoleFiles: async (_c, next) => await next(),
   });
@@ -135,7 +136,7 @@ async function openTestListener(deps: Deps, limits: StreamLimits, closing: Abort
     hasWebSockets: false,
     clock: systemClock,
   });
-  return { listener, openSink };
+  return { listener, openSink, nats };
 }
 
 function makeCall(url: string): EventPlane["call"] {

@@ -6,13 +6,14 @@ import type { LookupFunction } from "node:net";
 import type { Event } from "@hostler/shared/api/events.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { describeError } from "@hostler/shared/errors.ts";
-import type { Delivery, EventSink } from "./event-sink.ts";
+import { failed, type Delivery, type EventSink } from "./event-sink.ts";
 import { addressInHost, isPublicAddress, publicLookup } from "./target-address.ts";
 
 const TIMEOUT_MS = 10_000;
 /** Of an answer's body so much is looked at, for the error; the rest is not read. */
 const ANSWER_BYTES_MAX = 1024;
-const ERROR_LENGTH_MAX = 300;
+/** A receiver is somebody's small service more often than not. */
+const IN_FLIGHT_MAX = 8;
 
 export interface WebhookOptions {
   readonly url: string;
@@ -47,6 +48,7 @@ export function refusedUrl(text: string, allowPrivate: boolean): string | null {
  */
 export function makeWebhookSink(options: WebhookOptions): EventSink {
   return {
+    inFlightMax: IN_FLIGHT_MAX,
     deliver: async (event, signal) => {
       const refused = refusedUrl(options.url, options.allowPrivate);
       if (refused !== null) return failed(null, refused);
@@ -109,10 +111,4 @@ async function readStart(response: IncomingMessage): Promise<string> {
     if (text.length >= ANSWER_BYTES_MAX) break;
   }
   return text.slice(0, ANSWER_BYTES_MAX);
-}
-
-/** The receiver's words end in our tables and terminals: no control characters, and not many. */
-function failed(status: number | null, error: string): Delivery {
-  const words = error.replaceAll(/[\p{Cc}\p{Cf}\p{Cs}]+/gu, " ").slice(0, ERROR_LENGTH_MAX);
-  return { outcome: "failed", status, error: words };
 }

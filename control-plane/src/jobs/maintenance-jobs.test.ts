@@ -2,7 +2,7 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { waitFor } from "../../../test/support/wait-for.ts";
 import { startJob } from "./enqueue-job.ts";
 import type { JobKind } from "./job-kind.ts";
-import { JOB_KINDS } from "./maintenance-jobs.ts";
+import { maintenanceJobs } from "./maintenance-jobs.ts";
 import { openJobPlane, type JobPlane } from "./test-jobs.ts";
 
 let plane: JobPlane;
@@ -10,7 +10,7 @@ beforeAll(async () => void (plane = await openJobPlane()));
 afterAll(async () => await plane.close());
 
 function kindOf(name: string): JobKind {
-  return JOB_KINDS.find(({ kind }) => kind === name) ?? expect.fail(`there is no kind ${name}`);
+  return maintenanceJobs({}).kinds.find(({ kind }) => kind === name) ?? expect.fail(`there is no kind ${name}`);
 }
 async function runNow(name: string): Promise<string> {
   const kind = kindOf(name);

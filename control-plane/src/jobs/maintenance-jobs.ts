@@ -1,4 +1,4 @@
-import { makePartitions, dropPartitions } from "../db/partitions.ts";
+import { maintainPartitions, type KeepDays } from "../db/partitions.ts";
 import { expireIdempotencyKeys } from "../http/idempotency.ts";
 import { forgetOperations } from "../operations/operations.ts";
 import type { JobContext, JobKind } from "./job-kind.ts";
@@ -11,14 +11,16 @@ const FINISHED_DAYS_KEPT = 14;
 const FORGET_BATCH = 100;
 
 /** Days of the tables that are cut into days: made ahead, dropped past their time. */
-const partitions: JobKind = {
+const partitionsOf = (keepDays: KeepDays): JobKind => ({
   kind: "storage.partitions",
   scope: "system:storage",
   steps: [
-    { name: "make", run: async ({ sql, clock }) => await makePartitions(sql, clock.now()) },
-    { name: "drop", run: async ({ sql, clock }) => await dropPartitions(sql, clock.now()) },
+    {
+      name: "make_and_drop",
+      run: async ({ sql, clock }) => void (await maintainPartitions(sql, clock.now(), keepDays)),
+    },
   ],
-};
+});
 
 /** Rows that nobody will ask for again. */
 const expiry: JobKind = {
@@ -39,10 +41,17 @@ async function forgetFinishedJobs({ sql, signal }: JobContext): Promise<void> {
   }
 }
 
-/** Every kind of job that this version can run. */
-export const JOB_KINDS: readonly JobKind[] = [partitions, expiry];
-
-export const SCHEDULES: readonly Schedule[] = [
-  { kind: partitions, everyMs: HOUR_MS, jitterMs: 60_000 },
-  { kind: expiry, everyMs: HOUR_MS, jitterMs: 60_000 },
-];
+/** Every kind of job that this version can run, and what of it is due when. */
+export function maintenanceJobs(keepDays: KeepDays): {
+  readonly kinds: readonly JobKind[];
+  readonly schedules: readonly Schedule[];
+} {
+  const partitions = partitionsOf(keepDays);
+  return {
+    kinds: [partitions, expiry],
+    schedules: [
+      { kind: partitions, everyMs: HOUR_MS, jitterMs: 60_000 },
+      { kind: expiry, everyMs: HOUR_MS, jitterMs: 60_000 },
+    ],
+  };
+}

@@ -8,6 +8,8 @@ import type { PublicEnv } from "../http/env.ts";
 import { readNewest } from "../telemetry/read-newest.ts";
 import type { RequestCounts } from "./request-counts.ts";
 import { jobGauges } from "../jobs/job-gauges.ts";
+import { readOldestSnapshotAge } from "../db/oldest-transaction.ts";
+import { readSinkLag, type SinkLag } from "../events/read-sink-lag.ts";
 import { countStates } from "./store.ts";
 
 interface Metric<Sample> {
@@ -68,15 +70,17 @@ export function metricsRoutes(
   return api;
 }
 
+type Add = (
+  name: string,
+  help: string,
+  type: "gauge" | "counter",
+  values: readonly (readonly [Readonly<Record<string, string>>, number])[],
+) => void;
+
 async function renderMetrics(deps: Pick<Deps, "sql"> & { readonly requestCounts: RequestCounts }): Promise<string> {
   const newest = await readNewest(deps.sql);
   const lines: string[] = [];
-  const add = (
-    name: string,
-    help: string,
-    type: "gauge" | "counter",
-    values: readonly (readonly [Readonly<Record<string, string>>, number])[],
-  ): void => {
+  const add: Add = (name, help, type, values) => {
     if (values.length === 0) return;
     lines.push(
       `# HELP ${name} ${help}`,
@@ -125,6 +129,7 @@ async function renderMetrics(deps: Pick<Deps, "sql"> & { readonly requestCounts:
   add("hostler_jobs_oldest_due_seconds", "How long the oldest job that is due has been waiting.", "gauge", [
     [{}, jobs.oldestDueSeconds],
   ]);
+  await addStorage(deps, add);
   add(
     "hostler_http_requests_total",
     "Requests answered since the start, by route and status.",
@@ -132,6 +137,28 @@ async function renderMetrics(deps: Pick<Deps, "sql"> & { readonly requestCounts:
     deps.requestCounts.read(),
   );
   return `${lines.join("\n")}\n`;
+}
+
+async function addStorage(deps: Pick<Deps, "sql">, add: Add): Promise<void> {
+  const age = await readOldestSnapshotAge(deps.sql);
+  add("hostler_database_oldest_snapshot_seconds", "Age of the oldest transaction that holds vacuum back.", "gauge", [
+    [{}, age],
+  ]);
+  const sinks = await readSinkLag(deps.sql);
+  const ofSinks = (value: (sink: SinkLag) => number) =>
+    sinks.map((sink) => [{ sink: sink.id, kind: sink.kind, state: sink.state }, value(sink)] as const);
+  add(
+    "hostler_event_sink_behind",
+    "Events of the platform behind the sink's position.",
+    "gauge",
+    ofSinks((sink) => sink.behind),
+  );
+  add(
+    "hostler_event_sink_dead_letters",
+    "Events that the sink did not take.",
+    "gauge",
+    ofSinks((sink) => sink.deadLetters),
+  );
 }
 
 function labelText(labels: Readonly<Record<string, string>>): string {

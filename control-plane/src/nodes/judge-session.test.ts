@@ -2,17 +2,33 @@ import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
 import { judgeStart, judgeUse, type SessionRecord } from "./judge-session.ts";
 
-const fresh: SessionRecord = { session: 0, from: 0, confirmed: true, isRestoreExpected: false };
+const fresh: SessionRecord = { session: 0, from: 0, confirmed: true, isRestoreExpected: false, instance: null };
+
+/** What one process sent when it started. */
+interface Sent {
+  readonly previous: number;
+  readonly instance: string;
+}
 
 /** The control plane's record and what one or more disks hold, as starts and requests go by. */
 class World {
   record: SessionRecord = fresh;
   isFrozen = false;
+  #starts = 0;
 
   /** A start whose answer arrives, or gets lost before it is on the disk. */
-  start(disk: { session: number }, isAnswerLost = false): void {
-    const verdict = judgeStart(this.record, disk.session);
+  start(disk: { session: number }, isAnswerLost = false): Sent {
+    this.#starts += 1;
+    const sent = { previous: disk.session, instance: `start ${this.#starts}` };
+    this.receive(sent, isAnswerLost ? { session: 0 } : disk);
+    return sent;
+  }
+
+  /** What a process sent reaches the control plane, once or again. */
+  receive(sent: Sent, disk: { session: number }): void {
+    const verdict = judgeStart(this.record, sent);
     if (verdict.kind === "copy") this.isFrozen = true;
+    else if (verdict.kind === "again") disk.session = verdict.session;
     else {
       this.record = {
         ...this.record,
@@ -20,8 +36,9 @@ class World {
         from: verdict.from,
         confirmed: false,
         isRestoreExpected: false,
+        instance: sent.instance,
       };
-      if (!isAnswerLost) disk.session = verdict.session;
+      disk.session = verdict.session;
     }
   }
 
@@ -55,6 +72,21 @@ describe("one holder", () => {
       }),
       { numRuns: 3000 },
     );
+  });
+
+  test("whose start comes twice, or again after its session was used, has one session", () => {
+    for (const isUsed of [false, true]) {
+      const world = new World();
+      const disk = { session: 0 };
+      world.start(disk);
+      world.use(disk);
+      const sent = world.start(disk);
+      if (isUsed) world.use(disk);
+      world.receive(sent, disk);
+      world.use(disk);
+      expect(world).toMatchObject({ isFrozen: false, record: { session: 2, confirmed: true } });
+      expect(disk.session).toBe(2);
+    }
   });
 
   test("that was restored from a backup is expected when an operator said so, and only once", () => {

@@ -8,9 +8,16 @@ export async function lockSession(
   nodeId: string,
 ): Promise<(SessionRecord & { readonly state: NodeState }) | undefined> {
   const [row] = await tx<
-    { state: NodeState; session: string; from: string; confirmed: boolean; isRestoreExpected: boolean }[]
+    {
+      state: NodeState;
+      session: string;
+      from: string;
+      confirmed: boolean;
+      isRestoreExpected: boolean;
+      instance: string | null;
+    }[]
   >`
-    select state, session::text, session_from::text as "from", session_confirmed as confirmed,
+    select state, session::text, session_from::text as "from", session_confirmed as confirmed, session_instance as instance,
       coalesce(restore_until > now(), false) as "isRestoreExpected"
     from nodes
     where id = ${nodeId}

@@ -12,7 +12,7 @@ import { lockSession, saveSession } from "./session-store.ts";
 
 /**
  * A start of an agent. Whoever comes with a session that was replaced and used holds a copy of the identity: the node is frozen,
- * and with it both copies. Rejects with `node_frozen` then.
+ * and with it both copies. Rejects with `node_frozen` then. The same start twice, or late, is answered with the same session.
  */
 export async function startSession(
   deps: Pick<Deps, "sql" | "clock" | "wake"> & { readonly sessions: SessionTokens },
@@ -24,14 +24,15 @@ export async function startSession(
   const session = await inTransaction(deps.sql, async (tx) => {
     const record = await lockSession(tx, nodeId);
     if (record === undefined) throw new AppError("not_found");
-    const verdict = judgeStart(record, previous);
+    const verdict = judgeStart(record, { previous, instance: body.agentInstance });
     if (verdict.kind === "copy") {
       const reason = `Two holders: a start came with session ${previous} after ${record.session} was in use.`;
       await freezeNode(tx, deps.clock, { nodeId, actor: `node:${nodeId}`, reason, requestId });
       return null;
     }
+    if (verdict.kind === "again") return verdict.session;
     const { agentInstance, highWaterMark, highestFence = null } = body;
-    await saveSession(tx, { nodeId, ...verdict, agentInstance });
+    await saveSession(tx, { nodeId, session: verdict.session, from: verdict.from, agentInstance });
     await raiseAboveSeen(tx, { nodeId, seq: highWaterMark, fence: highestFence });
     await insertAuditRow(tx, {
       actor: `node:${nodeId}`,

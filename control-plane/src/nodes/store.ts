@@ -59,7 +59,7 @@ export interface CertificateRow {
 export interface Judgement extends Omit<CertificateRow, "notAfter"> {
   /** Older certificates of the node still count until this one is seen. */
   readonly replacesOlder: boolean;
-  readonly session: Omit<SessionRecord, "isRestoreExpected">;
+  readonly session: Omit<SessionRecord, "isRestoreExpected" | "instance">;
 }
 
 /** The record behind a certificate, in one round trip: every request of every node asks for it. */

@@ -12,7 +12,7 @@ import { claimsOf } from "./grant-task.ts";
 import { lockTasks, putBack } from "./store.ts";
 import { progressTasks, type ProgressTaken, type TaskProgress } from "./progress-task.ts";
 
-export interface DispatchDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log"> {
+export interface DispatchDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log" | "leaseTtlMs"> {
   readonly pki: Pick<Pki, "signTask">;
   readonly random: () => number;
 }
@@ -74,7 +74,7 @@ async function grantAll(deps: DispatchDeps, claims: readonly Claim[]): Promise<O
   const first = new Map<string, Claim>();
   for (const claim of claims) if (!first.has(claim.node.id)) first.set(claim.node.id, claim);
   const asked = [...first.values()].map(({ node, credit }) => ({ nodeId: node.id, limit: credit }));
-  const claimed = await claimTasks(deps.sql, asked, LEASE_TTL_MS);
+  const claimed = await claimTasks(deps.sql, asked, deps.leaseTtlMs ?? LEASE_TTL_MS);
   const { signed, unsigned } = await signAll(deps, claimed, first);
   // A node gets its task later; the others do not wait for that.
   if (unsigned.length > 0) await giveBackUnsigned(deps, unsigned);

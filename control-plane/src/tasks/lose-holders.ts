@@ -3,7 +3,7 @@ import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
 import { settleTasks } from "./end-tasks.ts";
 import { judgeLoss, type Loss } from "./model.ts";
-import { lockExpiredTasks, lockForgottenLeases, lockLapsedLeases, type TaskRow } from "./store.ts";
+import { lockExpiredTasks, lockForgottenLeases, lockLapsedLeases, lockLostGrants, type TaskRow } from "./store.ts";
 
 const BATCH = 100;
 
@@ -23,6 +23,18 @@ export async function endForgottenLeases(
   agent: { readonly nodeId: string; readonly stillHeld: readonly string[]; readonly loss: Loss },
 ): Promise<number> {
   return await loseHolders(deps, agent.loss, async (tx) => await lockForgottenLeases(tx, agent));
+}
+
+/** A grant that never came is given again so often; then its task waits for its lease to end, as of an agent that is in trouble. */
+const LOST_ATTEMPTS_MAX = 3;
+
+/** Grants above the last that came to the agent were lost on the way, and are free again at once. */
+export async function endLostGrants(
+  deps: LossDeps,
+  agent: { readonly nodeId: string; readonly takenSeq: number },
+): Promise<number> {
+  const lost = { ...agent, attemptsMax: LOST_ATTEMPTS_MAX };
+  return await loseHolders(deps, "grant lost", async (tx) => await lockLostGrants(tx, lost));
 }
 
 /** Tasks that their node did not pick up in time. */

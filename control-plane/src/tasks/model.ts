@@ -56,16 +56,20 @@ export function judgeResult(task: TaskRow, result: ResultClaims, random: () => n
 }
 
 /** How a task lost its holder. */
-export type Loss = "lease lapsed" | "agent crashed" | "agent restarted";
+export type Loss = "lease lapsed" | "agent crashed" | "agent restarted" | "grant lost";
 
 /**
- * What the loss of a holder calls for. An agent that was stopped in order counts for nothing. A crash or a silence counts in the phase
+ * What the loss of a holder calls for. An agent that was stopped in order counts for nothing, and so does a grant that never came. A crash or a silence counts in the phase
  * that it happened in, and a task that takes three agents along in one phase is dead. But a silent host is not the fault of a
  * release: that waits as long as it must.
  */
 export function judgeLoss(task: TaskRow, loss: Loss, random: () => number): Verdict {
   const back = { taskId: task.id, failures: task.failures, crashes: task.crashes, crashPhase: task.crashPhase };
-  if (loss === "agent restarted" || (loss === "lease lapsed" && task.kind === "slice.vm_release"))
+  if (
+    loss === "agent restarted" ||
+    loss === "grant lost" ||
+    (loss === "lease lapsed" && task.kind === "slice.vm_release")
+  )
     return { kind: "retry", retry: { ...back, delayMs: 0 } };
   const crashes = task.crashes > 0 && task.crashPhase === task.phase ? task.crashes + 1 : 1;
   const decision = decideRetry({ failureClass: "crash", attempt: 1, crashesInPhase: crashes, random });

@@ -7,7 +7,7 @@ import type { LiveSockets } from "../nodes/live-sockets.ts";
 import type { Liveness, Seen } from "../nodes/liveness.ts";
 import type { Pki } from "../pki/open-pki.ts";
 import type { Dispatch, Granted } from "./dispatch.ts";
-import { endForgottenLeases } from "./lose-holders.ts";
+import { endForgottenLeases, endLostGrants } from "./lose-holders.ts";
 import { readNodeProgress, renewLeases, type NodeProgress } from "./store.ts";
 
 /**
@@ -16,7 +16,7 @@ import { readNodeProgress, renewLeases, type NodeProgress } from "./store.ts";
  */
 const RENEW_WITHIN_MS = { least: 2000, perConnection: 10 };
 
-export interface PollDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log"> {
+export interface PollDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log" | "leaseTtlMs"> {
   readonly pki: Pick<Pki, "trust" | "authority">;
   readonly dispatch: Pick<Dispatch, "take">;
   readonly liveness: Liveness;
@@ -78,7 +78,8 @@ async function readAnswer(
   ]);
   if (progress === undefined) throw new AppError("not_found");
   refuseEndedSession(node, progress);
-  const { tasks, revision } = atOnce ?? (progress.ready > 0 ? await take() : NOTHING);
+  const lost = poll.isWoken ? 0 : await takeBackLost(deps, { nodeId: node.id, body, seq: progress.seq });
+  const { tasks, revision } = atOnce ?? (progress.ready + lost > 0 ? await take() : NOTHING);
   const hasNews = tasks.length > 0 || held.stale.length > 0 || held.cancel.length > 0;
   const { version: trustVersion } = deps.pki.trust.bundle;
   // A renewed node asks again under its new certificate, so that the connection of the old one is let go.
@@ -87,12 +88,23 @@ async function readAnswer(
   return {
     revision: revision ?? body.ackedRevision,
     serverTime: deps.clock.now().toISOString(),
-    leaseTtlMs: LEASE_TTL_MS,
+    leaseTtlMs: deps.leaseTtlMs ?? LEASE_TTL_MS,
     trustVersion,
     renewWithinMs: renewWithinMs(deps, node),
     tasks: [...tasks],
     ...held,
   };
+}
+
+/** Only when a poll comes in: what it says of itself grows old while it waits. */
+async function takeBackLost(
+  deps: PollDeps,
+  poll: { readonly nodeId: string; readonly body: PollRequest; readonly seq: number },
+): Promise<number> {
+  const { nodeId, body, seq } = poll;
+  const { takenSeq } = body;
+  if (takenSeq === undefined || takenSeq >= seq) return 0;
+  return await endLostGrants(deps, { nodeId, takenSeq });
 }
 
 function renewWithinMs({ pki, liveSockets }: PollDeps, node: AuthenticatedNode): number | null {
@@ -123,7 +135,7 @@ async function renewHeld(
   body: PollRequest,
 ): Promise<{ stale: string[]; cancel: string[] }> {
   if (body.running.length === 0) return { stale: [], cancel: [] };
-  const renewed = await renewLeases(deps.sql, { nodeId, held: body.running, leaseMs: LEASE_TTL_MS });
+  const renewed = await renewLeases(deps.sql, { nodeId, held: body.running, leaseMs: deps.leaseTtlMs ?? LEASE_TTL_MS });
   const ours = new Set(renewed.map((lease) => lease.taskId));
   return {
     stale: body.running.map((task) => task.taskId).filter((taskId) => !ours.has(taskId)),

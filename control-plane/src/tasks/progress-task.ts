@@ -27,9 +27,10 @@ export interface ProgressTaken {
  * its own: who no longer holds the task gets `lease_stale`.
  */
 export async function progressTasks(
-  deps: Pick<Deps, "sql" | "clock" | "wake">,
+  deps: Pick<Deps, "sql" | "clock" | "wake" | "leaseTtlMs">,
   reports: readonly TaskProgress[],
 ): Promise<Outcome<ProgressTaken>[]> {
+  const { leaseTtlMs = LEASE_TTL_MS } = deps;
   const notes = [...latestOf(reports).values()].map(({ taskId, nodeId, fence, events }) => ({
     taskId,
     nodeId,
@@ -37,7 +38,7 @@ export async function progressTasks(
     phase: events.at(-1)?.phase ?? null,
   }));
   const held = await inTransaction(deps.sql, async (tx) => {
-    const rows = new Map((await noteProgress(tx, notes, LEASE_TTL_MS)).map((task) => [task.id, task]));
+    const rows = new Map((await noteProgress(tx, notes, leaseTtlMs)).map((task) => [task.id, task]));
     const taken = reports.flatMap((report) => {
       const task = rows.get(report.taskId);
       return task !== undefined && isHeldBy(task, report) ? [{ task, ...report }] : [];
@@ -57,13 +58,13 @@ export async function progressTasks(
   return reports.map((report) => {
     const task = held.get(report.taskId) ?? others.find(({ id }) => id === report.taskId);
     if (task === undefined || !isHeldBy(task, report)) return { error: staleError(task, report) };
-    return { value: { leaseTtlMs: LEASE_TTL_MS, cancel: task.cancelRequested } };
+    return { value: { leaseTtlMs, cancel: task.cancelRequested } };
   });
 }
 
 /** One report. Rejects with `lease_stale` when another grant owns the task. */
 export async function progressTask(
-  deps: Pick<Deps, "sql" | "clock" | "wake">,
+  deps: Pick<Deps, "sql" | "clock" | "wake" | "leaseTtlMs">,
   progress: TaskProgress,
 ): Promise<ProgressTaken> {
   const [outcome] = await progressTasks(deps, [progress]);

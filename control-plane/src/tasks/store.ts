@@ -170,6 +170,8 @@ export interface NodeProgress {
   readonly agentInstance: string | null;
   /** Tasks that wait for it. */
   readonly ready: number;
+  /** The sequence of the newest task that was granted. */
+  readonly seq: number;
   /** Its newest start, and whether that was used. */
   readonly session: number;
   readonly isSessionConfirmed: boolean;
@@ -178,8 +180,9 @@ export interface NodeProgress {
 }
 
 export async function readNodeProgress(db: Queryable, nodeId: string): Promise<NodeProgress | undefined> {
-  const [row] = await db<(Omit<NodeProgress, "session"> & { session: string })[]>`
+  const [row] = await db<(Omit<NodeProgress, "session" | "seq"> & { session: string; seq: string })[]>`
     select waiting.revision, l.agent_instance as "agentInstance", n.session::text, n.session_confirmed as "isSessionConfirmed",
+      coalesce((select task_seq from node_sequences s where s.node_id = n.id), 0)::text as seq,
       waiting.ready, (select coalesce(max(generation), 0) from node_certificates c where c.node_id = n.id) as certificate
     from nodes n
     left join node_liveness l on l.node_id = n.id
@@ -190,7 +193,7 @@ export async function readNodeProgress(db: Queryable, nodeId: string): Promise<N
     ) as waiting
     where n.id = ${nodeId}
   `;
-  return row === undefined ? undefined : { ...row, session: Number(row.session) };
+  return row === undefined ? undefined : { ...row, session: Number(row.session), seq: Number(row.seq) };
 }
 
 export interface Retry {
@@ -244,6 +247,20 @@ export async function lockForgottenLeases(
     select ${columns(tx)}
     from tasks
     where node_id = ${forgotten.nodeId} and state = 'leased' and not (id = any(${[...forgotten.stillHeld]}))
+    order by id
+    for update
+  `;
+}
+
+/** What was granted above the last that came to the agent, and not yet so often that it seems to be the agent who cannot take it. */
+export async function lockLostGrants(
+  tx: Tx,
+  lost: { readonly nodeId: string; readonly takenSeq: number; readonly attemptsMax: number },
+): Promise<TaskRow[]> {
+  return await tx<TaskRow[]>`
+    select ${columns(tx)}
+    from tasks
+    where node_id = ${lost.nodeId} and state = 'leased' and seq > ${lost.takenSeq} and attempt < ${lost.attemptsMax}
     order by id
     for update
   `;

@@ -30,6 +30,7 @@ async function waitsAfter(failures: readonly AppError[]): Promise<number[]> {
     },
     random: () => 1,
     log: makeLog("silent"),
+    endedCleanly: false,
     agentInstance: "test",
   });
   await expect(loop.run(() => undefined, stopping.signal)).rejects.toThrow("enough");

@@ -20,6 +20,8 @@ export interface PollLoopDeps {
   readonly agentInstance: string;
   /** The agent before this one ended in order. */
   readonly endedCleanly: boolean;
+  /** The sequence of the last task that came; without it lost ones come again when their leases end. */
+  readonly takenSeq?: () => Promise<number>;
 }
 
 /**
@@ -45,6 +47,7 @@ export function pollLoop(deps: PollLoopDeps): Loop {
       credit,
       running,
       endedCleanly: deps.endedCleanly,
+      ...(deps.takenSeq === undefined ? {} : { takenSeq: await deps.takenSeq() }),
     };
     const { privateKeyPem } = keeper.current;
     const answer = await askUntilRoom(deps, request, signal);

@@ -3,7 +3,10 @@ import type { JSX } from "preact";
 const TONES: Readonly<Record<string, string>> = {
   active: "good",
   ready: "good",
+  succeeded: "good",
   requested: "busy",
+  running: "busy",
+  retrying: "busy",
   provisioning: "busy",
   releasing: "busy",
   enrolled: "busy",

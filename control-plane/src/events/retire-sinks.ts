@@ -1,0 +1,42 @@
+import { isAborted } from "@hostler/shared/clock.ts";
+import { isDatabaseAway } from "../db/pool.ts";
+import type { Deps } from "../deps.ts";
+import { disableSink } from "./disable-sink.ts";
+import { readLaggingSinks } from "./sink-store.ts";
+
+/** A sink holds events back from being dropped for so many days past their time, and no longer. */
+const HOLD_DAYS_MAX = 7;
+const INTERVAL_MS = 600_000;
+
+/**
+ * Events are kept for so many days; those that an active sink still has to deliver are held beyond that, which is told. A sink that
+ * holds for too long is disabled with the reason, so that one receiver cannot fill the disk. May run anywhere, any number of times.
+ */
+export async function retireSinks(deps: Pick<Deps, "sql" | "clock" | "log">, keepDays: number): Promise<void> {
+  for (const sink of await readLaggingSinks(deps.sql, keepDays)) {
+    const { id: sinkId, daysBehind } = sink;
+    if (daysBehind >= keepDays + HOLD_DAYS_MAX) {
+      await disableSink(deps, sink, `It is ${daysBehind} days behind; events are kept for ${keepDays}.`);
+    } else {
+      deps.log.warn({ sinkId, daysBehind, keepDays }, "event sink holds back days that would be dropped");
+    }
+  }
+}
+
+/** Every ten minutes, and at the start. */
+export async function runSinkRetention(
+  deps: Pick<Deps, "sql" | "clock" | "log">,
+  options: { readonly signal: AbortSignal; readonly keepDays: number },
+): Promise<void> {
+  const { signal } = options;
+  while (!signal.aborted) {
+    try {
+      await retireSinks(deps, options.keepDays);
+    } catch (error) {
+      if (!isDatabaseAway(error)) deps.log.error({ err: error }, "lagging event sinks were not looked at");
+    }
+    await deps.clock.sleep(INTERVAL_MS, signal).catch((error: unknown) => {
+      if (!isAborted(error, signal)) throw error;
+    });
+  }
+}
