@@ -105,12 +105,18 @@ export async function renewLeases(
       join unnest(${held.map(({ taskId }) => taskId)}::text[], ${held.map(({ fence }) => fence)}::bigint[]) as held (id, fence)
         on held.id = t.id and held.fence = t.fence
       where t.node_id = ${nodeId} and t.state = 'leased'
+    ), due as (
+      select t.id
+      from tasks t
+      join ours on ours.id = t.id and ours.fence = t.fence
+      where t.state = 'leased' and ours.lease_until < now() + make_interval(secs => ${freshSeconds})
+      order by t.id
+      for no key update of t
     ), renewed as (
       update tasks t
       set lease_until = now() + make_interval(secs => ${leaseMs / 1000})
-      from ours
-      where t.id = ours.id and t.fence = ours.fence and t.state = 'leased'
-        and ours.lease_until < now() + make_interval(secs => ${freshSeconds})
+      from due
+      where t.id = due.id
       returning t.id
     )
     select id as "taskId", cancel_requested as "cancelRequested"
