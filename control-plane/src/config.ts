@@ -2,6 +2,7 @@ import { readFileSync } from "node:fs";
 import { homedir } from "node:os";
 import { join } from "node:path";
 import { AppError } from "@hostler/shared/errors.ts";
+import { LEASE_TTL_MS } from "@hostler/shared/node-protocol.ts";
 import * as z from "zod";
 import type { ListenAddress } from "./http/listeners.ts";
 
@@ -32,6 +33,7 @@ const environmentSchema = z.object({
     .default("hostler.internal"),
   HOSTLER_CA_PASSPHRASE: z.string().min(8, "expected at least 8 characters").optional(),
   HOSTLER_CA_PASSPHRASE_FILE: z.string().optional(),
+  HOSTLER_LEASE_MS: z.coerce.number().int().min(2000).max(600_000).default(LEASE_TTL_MS),
   HOSTLER_LOG_LEVEL: z.enum(["debug", "info", "warn", "error"]).default("info"),
   HOSTLER_METRICS_PUBLIC: z.enum(["true", "false"]).default("false"),
   HOSTLER_WEBHOOK_ALLOW_PRIVATE: z.enum(["true", "false"]).default("false"),
@@ -50,6 +52,8 @@ export interface Config {
   readonly advertisedHost: string | null;
   readonly trustDomain: string;
   readonly caPassphrase: string | null;
+  /** How long a task is held without a renewal. */
+  readonly leaseTtlMs: number;
   readonly logLevel: string;
   readonly metricsPublic: boolean;
   /** Whether webhooks may go to private and local addresses, and in clear. */
@@ -74,6 +78,7 @@ export function readConfig(environment: NodeJS.ProcessEnv = process.env): Config
     advertisedHost: values.HOSTLER_ADVERTISED_HOST ?? null,
     trustDomain: values.HOSTLER_TRUST_DOMAIN,
     caPassphrase: values.HOSTLER_CA_PASSPHRASE ?? readPassphraseFile(values.HOSTLER_CA_PASSPHRASE_FILE),
+    leaseTtlMs: values.HOSTLER_LEASE_MS,
     logLevel: values.HOSTLER_LOG_LEVEL,
     metricsPublic: values.HOSTLER_METRICS_PUBLIC === "true",
     webhookAllowPrivate: values.HOSTLER_WEBHOOK_ALLOW_PRIVATE === "true",

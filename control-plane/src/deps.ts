@@ -12,4 +12,6 @@ export interface Deps {
   readonly wake: WakeBus;
   /** Names this process among the replicas; changes at every start. */
   readonly replicaId: string;
+  /** How long a task is held without a renewal; `LEASE_TTL_MS` unless given. Agents learn it from every answer. */
+  readonly leaseTtlMs?: number;
 }

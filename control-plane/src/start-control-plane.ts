@@ -264,7 +264,7 @@ async function openDatabase(options: StartOptions, clock: Clock, closers: (() =>
   const replicaId = randomBytes(8).toString("hex");
   const wake = openWakeBus({ url, replicaId, clock, log });
   closers.push(wake.close);
-  return { sql, clock, log, wake, replicaId };
+  return { sql, clock, log, wake, replicaId, leaseTtlMs: config.leaseTtlMs };
 }
 
 function startLoops(parts: Parts): void {

@@ -11,23 +11,25 @@ import { lockExpiredTasks, lockLapsedLeases, prolongAllLeases, settleTask, type 
 
 const INTERVAL_MS = 1000;
 const BATCH = 100;
-/** A gap in our own rounds longer than this means that we, or the database, were away: no lease ends because of it. */
-const OUTAGE_MS = 5000;
+/** A gap in our own rounds longer than this share of a lease means that we, or the database, were away: no lease ends because of it. */
+const OUTAGE_SHARE = 1 / 6;
 
 /**
  * Ends what nobody ends. Each second: leases that lapsed go back to `ready` (their next grant has a higher fence) or fail after
  * the last attempt, and tasks that no node picked up in time fail. After an outage of ours every lease is prolonged first.
  */
 export async function runTaskLoop(
-  deps: Pick<Deps, "sql" | "clock" | "wake" | "log">,
+  deps: Pick<Deps, "sql" | "clock" | "wake" | "log" | "leaseTtlMs">,
   options: { readonly signal: AbortSignal; onStatus(status: string): void },
 ): Promise<void> {
+  const { leaseTtlMs = LEASE_TTL_MS } = deps;
+  const outageMs = Math.max(2 * INTERVAL_MS, leaseTtlMs * OUTAGE_SHARE);
   let lastRoundMs = deps.clock.monotonicMs();
   while (!options.signal.aborted) {
     try {
       await deps.clock.sleep(INTERVAL_MS, options.signal);
-      if (deps.clock.monotonicMs() - lastRoundMs > OUTAGE_MS) {
-        const prolonged = await prolongAllLeases(deps.sql, LEASE_TTL_MS);
+      if (deps.clock.monotonicMs() - lastRoundMs > outageMs) {
+        const prolonged = await prolongAllLeases(deps.sql, leaseTtlMs);
         deps.log.info({ leases: prolonged }, "back after an outage; leases were prolonged");
       }
       const ended = (await endLapsedLeases(deps)) + (await endExpiredTasks(deps));

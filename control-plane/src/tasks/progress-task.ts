@@ -12,7 +12,7 @@ import { extendLease, insertPhaseEvents, lockTask, type TaskRow } from "./store.
  * safe. Throws `lease_stale` when another grant owns the task.
  */
 export async function progressTask(
-  deps: Pick<Deps, "sql" | "clock" | "wake">,
+  deps: Pick<Deps, "sql" | "clock" | "wake" | "leaseTtlMs">,
   progress: {
     readonly nodeId: string;
     readonly taskId: string;
@@ -21,15 +21,16 @@ export async function progressTask(
     readonly requestId: string;
   },
 ): Promise<{ readonly leaseTtlMs: number; readonly cancel: boolean }> {
+  const { leaseTtlMs = LEASE_TTL_MS } = deps;
   const task = await inTransaction(deps.sql, async (tx) => {
     const row = requireHeld(await lockTask(tx, progress.taskId), progress);
-    await extendLease(tx, row.id, LEASE_TTL_MS);
+    await extendLease(tx, row.id, leaseTtlMs);
     await insertPhaseEvents(tx, row, progress.events);
     await applyTaskProgress(tx, deps, { task: row, requestId: progress.requestId });
     return row;
   });
   if (task.operationId !== null) deps.wake.wake(operationTopic(task.operationId));
-  return { leaseTtlMs: LEASE_TTL_MS, cancel: task.cancelRequested };
+  return { leaseTtlMs, cancel: task.cancelRequested };
 }
 
 /** The task, when this node holds it under this fence. */
