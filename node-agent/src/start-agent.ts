@@ -125,6 +125,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     log,
     keeper,
     agentInstance,
+    takenSeq: highWaterMark.current,
     signal: stopping.signal,
   });
   log.info(
@@ -162,11 +163,12 @@ interface LoopParts {
   readonly log: Log;
   readonly keeper: IdentityKeeper;
   readonly agentInstance: string;
+  readonly takenSeq: () => Promise<number>;
   readonly signal: AbortSignal;
 }
 
 function startLoops(parts: LoopParts): SupervisedLoop[] {
-  const { controlPlane, runner, log, keeper, agentInstance } = parts;
+  const { controlPlane, runner, log, keeper, agentInstance, takenSeq } = parts;
   const common = { clock: systemClock, log, random: Math.random };
   const loops = [
     inventoryLoop({
@@ -174,7 +176,7 @@ function startLoops(parts: LoopParts): SupervisedLoop[] {
       controlPlane,
       readInventory: async (signal) => await readInventory({ ...parts, signal }),
     }),
-    pollLoop({ ...common, controlPlane, keeper, runner, agentInstance }),
+    pollLoop({ ...common, controlPlane, keeper, runner, agentInstance, takenSeq }),
     telemetryLoop({
       ...common,
       controlPlane,

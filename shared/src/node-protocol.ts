@@ -6,10 +6,11 @@ import { fenceSchema, INT32_MAX, phaseEventSchema } from "./tasks.ts";
  * The whole contract between agent and control plane. It only grows: add an optional field or a kind, raise the
  * version, write a history line. Requests are read strictly, answers tolerantly (an older agent may meet new fields).
  */
-export const PROTOCOL_VERSION = 2;
+export const PROTOCOL_VERSION = 3;
 export const PROTOCOL_HISTORY = [
   { version: 1, date: "2026-11-21", change: "First version; never released." },
   { version: 2, date: "2026-11-21", change: "Sessions on every request, trust bundles, recovery." },
+  { version: 3, date: "2026-11-21", change: "A poll may say which task was the last that came: takenSeq." },
 ] as const;
 /** The oldest agent that this control plane serves. */
 export const PROTOCOL_VERSION_MIN = 2;
@@ -35,7 +36,7 @@ export const SESSION_HEADER = "x-hostler-session";
 
 /** The longest a poll is held, in ms; the agent gives up a little later. */
 export const POLL_WAIT_MS_MAX = 25_000;
-/** How long a task is held without a renewal, in ms; the agent renews at a third of it. */
+/** How long a task is held without a renewal unless the control plane is set otherwise, in ms; the agent renews at a third of it. */
 export const LEASE_TTL_MS = 30_000;
 /** How far the clocks of host and control plane may differ at enrolment, in ms. */
 export const CLOCK_SKEW_MS_MAX = 5 * 60_000;
@@ -168,6 +169,8 @@ export const pollRequestSchema = z.strictObject({
   waitMs: z.int().min(0).max(POLL_WAIT_MS_MAX),
   /** The number of the trust bundle that the agent has. */
   trustVersion: z.int().min(0),
+  /** The highest sequence of a task that ever came: what was granted above it was lost on the way. */
+  takenSeq: z.int().min(0).optional(),
   /** How many more tasks the agent takes now. */
   credit: z.int().min(0).max(64),
   /** What it works on: renews these leases. */

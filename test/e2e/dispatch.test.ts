@@ -103,6 +103,21 @@ describe("a lease", () => {
     await giveBack(allocation);
   });
 
+  test("of a grant that was lost on the way is free at the next poll, which says what came last", async () => {
+    const allocation = await request();
+    const lost = await node.takeTask();
+    const { tasks } = await node.poll({ credit: 1, takenSeq: lost.claims.seq - 1 });
+    const again = await node.identity.verifyTask(tasks[0]?.jws ?? "");
+    expect(again.jti).toBe(lost.claims.jti);
+    expect(BigInt(again.fence)).toBeGreaterThan(BigInt(lost.claims.fence));
+    // What did come stays with its holder.
+    expect((await node.poll({ credit: 1, takenSeq: again.seq })).tasks).toEqual([]);
+    const jws = tasks[0]?.jws ?? "";
+    await node.send(again.jti, await node.resultOf({ jws, claims: again }, "succeeded"));
+    expect((await readAllocation(operator, allocation.id)).state).toBe("active");
+    await giveBack(allocation);
+  });
+
   test("is renewed by a poll that names it, and a poll with another fence is told that it is stale", async () => {
     const allocation = await request();
     const { claims, jws } = await node.takeTask();

@@ -8,11 +8,13 @@ import type { AuthenticatedNode } from "../http/node-env.ts";
 import type { LiveSockets } from "../nodes/live-sockets.ts";
 import type { Liveness, Seen } from "../nodes/liveness.ts";
 import type { Pki } from "../pki/open-pki.ts";
+import { ATTEMPTS_MAX } from "./complete-task.ts";
 import { claimsOf } from "./grant-task.ts";
 import {
   claimTasks,
   readNodeProgress,
   releaseForgottenLeases,
+  releaseLostGrants,
   renewLeases,
   saveGrants,
   type NodeProgress,
@@ -24,7 +26,7 @@ import {
  */
 const RENEW_WITHIN_MS = { least: 2000, perConnection: 10 };
 
-export interface PollDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log"> {
+export interface PollDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log" | "leaseTtlMs"> {
   readonly pki: Pick<Pki, "signTask" | "trust" | "authority">;
   readonly liveness: Liveness;
   readonly liveSockets: Pick<LiveSockets, "size">;
@@ -83,7 +85,8 @@ async function readAnswer(
   ]);
   if (progress === undefined) throw new AppError("not_found");
   refuseEndedSession(node, progress);
-  const tasks = atOnce ?? (progress.ready > 0 ? await take() : []);
+  const lost = poll.isWoken ? 0 : await takeBackLost(deps, { nodeId: node.id, body, seq: progress.seq });
+  const tasks = atOnce ?? (progress.ready + lost > 0 ? await take() : []);
   const hasNews = tasks.length > 0 || held.stale.length > 0 || held.cancel.length > 0;
   const { version: trustVersion } = deps.pki.trust.bundle;
   // A renewed node asks again under its new certificate, so that the connection of the old one is let go.
@@ -92,12 +95,25 @@ async function readAnswer(
   return {
     revision: Number(progress.desiredRevision),
     serverTime: deps.clock.now().toISOString(),
-    leaseTtlMs: LEASE_TTL_MS,
+    leaseTtlMs: deps.leaseTtlMs ?? LEASE_TTL_MS,
     trustVersion,
     renewWithinMs: renewWithinMs(deps, node),
     tasks,
     ...held,
   };
+}
+
+/** Only when a poll comes in: what it says of itself grows old while it waits. */
+async function takeBackLost(
+  deps: PollDeps,
+  poll: { readonly nodeId: string; readonly body: PollRequest; readonly seq: number },
+): Promise<number> {
+  const { nodeId, body, seq } = poll;
+  const { takenSeq } = body;
+  if (takenSeq === undefined || takenSeq >= seq) return 0;
+  const lost = await releaseLostGrants(deps.sql, { nodeId, takenSeq, attemptsMax: ATTEMPTS_MAX });
+  if (lost > 0) deps.log.info({ nodeId, tasks: lost }, "grants were lost on the way; they are handed out again");
+  return lost;
 }
 
 function renewWithinMs({ pki, liveSockets }: PollDeps, node: AuthenticatedNode): number | null {
@@ -128,7 +144,7 @@ async function renewHeld(
   body: PollRequest,
 ): Promise<{ stale: string[]; cancel: string[] }> {
   if (body.running.length === 0) return { stale: [], cancel: [] };
-  const renewed = await renewLeases(deps.sql, { nodeId, held: body.running, leaseMs: LEASE_TTL_MS });
+  const renewed = await renewLeases(deps.sql, { nodeId, held: body.running, leaseMs: deps.leaseTtlMs ?? LEASE_TTL_MS });
   const ours = new Set(renewed.map((lease) => lease.taskId));
   return {
     stale: body.running.map((task) => task.taskId).filter((taskId) => !ours.has(taskId)),
@@ -149,7 +165,11 @@ function refuseEndedSession(node: AuthenticatedNode, progress: NodeProgress): vo
  * holds and which ends by its time; and a transaction would cost every wake-up two round trips more.
  */
 async function claimAndSign(deps: PollDeps, node: AuthenticatedNode, credit: number): Promise<{ jws: string }[]> {
-  const claimed = await claimTasks(deps.sql, { nodeId: node.id, limit: credit, leaseMs: LEASE_TTL_MS });
+  const claimed = await claimTasks(deps.sql, {
+    nodeId: node.id,
+    limit: credit,
+    leaseMs: deps.leaseTtlMs ?? LEASE_TTL_MS,
+  });
   if (claimed.length === 0) return [];
   const inOrder = claimed.toSorted((a, b) => Number(a.seq) - Number(b.seq));
   const signed = await Promise.all(

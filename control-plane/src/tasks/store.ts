@@ -130,6 +130,23 @@ export async function releaseForgottenLeases(tx: Tx, nodeId: string, stillHeld: 
   return rows.length;
 }
 
+/**
+ * Grants above the last that came to the agent were lost on the way: free at once. But for a task that was granted so often that it
+ * is the agent who cannot take it: that one ends by its time.
+ */
+export async function releaseLostGrants(
+  db: Queryable,
+  lost: { readonly nodeId: string; readonly takenSeq: number; readonly attemptsMax: number },
+): Promise<number> {
+  const rows = await db`
+    update tasks
+    set state = 'ready', lease_until = null, updated_at = now()
+    where node_id = ${lost.nodeId} and state = 'leased' and seq > ${lost.takenSeq} and attempt < ${lost.attemptsMax}
+    returning id
+  `;
+  return rows.length;
+}
+
 /** Nodes that have something to take or to stop; both indexes are as small as what is in progress. */
 export async function findWaitingNodes(db: Queryable): Promise<string[]> {
   const rows = await db<{ nodeId: string }[]>`
@@ -145,6 +162,8 @@ export interface NodeProgress {
   readonly agentInstance: string | null;
   /** Tasks that wait for it. */
   readonly ready: number;
+  /** The sequence of the newest task that was granted. */
+  readonly seq: number;
   /** Its newest start, and whether that was used. */
   readonly session: number;
   readonly isSessionConfirmed: boolean;
@@ -153,8 +172,8 @@ export interface NodeProgress {
 }
 
 export async function readNodeProgress(db: Queryable, nodeId: string): Promise<NodeProgress | undefined> {
-  const [row] = await db<(Omit<NodeProgress, "session"> & { session: string })[]>`
-    select n.desired_rev as "desiredRevision", l.agent_instance as "agentInstance", n.session::text,
+  const [row] = await db<(Omit<NodeProgress, "session" | "seq"> & { session: string; seq: string })[]>`
+    select n.desired_rev as "desiredRevision", l.agent_instance as "agentInstance", n.session::text, n.task_seq::text as seq,
       n.session_confirmed as "isSessionConfirmed",
       (select count(*)::int from tasks t where t.node_id = n.id and t.state = 'ready' and t.expires_at > now()) as ready,
       (select coalesce(max(generation), 0) from node_certificates c where c.node_id = n.id) as certificate
@@ -162,7 +181,7 @@ export async function readNodeProgress(db: Queryable, nodeId: string): Promise<N
     left join node_liveness l on l.node_id = n.id
     where n.id = ${nodeId}
   `;
-  return row === undefined ? undefined : { ...row, session: Number(row.session) };
+  return row === undefined ? undefined : { ...row, session: Number(row.session), seq: Number(row.seq) };
 }
 
 export interface TaskRow {

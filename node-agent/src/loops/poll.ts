@@ -26,6 +26,8 @@ export function pollLoop(deps: {
   readonly log: Log;
   /** Changes at every start of the agent. */
   readonly agentInstance: string;
+  /** The sequence of the last task that came; without it lost ones come again when their leases end. */
+  readonly takenSeq?: () => Promise<number>;
 }): Loop {
   const { controlPlane, keeper, runner, clock, log } = deps;
   let ackedRevision = 0;
@@ -40,6 +42,7 @@ export function pollLoop(deps: {
       waitMs: POLL_WAIT_MS_MAX,
       credit,
       running,
+      ...(deps.takenSeq === undefined ? {} : { takenSeq: await deps.takenSeq() }),
     };
     const { privateKeyPem } = keeper.current;
     const answer = await controlPlane.poll(request, signal);
