@@ -1,7 +1,7 @@
 import { backoffMs } from "@hostler/shared/backoff.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { describeError } from "@hostler/shared/errors.ts";
-import { POLL_WAIT_MS_MAX, type PollAnswer, PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
+import { LEASE_TTL_MS, POLL_WAIT_MS_MAX, type PollAnswer, PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
 import { isUnreachable } from "../control/connection-failure.ts";
 import type { IdentityKeeper } from "../identity/keep-identity.ts";
 import type { Log } from "../log.ts";
@@ -31,21 +31,24 @@ export function pollLoop(deps: {
 }): Loop {
   const { controlPlane, keeper, runner, clock, log } = deps;
   let ackedRevision = 0;
+  let leaseTtlMs = LEASE_TTL_MS;
   let hasSession = false;
   const pollOnce = async (signal: AbortSignal): Promise<PollAnswer> => {
     const sentAtMs = clock.monotonicMs();
     const { running, credit } = runner;
+    const waitMs = Math.min(POLL_WAIT_MS_MAX, Math.round(leaseTtlMs * WAIT_SHARE));
     const request = {
       protocolVersion: PROTOCOL_VERSION,
       agentInstance: deps.agentInstance,
       ackedRevision,
-      waitMs: POLL_WAIT_MS_MAX,
+      waitMs,
       credit,
       running,
       ...(deps.takenSeq === undefined ? {} : { takenSeq: await deps.takenSeq() }),
     };
     const { privateKeyPem } = keeper.current;
-    const answer = await controlPlane.poll(request, signal);
+    const answer = await controlPlane.poll(request, signal, { timeoutMs: Math.round(waitMs * HANGING_SHARE) });
+    leaseTtlMs = answer.leaseTtlMs;
     // Whom to trust comes first: the tasks of this answer may be signed by a key that the newest bundle names.
     await keeper.catchUp(answer.trustVersion, signal);
     // An answer to the certificate before this one says nothing about this one.
@@ -94,6 +97,10 @@ export function pollLoop(deps: {
   };
 }
 
+/** A poll waits for a little less than a lease, so that one that hangs on a dead way costs a task one grant and not more. */
+const WAIT_SHARE = 5 / 6;
+/** One that is not answered for this much of what it waits hangs. */
+const HANGING_SHARE = 1.6;
 /** A refusal that the agent could do something about is asked again at once so many times, then in the pace of any other. */
 const MENDS_AT_ONCE = 3;
 
