@@ -275,7 +275,14 @@ async function openDatabase(options: StartOptions, clock: Clock, closers: (() =>
   }
   const sql = await openServicePool({ url, applicationName: "hostler control plane" });
   closers.push(async () => await sql.end({ timeout: 5 }));
-  const applied = await migrate(sql);
+  // A migration may take as long as the table is large.
+  const migrations = await openServicePool({
+    url,
+    applicationName: "hostler migrations",
+    connectionsMax: 1,
+    silentMsMax: Number.POSITIVE_INFINITY,
+  });
+  const applied = await migrate(migrations).finally(async () => await migrations.end());
   if (applied.length > 0) options.onProgress(`migrated the database: ${applied.join(", ")}`);
   const replicaId = randomBytes(8).toString("hex");
   const wake = openWakeBus({ url, replicaId, clock, log });

@@ -4,7 +4,7 @@ import { systemClock } from "@hostler/shared/clock.ts";
 export async function waitFor<Value>(
   what: string,
   probe: () => Promise<Value | undefined | false>,
-  options: { readonly timeoutMs?: number } = {},
+  options: { readonly timeoutMs?: number; readonly everyMs?: number } = {},
 ): Promise<Value> {
   const timeoutMs = options.timeoutMs ?? 20_000;
   const deadlineMs = systemClock.monotonicMs() + timeoutMs;
@@ -12,6 +12,6 @@ export async function waitFor<Value>(
     const value = await probe();
     if (value !== undefined && value !== false) return value;
     if (systemClock.monotonicMs() > deadlineMs) throw new Error(`${what} did not happen within ${timeoutMs} ms`);
-    await systemClock.sleep(40, new AbortController().signal);
+    await systemClock.sleep(options.everyMs ?? 40, new AbortController().signal);
   }
 }

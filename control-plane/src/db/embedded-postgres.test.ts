@@ -55,6 +55,19 @@ test(
   },
 );
 
+test("a server that is started again while it is to stop is stopped too", { timeout: 120_000 }, async () => {
+  const isRestarting = Promise.withResolvers<void>();
+  const onProgress = (line: string): void => {
+    if (line.includes("starting it again")) isRestarting.resolve();
+  };
+  const server = await startEmbeddedPostgres({ ...options(), onProgress });
+  process.kill(server.pid() ?? 0, "SIGQUIT");
+  await isRestarting.promise;
+  await server.stop();
+  const pidFile = join(stateDir, "postgres/data/postmaster.pid");
+  expect(await readFile(pidFile, "utf8").catch(() => "stopped")).toBe("stopped");
+});
+
 test("a folder that the database's user may not enter is named with the remedy", async () => {
   if (process.getuid?.() !== 0) return;
   await chmod(stateDir, 0o700);

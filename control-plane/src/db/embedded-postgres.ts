@@ -60,6 +60,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
       child = await startServer({ program, data, home, port, options, password });
       return child;
     },
+    end: async (restarted) => await stopServer(restarted, options.clock),
     onFailure: (error) => options.onProgress(`PostgreSQL did not start: ${describeError(error)}`),
   });
   const url = urlOf(port, password, DATABASE);
@@ -199,6 +200,7 @@ async function supervise(options: {
   readonly stopping: AbortSignal;
   readonly clock: Clock;
   restart(): Promise<ChildProcess>;
+  end(child: ChildProcess): Promise<void>;
   onFailure(error: unknown): void;
 }): Promise<void> {
   let { child } = options;
@@ -208,6 +210,8 @@ async function supervise(options: {
     try {
       child = await options.restart();
       attempt = 0;
+      // Asked to stop while it started: nobody else knows of this one.
+      if (options.stopping.aborted) await options.end(child);
     } catch (error) {
       options.onFailure(error);
       await options.clock

@@ -1,4 +1,5 @@
 import { AppError } from "@hostler/shared/errors.ts";
+import { connect, type Socket } from "node:net";
 import postgres from "postgres";
 import type { Sql } from "./sql.ts";
 
@@ -8,10 +9,13 @@ export interface PoolOptions {
   readonly connectionsMax?: number;
   /** Whether the server knows `transaction_timeout`; one that does not would refuse the connection. */
   readonly hasTransactionTimeout?: boolean;
+  /** A connection on which nothing came for this long is dead; more than any statement may take. Infinite where they take as they like. */
+  readonly silentMsMax?: number;
 }
 
+const STATEMENT_MS_MAX = 30_000;
 /** Milliseconds, for every session of ours. */
-const TIMEOUTS = { statement_timeout: 30_000, idle_in_transaction_session_timeout: 10_000 } as const;
+const TIMEOUTS = { statement_timeout: STATEMENT_MS_MAX, idle_in_transaction_session_timeout: 10_000 } as const;
 const TRANSACTION_TIMEOUT_MS = 60_000;
 
 /** The settings of a session that no pool made, by a statement that works on every version. */
@@ -35,17 +39,24 @@ export async function openServicePool(options: PoolOptions): Promise<Sql> {
 /** A connection that was lost is tried again after this long: what waits for it is late by no more once PostgreSQL is back. */
 const RECONNECT_S = { least: 0.1, jitter: 0.2 } as const;
 
+/** TCP does not tell of a peer that something on the way forgot: its statements would wait for ever. */
+const SILENT_MS_MAX = STATEMENT_MS_MAX + 5000;
+/** Before they count as dead, connections that nobody uses are closed. */
+const IDLE_S = 25;
+
 /**
  * The pool of connections. Statements end after 30 s, idle transactions after 10 s and, where the server can, every transaction
  * after a minute, so that a forgotten one cannot hold back vacuum for the whole fleet. Numbers of 64 bits come as strings.
  */
 export function openPool(options: PoolOptions): Sql {
-  return postgres(options.url, {
+  const silentMsMax = options.silentMsMax ?? SILENT_MS_MAX;
+  const settings = {
+    ...(Number.isFinite(silentMsMax) ? { socket: (target: Target) => openSocket(target, silentMsMax) } : {}),
     max: options.connectionsMax ?? 20,
     connect_timeout: 5,
     // In seconds. The driver's own waits up to 20 s, and counts every connection of the pool as another failure.
     backoff: () => RECONNECT_S.least + RECONNECT_S.jitter * Math.random(),
-    idle_timeout: 300,
+    idle_timeout: IDLE_S,
     max_lifetime: 3600,
     onnotice: () => undefined,
     connection: {
@@ -53,7 +64,26 @@ export function openPool(options: PoolOptions): Sql {
       ...TIMEOUTS,
       ...(options.hasTransactionTimeout === true ? { transaction_timeout: TRANSACTION_TIMEOUT_MS } : {}),
     },
+  };
+  return postgres(options.url, settings);
+}
+
+interface Target {
+  readonly host: readonly string[];
+  readonly port: readonly number[];
+  readonly path: string | false | undefined;
+}
+
+/** The driver's own socket, but for its end when it is silent. Not connected yet: the driver counts that time too. */
+function openSocket({ host, port, path }: Target, silentMsMax: number): Socket {
+  const at = Math.floor(Math.random() * host.length);
+  const place = { host: host[at] ?? "localhost", port: port[at] ?? 5432 };
+  const socket = typeof path === "string" ? connect(path) : connect(place);
+  socket.setTimeout(silentMsMax, () => {
+    socket.destroy(Object.assign(new Error(`PostgreSQL was silent for ${silentMsMax} ms`), { code: "ETIMEDOUT" }));
   });
+  // The driver reads the name that TLS compares from here.
+  return Object.assign(socket, place);
 }
 
 const CONNECTION_CODES: ReadonlySet<string> = new Set([

@@ -1,3 +1,4 @@
+import { Socket } from "node:net";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { isAborted } from "@hostler/shared/clock.ts";
 import { backoffMs } from "@hostler/shared/backoff.ts";
@@ -50,7 +51,10 @@ const COALESCE_MS = 20;
 const PAYLOAD_BYTES_MAX = 7500;
 /** Wakes every waiter of every topic. Whoever waits for it wakes at each hint of whatever topic. */
 export const EVERYTHING = "*";
-const RECONNECT = { firstMs: 200, maxMs: 5000 } as const;
+/** A session that does not answer in this time, asked as often, is dead: nothing else tells of one that something on the way forgot. */
+const HEARTBEAT_MS = 5000;
+const GOODBYE_MS = 500;
+const RECONNECT = { firstMs: 100, maxMs: 1000 } as const;
 
 export interface RunningWakeBus extends WakeBus {
   close(): Promise<void>;
@@ -86,6 +90,7 @@ export function openWakeBus(options: {
   const session = async (): Promise<void> =>
     await listenUntilEnd({
       url: options.url,
+      clock: options.clock,
       signal: closing.signal,
       onNotification,
       onClient: (next) => {
@@ -124,11 +129,14 @@ export function openWakeBus(options: {
 /** One session that listens, until it ends by whatever cause. `onClient` is told of it when it listens and when it is over. */
 async function listenUntilEnd(options: {
   readonly url: string;
+  readonly clock: Clock;
   readonly signal: AbortSignal;
   onNotification(payload: string | undefined): void;
   onClient(client: pg.Client | undefined): void;
 }): Promise<void> {
+  const socket = new Socket();
   const client = new pg.Client({
+    stream: () => socket,
     connectionString: options.url,
     application_name: "hostler wake bus",
     keepAlive: true,
@@ -136,21 +144,45 @@ async function listenUntilEnd(options: {
   });
   const ended = new Promise<void>((resolve) => {
     client.once("end", resolve);
-    client.once("error", () => resolve());
+    // Each of them: an error event that nobody hears ends the process.
+    client.on("error", () => resolve());
   });
   client.on("notification", (message) => options.onNotification(message.payload));
-  const onClose = (): void => void client.end().catch(() => undefined);
-  options.signal.addEventListener("abort", onClose, { once: true });
+  const over = new AbortController();
+  const signal = AbortSignal.any([options.signal, over.signal]);
   try {
     await client.connect();
     await client.query(SESSION_TIMEOUTS);
     await client.query(`listen ${CHANNEL}`);
     options.onClient(client);
-    await ended;
+    await Promise.race([ended, heartbeats(client, { ...options, signal })]);
   } finally {
     options.onClient(undefined);
-    options.signal.removeEventListener("abort", onClose);
-    await client.end().catch(() => undefined);
+    over.abort(new Error("the session is over"));
+    // A dead peer never answers a goodbye.
+    const patience = options.clock.sleep(GOODBYE_MS, new AbortController().signal);
+    await Promise.race([client.end().catch(() => undefined), patience]);
+    socket.destroy();
+  }
+}
+
+/** Asks over the same connection, for only that proves that what is sent to it would come. Rejects when no answer comes in time. */
+async function heartbeats(
+  client: pg.Client,
+  options: { readonly clock: Clock; readonly signal: AbortSignal },
+): Promise<never> {
+  const { clock, signal } = options;
+  for (;;) {
+    await clock.sleep(HEARTBEAT_MS, signal);
+    const answered = new AbortController();
+    const answer = client.query("select 1").finally(() => answered.abort(new Error("answered")));
+    const deadline = clock.sleep(HEARTBEAT_MS, AbortSignal.any([signal, answered.signal])).then(
+      () => {
+        throw new Error(`no answer within ${HEARTBEAT_MS} ms`);
+      },
+      () => undefined,
+    );
+    await Promise.all([deadline, Promise.race([answer, deadline])]);
   }
 }
 
@@ -163,6 +195,7 @@ async function keepSession(
     try {
       await session();
     } catch (error) {
+      if (options.signal.aborted) return;
       options.log.warn({ err: error }, "wake bus lost its session; polls wake by their own time until it is back");
     }
     if (options.clock.monotonicMs() - startedMs > 10_000) attempt = 1;

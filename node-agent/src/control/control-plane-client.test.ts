@@ -137,6 +137,25 @@ describe("a failure", () => {
     await expect(client.poll(poll, never)).rejects.toMatchObject(unavailable("cannot be reached"));
   });
 
+  test("to answer in time makes every later request take another connection: the others lead the same way", async () => {
+    const ports: (number | undefined)[] = [];
+    let isSilent = false;
+    const { client } = await startNodeServer((request, response) => {
+      ports.push(request.socket.remotePort);
+      if (!isSilent) setTimeout(() => response.end(pollAnswer), 20);
+    });
+    await Promise.all([client.poll(poll, never), client.poll(poll, never), client.poll(poll, never)]);
+    const before = new Set(ports.splice(0));
+    isSilent = true;
+    const renewal = { taskId: "task_1", fence: "1", events: [], signal: never, timeoutMs: 100 };
+    await expect(client.sendProgress(renewal)).rejects.toMatchObject(unavailable("cannot be reached"));
+    ports.splice(0);
+    isSilent = false;
+    await client.poll(poll, never);
+    expect(before.size).toBe(3);
+    expect(before.has(ports[0])).toBe(false);
+  });
+
   test("to connect is service_unavailable", async () => {
     const closed = createTcp();
     const address = await listen(closed as never);

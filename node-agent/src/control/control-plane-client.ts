@@ -1,3 +1,5 @@
+import { lookup } from "node:dns";
+import type { LookupFunction } from "node:net";
 import { serverNameOf } from "@hostler/pki";
 import { AppError } from "@hostler/shared/errors.ts";
 import {
@@ -20,6 +22,8 @@ import { connectionFailure } from "./connection-failure.ts";
 import { dialTerminalSocket } from "./terminal-socket.ts";
 
 const ANSWER_TIMEOUT_MS = 30_000;
+/** A peer that lost its power or its way says nothing: TCP asks after this long, and ten times a second apart. */
+const PROBE_AFTER_MS = 5000;
 /** A poll is held for this much longer than it asked for before it counts as lost. */
 const POLL_GRACE_MS = 15_000;
 
@@ -35,10 +39,24 @@ export interface ControlPlaneClient extends ControlPlane {
 
 /** The control plane over mTLS 1.3, without session resumption. The connection is read anew for each request. */
 export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneClient {
-  let current = { identity: initial, agent: agentFor(initial) };
+  let turn = 0;
+  let current = { identity: initial, agent: agentFor(initial, turn) };
   let session: string | null = null;
   const hasSession = Promise.withResolvers<void>();
-  const sendNow = makeSender(() => current);
+  /** Every request from now on gets new connections; those in flight end on the old ones, and nobody waits for that. */
+  const startAnew = (identity: StoredIdentity): void => {
+    const before = current.agent;
+    current = { identity, agent: agentFor(identity, turn) };
+    void before.close().catch(() => undefined);
+  };
+  const sendNow = makeSender(
+    () => current,
+    ({ identity, agent }) => {
+      if (agent !== current.agent) return;
+      turn += 1;
+      startAnew(identity);
+    },
+  );
   const inSession = async (signal: AbortSignal): Promise<Record<string, string>> => {
     if (session === null) await untilAborted(hasSession.promise, signal);
     return { [SESSION_HEADER]: session ?? "" };
@@ -57,12 +75,7 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
   };
   const nothing = z.looseObject({});
   return {
-    useIdentity: (identity) => {
-      const before = current.agent;
-      current = { identity, agent: agentFor(identity) };
-      // Ends when its requests have ended; nobody waits for that.
-      void before.close().catch(() => undefined);
-    },
+    useIdentity: startAnew,
     useSession: (next) => {
       session = next;
       hasSession.resolve();
@@ -74,18 +87,18 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
     close: async () => await current.agent.destroy(),
     renewCertificate: async (proof, signal) =>
       await post(NODE_PATHS.renew, { proof }, { schema: identitySchema, signal }),
-    poll: async (body, signal) =>
+    poll: async (body, signal, options) =>
       await post(
         NODE_PATHS.poll,
         { ...body, trustVersion: current.identity.identity.trustVersion },
-        { schema: pollAnswerSchema, signal, timeoutMs: POLL_WAIT_MS_MAX + POLL_GRACE_MS },
+        { schema: pollAnswerSchema, signal, timeoutMs: options?.timeoutMs ?? POLL_WAIT_MS_MAX + POLL_GRACE_MS },
       ),
     sendInventory: async (inventory, signal) =>
       void (await post(NODE_PATHS.inventory, inventory, { schema: nothing, signal })),
     sendTelemetry: async (samples, signal) =>
       void (await post(NODE_PATHS.telemetry, { samples }, { schema: nothing, signal })),
-    sendProgress: async ({ taskId, fence, events, signal }) =>
-      await post(NODE_PATHS.progress(taskId), { fence, events }, { schema: progressAnswerSchema, signal }),
+    sendProgress: async ({ taskId, fence, events, signal, timeoutMs = ANSWER_TIMEOUT_MS }) =>
+      await post(NODE_PATHS.progress(taskId), { fence, events }, { schema: progressAnswerSchema, signal, timeoutMs }),
     sendResult: async ({ taskId, resultJws, signal }) =>
       void (await post(NODE_PATHS.result(taskId), { result: resultJws }, { schema: nothing, signal })),
     open: async (image, { offset, signal }) => {
@@ -114,14 +127,35 @@ async function untilAborted(promise: Promise<void>, signal: AbortSignal): Promis
   }
 }
 
-function agentFor(identity: StoredIdentity): Agent {
+function agentFor(identity: StoredIdentity, turn: number): Agent {
   return new Agent({
-    connect: { ...tlsOf(identity), timeout: 10_000 },
+    connect: {
+      ...tlsOf(identity),
+      lookup: lookupFrom(turn),
+      timeout: 10_000,
+      keepAlive: true,
+      keepAliveInitialDelay: PROBE_AFTER_MS,
+    },
     maxCachedSessions: 0,
     headersTimeout: POLL_WAIT_MS_MAX + POLL_GRACE_MS,
     bodyTimeout: 60_000,
     keepAliveTimeout: 30_000,
   });
+}
+
+/**
+ * Where a name has several addresses, one for each replica, the turn says which is tried first: what hangs without a word is left for
+ * the next one. Those that refuse are left by the connection itself.
+ */
+function lookupFrom(turn: number): LookupFunction {
+  return (name, options, callback) => {
+    lookup(name, { ...options, all: true }, (error, found) => {
+      const first = turn % Math.max(found?.length ?? 0, 1);
+      const addresses = [...(found ?? []).slice(first), ...(found ?? []).slice(0, first)];
+      if (error !== null || options.all === true) callback(error, addresses);
+      else callback(null, addresses[0]?.address ?? "", addresses[0]?.family);
+    });
+  };
 }
 
 /** What every connection of this node uses: its certificate, one trusted root, the control plane's name whatever is dialled. */
@@ -163,12 +197,14 @@ type Send = <Answer>(
 
 /**
  * Sends one request over the connection of now and reads its answer. Rejects with the AppError of the server's problem, or
- * with `service_unavailable`, also when the connection breaks in the middle of the answer.
+ * with `service_unavailable`, also when the connection breaks in the middle of the answer. No answer in time says that the way to
+ * that replica may be cut without a word, and other connections would hang on it too: `suspect` hears of it.
  */
-function makeSender(connection: () => Connection): Send {
+function makeSender(connection: () => Connection, suspect: (connection: Connection) => void): Send {
   return async (path, options, read) => {
     const { agent, identity } = connection();
-    const signal = AbortSignal.any([options.signal, AbortSignal.timeout(options.timeoutMs ?? ANSWER_TIMEOUT_MS)]);
+    const timeout = AbortSignal.timeout(options.timeoutMs ?? ANSWER_TIMEOUT_MS);
+    const signal = AbortSignal.any([options.signal, timeout]);
     const method = options.body === undefined ? "GET" : "POST";
     try {
       const answer = await request(`https://${identity.identity.nodeListener}${path}`, {
@@ -183,6 +219,7 @@ function makeSender(connection: () => Connection): Send {
     } catch (error) {
       if (error instanceof AppError) throw error;
       options.signal.throwIfAborted();
+      if (timeout.aborted) suspect({ agent, identity });
       throw connectionFailure(identity.identity.nodeListener, error);
     }
   };

@@ -1,7 +1,7 @@
 import { backoffMs } from "@hostler/shared/backoff.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { describeError } from "@hostler/shared/errors.ts";
-import { POLL_WAIT_MS_MAX, type PollAnswer, PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
+import { LEASE_TTL_MS, POLL_WAIT_MS_MAX, type PollAnswer, PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
 import { isUnreachable } from "../control/connection-failure.ts";
 import type { IdentityKeeper } from "../identity/keep-identity.ts";
 import type { Log } from "../log.ts";
@@ -35,23 +35,26 @@ export interface PollLoopDeps {
 export function pollLoop(deps: PollLoopDeps): Loop {
   const { keeper, runner, clock, log } = deps;
   let ackedRevision = 0;
+  let leaseTtlMs = LEASE_TTL_MS;
   let hasSession = false;
   const pollOnce = async (signal: AbortSignal): Promise<PollAnswer | null> => {
     const sentAtMs = clock.monotonicMs();
     const { running, credit } = runner;
+    const waitMs = Math.min(POLL_WAIT_MS_MAX, Math.round(leaseTtlMs * WAIT_SHARE));
     const request = {
       protocolVersion: PROTOCOL_VERSION,
       agentInstance: deps.agentInstance,
       ackedRevision,
-      waitMs: POLL_WAIT_MS_MAX,
+      waitMs,
       credit,
       running,
       endedCleanly: deps.endedCleanly,
       ...(deps.takenSeq === undefined ? {} : { takenSeq: await deps.takenSeq() }),
     };
     const { privateKeyPem } = keeper.current;
-    const answer = await askUntilRoom(deps, request, signal);
+    const answer = await askUntilRoom(deps, request, { signal, timeoutMs: Math.round(waitMs * HANGING_SHARE) });
     if (answer === null) return null;
+    leaseTtlMs = answer.leaseTtlMs;
     // Whom to trust comes first: the tasks of this answer may be signed by a key that the newest bundle names.
     await keeper.catchUp(answer.trustVersion, signal);
     // An answer to the certificate before this one says nothing about this one.
@@ -99,6 +102,10 @@ export function pollLoop(deps: PollLoopDeps): Loop {
   };
 }
 
+/** A poll waits for a little less than a lease, so that one that hangs on a dead way costs a task one grant and not more. */
+const WAIT_SHARE = 5 / 6;
+/** One that is not answered for this much of what it waits hangs. */
+const HANGING_SHARE = 1.6;
 /** A refusal that the agent could do something about is asked again at once so many times, then in the pace of any other. */
 const MENDS_AT_ONCE = 3;
 
@@ -132,13 +139,14 @@ const PAUSE_MS = 200;
 async function askUntilRoom(
   deps: Pick<PollLoopDeps, "controlPlane" | "runner">,
   request: Parameters<ControlPlane["poll"]>[0],
-  signal: AbortSignal,
+  limits: { readonly signal: AbortSignal; readonly timeoutMs: number },
 ): Promise<PollAnswer | null> {
-  if (request.credit > 0) return await deps.controlPlane.poll(request, signal);
+  const { signal, timeoutMs } = limits;
+  if (request.credit > 0) return await deps.controlPlane.poll(request, signal, { timeoutMs });
   const room = new AbortController();
   void deps.runner.creditChanged().then(() => room.abort(new Error("there is room for tasks again")));
   try {
-    return await deps.controlPlane.poll(request, AbortSignal.any([signal, room.signal]));
+    return await deps.controlPlane.poll(request, AbortSignal.any([signal, room.signal]), { timeoutMs });
   } catch (error) {
     if (room.signal.aborted && !signal.aborted) return null;
     throw error;

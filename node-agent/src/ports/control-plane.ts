@@ -8,7 +8,8 @@ import type { ImageSource } from "./image-source.ts";
  * `service_unavailable` when it cannot be reached.
  */
 export interface ControlPlane extends ImageSource {
-  poll(request: Ask, signal: AbortSignal): Promise<PollAnswer>;
+  /** Without an answer in `timeoutMs` it counts as unanswered. */
+  poll(request: Ask, signal: AbortSignal, options?: { readonly timeoutMs: number }): Promise<PollAnswer>;
   sendInventory(inventory: Inventory, signal: AbortSignal): Promise<void>;
   sendTelemetry(samples: readonly TelemetrySample[], signal: AbortSignal): Promise<void>;
   sendProgress(request: {
@@ -16,6 +17,8 @@ export interface ControlPlane extends ImageSource {
     readonly fence: string;
     readonly events: readonly PhaseEvent[];
     readonly signal: AbortSignal;
+    /** After this long without an answer it counts as unanswered, and the next request takes another connection. */
+    readonly timeoutMs?: number;
   }): Promise<{ readonly leaseTtlMs: number; readonly cancel: boolean }>;
   /** Repeating it is safe: the same result twice is accepted once. Rejects with `lease_stale` when another grant owns the task. */
   sendResult(request: {

@@ -40,6 +40,8 @@ interface ProgressOptions {
 const BATCH_MAX = 200;
 /** Kept while the control plane is away; beyond it `progress` messages go first, they only tell how far a phase got. */
 const QUEUE_MAX = 1000;
+/** So much of a lease an answer may take: there is time for two tries more, by another way, before it ends. */
+const ANSWER_SHARE = 0.2;
 const RETRY = { firstMs: 200, maxMs: 5000 };
 
 export function startProgress(deps: ProgressDeps, options: ProgressOptions): Progress {
@@ -99,7 +101,13 @@ async function sendBatch(
   const { taskId, fence, lease, signal } = options;
   const sentAtMs = deps.clock.monotonicMs();
   try {
-    const answer = await deps.controlPlane.sendProgress({ taskId, fence, events, signal });
+    const answer = await deps.controlPlane.sendProgress({
+      taskId,
+      fence,
+      events,
+      signal,
+      timeoutMs: Math.round(lease.ttlMs * ANSWER_SHARE),
+    });
     lease.extend(sentAtMs, answer.leaseTtlMs);
     if (answer.cancel) options.onCancel();
     return true;
