@@ -3,8 +3,9 @@ import type { Clock } from "@hostler/shared/clock.ts";
 import { describeError } from "@hostler/shared/errors.ts";
 import { POLL_WAIT_MS_MAX, type PollAnswer, PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
 import type { IdentityKeeper } from "../identity/keep-identity.ts";
+import type { SliceInventory } from "../inventory/slice-inventory.ts";
 import type { Log } from "../log.ts";
-import type { ControlPlane } from "../ports/control-plane.ts";
+import type { Ask, ControlPlane } from "../ports/control-plane.ts";
 import type { Runner } from "../runner/runner.ts";
 import type { Loop } from "./supervise.ts";
 
@@ -25,21 +26,16 @@ export function pollLoop(deps: {
   readonly log: Log;
   /** Changes at every start of the agent. */
   readonly agentInstance: string;
+  /** What is told of the slices on this host; without it, nothing is. */
+  readonly slices?: Pick<SliceInventory, "digest" | "ask">;
 }): Loop {
   const { controlPlane, keeper, runner, clock, log } = deps;
   let ackedRevision = 0;
   let hasSession = false;
   const pollOnce = async (signal: AbortSignal): Promise<PollAnswer> => {
     const sentAtMs = clock.monotonicMs();
-    const { running, credit } = runner;
-    const request = {
-      protocolVersion: PROTOCOL_VERSION,
-      agentInstance: deps.agentInstance,
-      ackedRevision,
-      waitMs: POLL_WAIT_MS_MAX,
-      credit,
-      running,
-    };
+    const request = askOf(deps, ackedRevision);
+    const { running, credit } = request;
     const { privateKeyPem } = keeper.current;
     const answer = await controlPlane.poll(request, signal);
     // Whom to trust comes first: the tasks of this answer may be signed by a key that the newest bundle names.
@@ -55,6 +51,7 @@ export function pollLoop(deps: {
     });
     for (const taskId of answer.stale) runner.lose(taskId);
     for (const taskId of answer.cancel) runner.cancel(taskId);
+    if (answer.wantSlices === true) deps.slices?.ask();
     for (const { jws } of answer.tasks) await runner.take({ jws, sentAtMs, leaseTtlMs: answer.leaseTtlMs });
     // An answer that used up the credit may have left tasks of its revision behind: ask for that revision again.
     if (answer.tasks.length < credit) ackedRevision = answer.revision;
@@ -87,6 +84,27 @@ export function pollLoop(deps: {
         }
       }
     },
+  };
+}
+
+function askOf(
+  deps: {
+    readonly runner: Pick<Runner, "running" | "credit">;
+    readonly agentInstance: string;
+    readonly slices?: Pick<SliceInventory, "digest">;
+  },
+  ackedRevision: number,
+): Ask {
+  const { running, credit } = deps.runner;
+  const slicesDigest = deps.slices?.digest ?? null;
+  return {
+    protocolVersion: PROTOCOL_VERSION,
+    agentInstance: deps.agentInstance,
+    ackedRevision,
+    waitMs: POLL_WAIT_MS_MAX,
+    credit,
+    running,
+    ...(slicesDigest === null ? {} : { slicesDigest }),
   };
 }
 

@@ -1,4 +1,10 @@
-import type { PollAnswer, PollRequest, Inventory, TelemetrySample } from "@hostler/shared/node-protocol.ts";
+import type {
+  Inventory,
+  PollAnswer,
+  PollRequest,
+  SlicesReport,
+  TelemetrySample,
+} from "@hostler/shared/node-protocol.ts";
 import type { PhaseEvent } from "@hostler/shared/tasks.ts";
 import type { ImageSource } from "./image-source.ts";
 
@@ -10,6 +16,7 @@ import type { ImageSource } from "./image-source.ts";
 export interface ControlPlane extends ImageSource {
   poll(request: Ask, signal: AbortSignal): Promise<PollAnswer>;
   sendInventory(inventory: Inventory, signal: AbortSignal): Promise<void>;
+  sendSlices(report: SlicesReport, signal: AbortSignal): Promise<void>;
   sendTelemetry(samples: readonly TelemetrySample[], signal: AbortSignal): Promise<void>;
   sendProgress(request: {
     readonly taskId: string;
