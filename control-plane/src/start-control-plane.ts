@@ -28,6 +28,7 @@ import { identityRoutes } from "./identity/routes.ts";
 import { makeImageFiles } from "./images/image-files.ts";
 import { imageNodeRoutes } from "./images/node-routes.ts";
 import { imageRoutes } from "./images/routes.ts";
+import { incidentRoutes } from "./incidents/routes.ts";
 import { runHousekeeping } from "./loops/housekeeping.ts";
 import { makeRequestCounts } from "./metrics/request-counts.ts";
 import { metricsRoutes } from "./metrics/routes.ts";
@@ -47,6 +48,8 @@ import { followRotations } from "./pki/follow-rotations.ts";
 import { pkiRoutes } from "./pki/routes.ts";
 import { enrolTlsOptions, nodeTlsOptions } from "./pki/tls-options.ts";
 import { makeTrustStore } from "./pki/trust-store.ts";
+import { reconciliationNodeRoutes } from "./reconciliation/node-routes.ts";
+import { reconciliationRoutes } from "./reconciliation/routes.ts";
 import { startSigner } from "./signer/start-signer.ts";
 import { runTaskLoop } from "./tasks/loops.ts";
 import { scanWaiting } from "./tasks/scan-waiting.ts";
@@ -171,6 +174,8 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       metricsRoutes({ ...deps, isPublic: config.metricsPublic, requestCounts }),
       identityRoutes(deps),
       nodeRoutes(enrolment),
+      reconciliationRoutes(deps),
+      incidentRoutes(deps),
       pkiRoutes({ ...deps, pki, applyTrust: () => applyTrust(parts) }),
       imageRoutes({ ...deps, imageFiles }),
       allocationRoutes(deps),
@@ -193,6 +198,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
     features: [
       nodeNodeRoutes(enrolment),
       taskNodeRoutes({ ...deps, pki, liveness, liveSockets, closing: parts.closing.signal }),
+      reconciliationNodeRoutes(deps),
       imageNodeRoutes({ imageFiles }),
       telemetryNodeRoutes(deps),
       terminalNodeRoutes({ ...deps, liveTerminals }),

@@ -10,6 +10,7 @@ import { nodeCommands } from "./commands/nodes.ts";
 import { placementCommands } from "./commands/placement.ts";
 import { pkiCommands } from "./commands/pki.ts";
 import { sessionCommands } from "./commands/session.ts";
+import { sliceCommands } from "./commands/slices.ts";
 import { terminalCommands } from "./commands/terminal.ts";
 import { webhookCommands } from "./commands/webhooks.ts";
 import { readConfig } from "./config.ts";
@@ -17,6 +18,7 @@ import { readConfig } from "./config.ts";
 const COMMANDS: readonly Command[] = [
   ...sessionCommands,
   ...nodeCommands,
+  ...sliceCommands,
   ...pkiCommands,
   ...imageCommands,
   ...identityCommands,

@@ -4,6 +4,7 @@ import type { Deps } from "../deps.ts";
 import { advanceOperation, noteOperationProgress } from "../operations/operations.ts";
 import type { TaskRow } from "../tasks/task-row.ts";
 import { beginRelease } from "./begin-release.ts";
+import { endRepair } from "./repair-allocation.ts";
 import { moveAndRecord } from "./record-allocation.ts";
 import { freeSlots, giveCapacityBack, lockAllocation, type AllocationRow } from "./store.ts";
 
@@ -28,6 +29,7 @@ export async function applyTaskResult(
   if (allocation === undefined) return;
   if (task.kind === "slice.vm_provision") await endProvision(tx, deps, { ...applied, allocation });
   else if (task.kind === "slice.vm_release") await endRelease(tx, deps, { ...applied, allocation });
+  else if (task.kind === "slice.vm_repair") await endRepair(tx, deps, { task, allocation, outcome: result.outcome });
 }
 
 /** A task goes back to its node for another attempt. */
@@ -47,8 +49,11 @@ export async function applyTaskAbandoned(
   const { task, reason } = applied;
   if (task.operationId === null) return;
   await advanceOperation(tx, task.operationId, "failed", { code: "lease_lost", message: reason, phase: null });
+  // What was not removed is seen again in the next list of its host.
+  if (task.kind === "slice.remove") return;
   const allocation = await lockAllocation(tx, task.targetId);
   if (allocation === undefined) return;
+  if (task.kind === "slice.vm_repair") return await endRepair(tx, deps, { task, allocation, outcome: "failed" });
   const move = { reason, operationId: task.operationId, actor: "system:tasks", requestId: null };
   if (task.kind === "slice.vm_release") {
     await moveAndRecord(tx, deps, allocation, { ...move, target: "release_failed" });

@@ -124,6 +124,7 @@ async function write(tx: Tx, deps: Pick<Deps, "clock">, placed: Placed): Promise
     projectId,
     phasesTotal: PROVISION_PHASE_NAMES.length,
   });
+  const spec = specOf(allocationId, placed);
   const gpus = placement.gpus.map((gpu) => ({ uuid: gpu.uuid, model: gpu.model, kind: gpu.kind }));
   await insertAllocation(tx, {
     id: allocationId,
@@ -137,6 +138,7 @@ async function write(tx: Tx, deps: Pick<Deps, "clock">, placed: Placed): Promise
     nodeSelector,
     spreadBy,
     groupId,
+    spec,
     ...sizeOf(wish),
   });
   const owned = await ownSlots(tx, { nodeId, uuids: gpus.map((gpu) => gpu.uuid), allocationId });
@@ -144,7 +146,7 @@ async function write(tx: Tx, deps: Pick<Deps, "clock">, placed: Placed): Promise
   await enqueueTask(tx, deps, {
     nodeId,
     kind: "slice.vm_provision",
-    params: specOf(allocationId, placed),
+    params: spec,
     targetId: allocationId,
     operationId,
     expiresInMs: PROVISION_EXPIRES_MS,

@@ -1,5 +1,6 @@
 import type { Allocation } from "@hostler/shared/api/allocations.ts";
 import { ALLOCATION_TRANSITIONS, sourcesOf, type AllocationState } from "@hostler/shared/states.ts";
+import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 
 export interface NewAllocation {
@@ -20,15 +21,18 @@ export interface NewAllocation {
   /** The gang that it was made with; null when it was made alone. */
   readonly groupId: string | null;
   readonly operationId: string;
+  /** What it is made of, as its first task says it. */
+  readonly spec: SliceSpec;
 }
 
 export async function insertAllocation(tx: Tx, allocation: NewAllocation): Promise<void> {
   await tx`
     insert into allocations (id, project_id, name, state, node_id, driver, image_id, vcpus, memory_mib, disk_gib, gpus, gpus_simulated, labels,
-      node_selector, spread_by, group_id, operation_id)
+      node_selector, spread_by, group_id, operation_id, spec)
     values (${allocation.id}, ${allocation.projectId}, ${allocation.name}, 'requested', ${allocation.nodeId}, ${allocation.driver}, ${allocation.imageId},
       ${allocation.vcpus}, ${allocation.memoryMib}, ${allocation.diskGib}, ${tx.json(allocation.gpus)}, ${allocation.gpusSimulated},
-      ${tx.json(allocation.labels)}, ${tx.json(allocation.nodeSelector)}, ${allocation.spreadBy}, ${allocation.groupId}, ${allocation.operationId})
+      ${tx.json(allocation.labels)}, ${tx.json(allocation.nodeSelector)}, ${allocation.spreadBy}, ${allocation.groupId}, ${allocation.operationId},
+      ${JSON.stringify(allocation.spec)})
   `;
 }
 
@@ -82,7 +86,8 @@ export async function moveAllocation(
     update allocations
     set state = ${move.target}, version = version + 1, reason = ${move.reason}, operation_id = ${move.operationId},
       active_at = case when ${move.target} = 'active' then now() else active_at end,
-      ended_at = case when ${move.target} in ('released', 'failed') then now() else ended_at end
+      ended_at = case when ${move.target} in ('released', 'failed') then now() else ended_at end,
+      spec = case when ${move.target} in ('released', 'failed') then null else spec end
     where id = ${move.id} and state in ${tx(sourcesOf(ALLOCATION_TRANSITIONS, move.target))}
     returning version
   `;

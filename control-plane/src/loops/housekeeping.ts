@@ -4,6 +4,7 @@ import { isDatabaseAway } from "../db/pool.ts";
 import { maintainPartitions } from "../db/partitions.ts";
 import type { Deps } from "../deps.ts";
 import { expireIdempotencyKeys } from "../http/idempotency.ts";
+import { closeIncidentsOfGoneNodes } from "../incidents/sync-incidents.ts";
 
 const INTERVAL_MS = 3_600_000;
 const RETRY_MS = 5000;
@@ -20,6 +21,7 @@ export async function runHousekeeping(
     try {
       await maintainPartitions(deps.sql, deps.clock.now());
       await expireIdempotencyKeys(deps.sql);
+      await closeIncidentsOfGoneNodes(deps);
       if (round % CERTIFICATE_ROUNDS === 0) options.renewServerCertificates();
       options.onStatus(`last round at ${deps.clock.now().toISOString()}`);
     } catch (error) {

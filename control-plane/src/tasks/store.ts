@@ -150,6 +150,8 @@ export interface NodeProgress {
   readonly isSessionConfirmed: boolean;
   /** Generation of its newest certificate. */
   readonly certificate: number;
+  /** Of the slices that it last told of; null when a fresh list is wanted whatever it has. */
+  readonly slicesDigest: string | null;
 }
 
 export async function readNodeProgress(db: Queryable, nodeId: string): Promise<NodeProgress | undefined> {
@@ -157,9 +159,13 @@ export async function readNodeProgress(db: Queryable, nodeId: string): Promise<N
     select n.desired_rev as "desiredRevision", l.agent_instance as "agentInstance", n.session::text,
       n.session_confirmed as "isSessionConfirmed",
       (select count(*)::int from tasks t where t.node_id = n.id and t.state = 'ready' and t.expires_at > now()) as ready,
-      (select coalesce(max(generation), 0) from node_certificates c where c.node_id = n.id) as certificate
+      (select coalesce(max(generation), 0) from node_certificates c where c.node_id = n.id) as certificate,
+      case when not exists (
+        select from slice_findings f where f.node_id = n.id and f.resolved_at is null and f.due_at <= now()
+      ) then s.digest end as "slicesDigest"
     from nodes n
     left join node_liveness l on l.node_id = n.id
+    left join node_slices s on s.node_id = n.id
     where n.id = ${nodeId}
   `;
   return row === undefined ? undefined : { ...row, session: Number(row.session) };
