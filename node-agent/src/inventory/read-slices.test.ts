@@ -128,6 +128,12 @@ test("a slice that cannot be looked at is unclear, and a source that cannot be r
   const deps = { ...without.deps, drivers: new Map() };
   expect(only(await readSlices(deps, never))).toMatchObject({ state: "unclear" });
 
+  const torn = await makeHost();
+  const { slice } = await torn.add();
+  torn.texts.delete("ledger.json");
+  torn.texts.set(`journal/${slice.allocationId}-1.jsonl`, "no journal\nat all\n");
+  expect(only(await torn.read())).toMatchObject({ state: "running", fence: "0" });
+
   const blind = await makeHost({ listSlices: async () => await Promise.reject(new Error("no /proc")) });
   await expect(blind.read()).rejects.toThrow(/no \/proc/);
 });

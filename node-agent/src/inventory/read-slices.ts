@@ -3,6 +3,7 @@ import { shortName } from "@hostler/shared/ids.ts";
 import { SLICES_MAX, type SliceEntry, type SlicesReport, type SliceState } from "@hostler/shared/node-protocol.ts";
 import type { HostLedger, LedgerRow } from "../journal/host-ledger.ts";
 import type { JournalStore } from "../journal/journal-file.ts";
+import type { JournalState } from "../journal/model.ts";
 import type { GpuHost } from "../ports/gpu-host.ts";
 import type { SliceDriver, SliceReference } from "../ports/slice-driver.ts";
 import type { RunnerView } from "../runner/runner.ts";
@@ -80,10 +81,15 @@ async function listKnown(
   for (const slice of await deps.journals.list()) {
     if (known.has(keyOf(slice))) continue;
     // Rare: a journal without a row and without an object. Only here is it read.
-    const state = await deps.journals.peek(slice);
+    const state = await peek(deps, slice);
     if (state !== null && state.closed === null) known.set(keyOf(slice), { slice, driver: state.driver });
   }
   return known;
+}
+
+/** Null also for a journal that cannot be read: it hides neither what the driver shows of the slice nor the other slices. */
+async function peek({ journals }: SliceReadDeps, slice: SliceReference): Promise<JournalState | null> {
+  return await journals.peek(slice).catch(() => null);
 }
 
 /** Who holds which GPU, by the owner's short name. GPUs that no row names are asked for only when some slice has no row. */
@@ -119,7 +125,7 @@ async function lookAt(
     generation,
     driver,
     state: await stateOf(deps.drivers.get(driver), slice, signal),
-    fence: row?.fence ?? (await deps.journals.peek(slice))?.fence ?? "0",
+    fence: row?.fence ?? (await peek(deps, slice))?.fence ?? "0",
     gpuUuids: [...(books.holders.get(nameOf(slice)) ?? [])],
     vcpus: row?.vcpus ?? null,
     memoryMib: row?.memoryMib ?? null,
