@@ -54,10 +54,11 @@ async function release(allocation: Allocation): Promise<void> {
 }
 
 async function incidentOf(aboutId: string, kind: string, state = "open"): Promise<Incident> {
-  return await waitFor(`${kind} ${state}`, async () => {
+  const probe = async (): Promise<Incident | undefined> => {
     const all = await cloud.operator.list("/api/ops/v1/incidents?state=all", incidentSchema);
     return all.find((one) => one.aboutId === aboutId && one.kind === kind && one.state === state);
-  });
+  };
+  return await waitFor(`${kind} ${state}`, probe, { timeoutMs: 40_000 });
 }
 
 /** Prints the time from what is done to the host until `seen` resolves. */
