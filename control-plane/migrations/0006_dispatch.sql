@@ -45,6 +45,7 @@ create table task_history (
   params text not null,
   params_digest text not null,
   fence bigint not null,
+  seq bigint not null,
   attempt int not null,
   failures int not null,
   crashes int not null,
@@ -58,6 +59,7 @@ create table task_history (
   ended_at timestamptz not null default now(),
   primary key (id, ended_at)
 ) partition by range (ended_at);
+create index task_history_target on task_history (target_id);
 create index task_history_operation on task_history (operation_id);
 create index task_history_dead on task_history (ended_at) where dead_reason is not null;
 
@@ -95,9 +97,9 @@ select e.task_id, e.attempt, e.seq, e.seq,
   e.received_at
 from phase_events e;
 drop table phase_events;
-insert into task_history (id, node_id, operation_id, target_id, kind, state, params, params_digest, fence, attempt, failures, crashes, grant_digest,
+insert into task_history (id, node_id, operation_id, target_id, kind, state, params, params_digest, fence, seq, attempt, failures, crashes, grant_digest,
   outcome, result_jws, created_at, ended_at)
-select id, node_id, operation_id, target_id, kind, state, params, params_digest, fence, attempt, 0, 0, grant_digest, outcome, result_jws, created_at, updated_at
+select id, node_id, operation_id, target_id, kind, state, params, params_digest, fence, seq, attempt, 0, 0, grant_digest, outcome, result_jws, created_at, updated_at
 from tasks
 where state not in ('ready', 'leased');
 delete from tasks where state not in ('ready', 'leased');

@@ -13,7 +13,7 @@ import type { Config } from "./config.ts";
 import { startEmbeddedPostgres } from "./db/embedded-postgres.ts";
 import { migrate } from "./db/migrate.ts";
 import { keepEvents, maintainPartitions } from "./db/partitions.ts";
-import { openServicePool } from "./db/pool.ts";
+import { openPool, openServicePool } from "./db/pool.ts";
 import { openWakeBus } from "./db/wake-bus.ts";
 import type { Deps } from "./deps.ts";
 import { openEvents, type Events } from "./events/open-events.ts";
@@ -28,6 +28,7 @@ import { identityRoutes } from "./identity/routes.ts";
 import { makeImageFiles } from "./images/image-files.ts";
 import { imageNodeRoutes } from "./images/node-routes.ts";
 import { imageRoutes } from "./images/routes.ts";
+import { incidentRoutes } from "./incidents/routes.ts";
 import { maintenanceJobs } from "./jobs/maintenance-jobs.ts";
 import { jobRoutes } from "./jobs/routes.ts";
 import { runJobs } from "./jobs/run-jobs.ts";
@@ -51,6 +52,8 @@ import { followRotations } from "./pki/follow-rotations.ts";
 import { pkiRoutes } from "./pki/routes.ts";
 import { enrolTlsOptions, nodeTlsOptions } from "./pki/tls-options.ts";
 import { makeTrustStore } from "./pki/trust-store.ts";
+import { reconciliationNodeRoutes } from "./reconciliation/node-routes.ts";
+import { reconciliationRoutes } from "./reconciliation/routes.ts";
 import { startSigner } from "./signer/start-signer.ts";
 import { makeDispatch } from "./tasks/dispatch.ts";
 import { runTaskLoop } from "./tasks/loops.ts";
@@ -178,6 +181,8 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       metricsRoutes({ ...deps, isPublic: config.metricsPublic, requestCounts }),
       identityRoutes(deps),
       nodeRoutes(enrolment),
+      reconciliationRoutes(deps),
+      incidentRoutes(deps),
       pkiRoutes({ ...deps, pki, applyTrust: () => applyTrust(parts) }),
       imageRoutes({ ...deps, imageFiles }),
       allocationRoutes(deps),
@@ -209,6 +214,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
         dispatch: makeDispatch({ ...deps, pki, random: Math.random }),
         closing: parts.closing.signal,
       }),
+      reconciliationNodeRoutes(deps),
       imageNodeRoutes({ imageFiles }),
       telemetryNodeRoutes(deps),
       terminalNodeRoutes({ ...deps, liveTerminals }),
@@ -276,7 +282,7 @@ async function openDatabase(options: StartOptions, clock: Clock, closers: (() =>
   const sql = await openServicePool({ url, applicationName: "hostler control plane" });
   closers.push(async () => await sql.end({ timeout: 5 }));
   // A migration may take as long as the table is large.
-  const migrations = await openServicePool({
+  const migrations = openPool({
     url,
     applicationName: "hostler migrations",
     connectionsMax: 1,

@@ -18,12 +18,14 @@ import { readIdentity } from "./identity/identity-files.ts";
 import { makeIdentityKeeper, type IdentityKeeper } from "./identity/keep-identity.ts";
 import { makeNodeIdentity } from "./identity/node-identity.ts";
 import { makeDiskFiles } from "./journal/disk-files.ts";
+import { makeSliceInventory, type SliceInventory } from "./inventory/slice-inventory.ts";
 import { makeHostLedger } from "./journal/host-ledger.ts";
 import { makeJournalStore } from "./journal/journal-file.ts";
 import { makeLog, type Log } from "./log.ts";
 import { inventoryLoop } from "./loops/inventory.ts";
 import { pollLoop } from "./loops/poll.ts";
 import { renewalLoop } from "./loops/renewal.ts";
+import { slicesLoop } from "./loops/slices.ts";
 import { statusFileLoop } from "./loops/status-file.ts";
 import { superviseLoop, type LoopStatus, type SupervisedLoop } from "./loops/supervise.ts";
 import { telemetryLoop } from "./loops/telemetry.ts";
@@ -38,6 +40,8 @@ import type { TaskHandlers } from "./tasks/handlers.ts";
 import { openTerminalTask } from "./tasks/open-terminal-task.ts";
 import { provisionSlice } from "./tasks/provision-slice.ts";
 import { releaseSlice } from "./tasks/release-slice.ts";
+import { removeSlice } from "./tasks/remove-slice.ts";
+import { repairSlice } from "./tasks/repair-slice.ts";
 import type { SliceTaskDeps } from "./tasks/slice-task-deps.ts";
 import { readSample } from "./telemetry/read-sample.ts";
 import { nodePtyHost } from "./terminals/node-pty-host.ts";
@@ -116,6 +120,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   });
   const endedCleanly = await takeCleanEnd(files);
   await runner.start();
+  const slices = makeSliceInventory({ ...sliceDeps, view: runner.view });
 
   const loops = startLoops({
     controlPlane,
@@ -124,6 +129,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     host,
     gpus,
     drivers,
+    slices,
     log,
     keeper,
     agentInstance,
@@ -153,6 +159,8 @@ function makeHandlers(deps: SliceTaskDeps, terminals: Terminals): TaskHandlers {
   return {
     "slice.vm_provision": async (task, spec) => await provisionSlice(deps, task, spec),
     "slice.vm_release": async (task, params) => await releaseSlice(deps, task, params),
+    "slice.vm_repair": async (task, params) => await repairSlice(deps, task, params),
+    "slice.remove": async (task, params) => await removeSlice(deps, task, params),
     "terminal.open": async (task, spec) => await openTerminalTask(terminals, task, spec),
   };
 }
@@ -164,6 +172,7 @@ interface LoopParts {
   readonly host: HostReader;
   readonly gpus: GpuHost;
   readonly drivers: ReadonlyMap<string, SliceDriver>;
+  readonly slices: SliceInventory;
   readonly log: Log;
   readonly keeper: IdentityKeeper;
   readonly agentInstance: string;
@@ -173,7 +182,7 @@ interface LoopParts {
 }
 
 function startLoops(parts: LoopParts): SupervisedLoop[] {
-  const { controlPlane, runner, log, keeper, agentInstance, endedCleanly, takenSeq } = parts;
+  const { controlPlane, runner, log, keeper, agentInstance, endedCleanly, takenSeq, slices } = parts;
   const common = { clock: systemClock, log, random: Math.random };
   const loops = [
     inventoryLoop({
@@ -181,7 +190,8 @@ function startLoops(parts: LoopParts): SupervisedLoop[] {
       controlPlane,
       readInventory: async (signal) => await readInventory({ ...parts, signal }),
     }),
-    pollLoop({ ...common, controlPlane, keeper, runner, agentInstance, endedCleanly, takenSeq }),
+    pollLoop({ ...common, controlPlane, keeper, runner, agentInstance, endedCleanly, takenSeq, slices }),
+    slicesLoop({ ...common, controlPlane, slices, taskEnded: runner.creditChanged }),
     telemetryLoop({
       ...common,
       controlPlane,

@@ -251,6 +251,11 @@ export const ERRORS = {
     "The host holds another slice under this id",
     "Release the slice first; the spec of a slice never changes.",
   ),
+  disk_lost: entry(
+    409,
+    "The slice's disk is gone from its host",
+    "Look for it on the host. To begin anew with an empty disk: hostler nodes slices rebuild NODE ALLOCATION.",
+  ),
   task_cancelled: entry(409, "The task was cancelled", "Nothing to do: what was built has been undone."),
   lease_lost: entry(409, "The lease ended before the task did", "Nothing to do: the task is handed out again."),
   // Ourselves.

@@ -1,6 +1,6 @@
 import * as z from "zod";
 import { idSchema } from "./ids.ts";
-import { fenceSchema, INT32_MAX, phaseEventSchema } from "./tasks.ts";
+import { driverNameSchema, fenceSchema, INT32_MAX, phaseEventSchema, sha256Schema } from "./tasks.ts";
 
 /**
  * The whole contract between agent and control plane. It only grows: add an optional field or a kind, raise the
@@ -13,7 +13,8 @@ export const PROTOCOL_HISTORY = [
   {
     version: 3,
     date: "2026-11-21",
-    change: "Highest fence, last task and clean ends of agents; failures for want of capacity.",
+    change:
+      "Highest fence, last task and clean ends of agents; failures for want of capacity. The slices of a host: digest in polls, lists, repair and removal tasks.",
   },
 ] as const;
 /** The oldest agent that this control plane serves. */
@@ -28,6 +29,7 @@ export const NODE_PATHS = {
   session: "/node/v1/session",
   poll: "/node/v1/poll",
   inventory: "/node/v1/inventory",
+  slices: "/node/v1/slices",
   telemetry: "/node/v1/telemetry",
   progress: (taskId: string) => `/node/v1/tasks/${taskId}/progress`,
   result: (taskId: string) => `/node/v1/tasks/${taskId}/result`,
@@ -82,7 +84,7 @@ export const inventorySchema = z.strictObject({
   drivers: z
     .array(
       z.strictObject({
-        name: z.enum(["qemu", "mock"]),
+        name: driverNameSchema,
         usable: z.boolean(),
         accelerator: z.enum(["kvm", "tcg", "none"]),
         note: z.string().max(500),
@@ -185,6 +187,8 @@ export const pollRequestSchema = z.strictObject({
     .max(256),
   /** The start before this one was ended in order: the tasks that it held did not take it along. */
   endedCleanly: z.boolean().optional(),
+  /** Digest of the slices on the host, as in the last look at it; absent before the first one. */
+  slicesDigest: sha256Schema.optional(),
 });
 export type PollRequest = z.infer<typeof pollRequestSchema>;
 
@@ -200,8 +204,58 @@ export const pollAnswerSchema = z.looseObject({
   /** Of `running`: those whose lease is not the caller's any more, and those to cancel. */
   stale: z.array(z.string()),
   cancel: z.array(z.string()),
+  /** The list of slices is wanted: it is not the one that the control plane has, or something waits for a fresh one. */
+  wantSlices: z.boolean().optional(),
 });
 export type PollAnswer = z.infer<typeof pollAnswerSchema>;
+
+/** Slices in one list. A host with more sends so many and says that the list is not whole. */
+export const SLICES_MAX = 512;
+/**
+ * What a slice is on its host, as the host itself shows it. Whatever a task works on now is `building` or `releasing` and
+ * says nothing yet; only the others can differ from what is wanted.
+ */
+export const SLICE_STATES = {
+  building: "A task builds or repairs it now.",
+  releasing: "A task takes it down now.",
+  running: "Its machine runs.",
+  stopped: "Its disk is there, and no machine.",
+  lost: "What is left of it has no disk: its data are gone.",
+  unclear: "Something of it is there, but what cannot be told.",
+} as const;
+export type SliceState = keyof typeof SLICE_STATES;
+const SLICE_STATE_NAMES = Object.keys(SLICE_STATES) as [SliceState, ...SliceState[]];
+
+export const sliceEntrySchema = z.strictObject({
+  allocationId: idSchema("allocation"),
+  generation: z.int().min(1).max(INT32_MAX),
+  driver: driverNameSchema,
+  state: z.enum(SLICE_STATE_NAMES),
+  /** The highest grant that acted on it. */
+  fence: fenceSchema,
+  /** The GPUs that the host shows as held by it. */
+  gpuUuids: z.array(z.string().max(96)).max(64),
+  /** Null where the host's books do not know the slice. */
+  vcpus: z.int().min(0).max(INT32_MAX).nullable(),
+  memoryMib: z.int().min(0).max(INT32_MAX).nullable(),
+  diskGib: z.int().min(0).max(INT32_MAX).nullable(),
+});
+export type SliceEntry = z.infer<typeof sliceEntrySchema>;
+export const slicesReportSchema = z.strictObject({
+  digest: sha256Schema,
+  /** The highest task sequence that the agent had taken when it began to look: the list knows nothing of later tasks. */
+  highWaterMark: z.int().min(0),
+  /** False when the host has more slices than fit: then what is absent says nothing. */
+  isWhole: z.boolean(),
+  slices: z
+    .array(sliceEntrySchema)
+    .max(SLICES_MAX)
+    .refine(
+      (slices) => new Set(slices.map((one) => `${one.allocationId}.${one.generation}`)).size === slices.length,
+      "A slice is named twice.",
+    ),
+});
+export type SlicesReport = z.infer<typeof slicesReportSchema>;
 
 export const progressRequestSchema = z.strictObject({ fence: fenceSchema, events: z.array(phaseEventSchema).max(200) });
 export const progressAnswerSchema = z.looseObject({ leaseTtlMs: z.int(), cancel: z.boolean() });

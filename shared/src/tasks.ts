@@ -14,7 +14,7 @@ export const fenceSchema = z
   .regex(/^\d{1,19}$/)
   .refine((text) => text.padStart(FENCE_MAX.length, "0") <= FENCE_MAX, "A fence is at most 2^63 - 1.");
 
-const sha256Schema = z.string().regex(/^[0-9a-f]{64}$/);
+export const sha256Schema = z.string().regex(/^[0-9a-f]{64}$/);
 /** A label key or value, a user name, a host name: what may reach a host object. Nothing here can be read as an option or a path. */
 export const labelKeySchema = z
   .string()
@@ -52,11 +52,13 @@ export const imageReferenceSchema = z.strictObject({
 });
 export type ImageReference = z.infer<typeof imageReferenceSchema>;
 
+export const driverNameSchema = z.enum(["qemu", "mock"]);
+
 export const sliceSpecSchema = z.strictObject({
   allocationId: idSchema("allocation"),
   /** Rises when the same allocation is built anew; part of every host object's name. */
   generation: z.int().min(1),
-  driver: z.enum(["qemu", "mock"]),
+  driver: driverNameSchema,
   hostName: hostNameSchema,
   vcpus: z.int().min(1).max(512),
   memoryMib: z
@@ -76,7 +78,20 @@ export type SliceSpec = z.infer<typeof sliceSpecSchema>;
 export const sliceReferenceSchema = z.strictObject({
   allocationId: idSchema("allocation"),
   generation: z.int().min(1),
-  driver: z.enum(["qemu", "mock"]),
+  driver: driverNameSchema,
+});
+
+export const sliceRepairSchema = z.strictObject({
+  /** What the slice is made of where the host does not know it any more; a host that has its spec goes by its own. */
+  spec: sliceSpecSchema,
+  /** Whether a disk that is gone may be made anew, empty. Without it such a slice is left as it is. */
+  newDisk: z.boolean(),
+});
+
+/** A tombstone: the only thing that lets a host remove a slice that nobody released there. */
+export const sliceRemovalSchema = sliceReferenceSchema.extend({
+  /** Who wants it gone and why, for the host's own log. */
+  reason: z.string().max(500),
 });
 
 export const terminalSpecSchema = z.strictObject({
@@ -95,6 +110,8 @@ export type TerminalSpec = z.infer<typeof terminalSpecSchema>;
 export const TASK_PARAMS = {
   "slice.vm_provision": sliceSpecSchema,
   "slice.vm_release": sliceReferenceSchema,
+  "slice.vm_repair": sliceRepairSchema,
+  "slice.remove": sliceRemovalSchema,
   "terminal.open": terminalSpecSchema,
 } as const;
 export type TaskKind = keyof typeof TASK_PARAMS;

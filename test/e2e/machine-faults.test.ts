@@ -94,6 +94,32 @@ test("a machine that dies while it boots is undone with the reason", { timeout: 
   await expectNothingLeft(id);
 });
 
+test(
+  "a machine that is killed while its tenant works comes back by itself, with what was on its disk",
+  { timeout: 120_000 },
+  async () => {
+    const id = await request("killed-active");
+    await followOperation(cloud.operator, id, { timeoutMs: 60_000 });
+    const written = await runInTerminal(cloud.operator, id, "echo kept > kept.txt; sync; exit 0\n");
+    expect(written.exitCode).toBe(0);
+    const pid = await machinePid(id);
+    process.kill(pid, "SIGKILL");
+    await waitFor(
+      "a repair",
+      async () => (await readPhases(cloud.operator, id)).operation.kind === "allocation.repair",
+    );
+    await followOperation(cloud.operator, id, { timeoutMs: 60_000 });
+    expect((await readAllocation(cloud.operator, id)).state).toBe("active");
+    expect(await machinePid(id)).not.toBe(pid);
+    const read = await runInTerminal(cloud.operator, id, "cat kept.txt; exit 7\n");
+    expect(read.output).toContain("kept");
+    expect(read.exitCode).toBe(7);
+    await requestRelease(cloud.operator, id);
+    await followOperation(cloud.operator, id, { timeoutMs: 60_000 });
+    await expectNothingLeft(id);
+  },
+);
+
 test("an image that was altered on the control plane's disk never becomes a machine", { timeout: 90_000 }, async () => {
   const { stdout } = await run("find", [join(cloud.folder, "control-plane/images"), "-type", "f"]);
   const [path = ""] = stdout.trim().split("\n");

@@ -93,6 +93,7 @@ export async function startKeptNode(stateDir: string, options: { readonly waitMs
 /** A runner that has nothing and takes nothing. */
 const IDLE: Parameters<typeof pollLoop>[0]["runner"] = {
   running: [],
+  view: () => ({ highWaterMark: 0, slices: [] }),
   credit: 1,
   creditChanged: async () => await new Promise<never>(() => undefined),
   start: async () => await Promise.resolve(),

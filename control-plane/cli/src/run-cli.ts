@@ -12,6 +12,7 @@ import { operationCommands } from "./commands/operations.ts";
 import { pkiCommands } from "./commands/pki.ts";
 import { sessionCommands } from "./commands/session.ts";
 import { taskCommands } from "./commands/tasks.ts";
+import { sliceCommands } from "./commands/slices.ts";
 import { terminalCommands } from "./commands/terminal.ts";
 import { sinkCommands } from "./commands/sinks.ts";
 import { readConfig } from "./config.ts";
@@ -19,6 +20,7 @@ import { readConfig } from "./config.ts";
 const COMMANDS: readonly Command[] = [
   ...sessionCommands,
   ...nodeCommands,
+  ...sliceCommands,
   ...pkiCommands,
   ...imageCommands,
   ...identityCommands,

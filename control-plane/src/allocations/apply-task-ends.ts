@@ -6,6 +6,7 @@ import type { TaskRow } from "../tasks/task-row.ts";
 import { beginRelease } from "./begin-release.ts";
 import { judgeTaskEnd, type AllocationEffect } from "./judge-task-end.ts";
 import { placeAgain } from "./place-again.ts";
+import { endRepair } from "./repair-allocation.ts";
 import { moveAllAndRecord } from "./record-allocation.ts";
 import { freeSlotsOf, giveCapacityBack, lockAllocations, type AllocationRow } from "./store.ts";
 
@@ -51,6 +52,7 @@ export async function applyTaskEnds(tx: Tx, deps: Pick<Deps, "clock">, ends: rea
   }
   await advanceOperations(tx, operations);
   await applyEffects(tx, deps, effects, nodeIds);
+  await endRepairs(tx, deps, about, allocations);
   return nodeIds;
 }
 
@@ -73,6 +75,21 @@ async function applyEffects(
     if (releaseBy === null) continue;
     await beginRelease(tx, deps, allocation, releaseBy);
     nodeIds.add(allocation.nodeId);
+  }
+}
+
+async function endRepairs(
+  tx: Tx,
+  deps: Pick<Deps, "clock">,
+  ends: readonly TaskEnd[],
+  allocations: ReadonlyMap<string, AllocationRow>,
+): Promise<void> {
+  for (const end of ends) {
+    const { task } = end;
+    const allocation = allocations.get(task.targetId);
+    if (task.kind !== "slice.vm_repair" || end.kind === "retry" || allocation === undefined) continue;
+    const outcome = end.kind === "abandoned" ? "failed" : end.result.outcome;
+    await endRepair(tx, deps, { task, allocation, outcome });
   }
 }
 

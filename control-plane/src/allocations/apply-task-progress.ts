@@ -15,7 +15,9 @@ export interface AppliedProgress {
 
 const PHASES_OF: Readonly<Record<string, readonly string[]>> = {
   "slice.vm_provision": PROVISION_PHASE_NAMES,
+  "slice.vm_repair": PROVISION_PHASE_NAMES,
   "slice.vm_release": RELEASE_PHASE_NAMES,
+  "slice.remove": RELEASE_PHASE_NAMES,
 };
 
 /** What signs of work on hosts do to operations and their allocations: the first makes them run, later ones count phases. */

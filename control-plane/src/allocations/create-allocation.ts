@@ -178,7 +178,8 @@ async function writeAll(tx: Tx, deps: Pick<Deps, "clock">, slices: readonly Plac
   await recordChanges(tx, deps.clock, slices.map(changeOf));
 }
 
-function allocationOf({ asked, wish, image, placement, groupId, allocationId, operationId }: Placed): NewAllocation {
+function allocationOf(placed: Placed): NewAllocation {
+  const { asked, wish, image, placement, groupId, allocationId, operationId } = placed;
   const { driver, nodeSelector, spreadBy } = wishOf(wish);
   return {
     id: allocationId,
@@ -192,6 +193,7 @@ function allocationOf({ asked, wish, image, placement, groupId, allocationId, op
     nodeSelector,
     spreadBy,
     groupId,
+    spec: specOf(placed),
     ...sizeOf(wish),
   };
 }

@@ -30,6 +30,9 @@ export function judgeTaskEnd(end: Ended, allocation: AllocationRow): AllocationE
       return end.kind === "abandoned"
         ? keeps([{ ...by, target: "release_failed", reason: end.reason }])
         : endedRelease(end, by);
+    // A repair changes no state, and what was not removed is seen again in the next list of its host.
+    case "slice.vm_repair":
+    case "slice.remove":
     case "terminal.open":
       return keeps([]);
   }

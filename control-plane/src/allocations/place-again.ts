@@ -46,13 +46,14 @@ export async function placeAgain(
   const generation = allocation.generation + 1;
   const gpus = slotsOf(placement);
   const { nodeId, gpusSimulated } = placement;
-  const version = await moveToNode(tx, { id: allocation.id, generation, nodeId, gpus, gpusSimulated });
   const uuids = gpus.map((gpu) => gpu.uuid);
+  const moved = { ...spec, generation, gpuUuids: uuids };
+  const version = await moveToNode(tx, { id: allocation.id, generation, nodeId, gpus, gpusSimulated, spec: moved });
   await ownSlots(tx, [{ nodeId, uuids, allocationId: allocation.id }]);
   await enqueueTask(tx, deps, {
     nodeId,
     kind: "slice.vm_provision",
-    params: { ...spec, generation, gpuUuids: uuids },
+    params: moved,
     targetId: allocation.id,
     operationId,
     expiresInMs: PROVISION_EXPIRES_MS,

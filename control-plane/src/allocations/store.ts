@@ -1,5 +1,6 @@
 import type { Allocation } from "@hostler/shared/api/allocations.ts";
 import type { AllocationState } from "@hostler/shared/states.ts";
+import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 import type { MovedAllocation } from "./record-allocation.ts";
 
@@ -21,17 +22,19 @@ export interface NewAllocation {
   /** The gang that it was made with; null when it was made alone. */
   readonly groupId: string | null;
   readonly operationId: string;
+  /** What it is made of, as its first task says it. */
+  readonly spec: SliceSpec;
 }
 
 export async function insertAllocations(tx: Tx, allocations: readonly NewAllocation[]): Promise<void> {
   await tx`
     insert into allocations (id, project_id, name, state, node_id, driver, image_id, vcpus, memory_mib, disk_gib, gpus, gpus_simulated, labels,
-      node_selector, spread_by, group_id, operation_id)
+      node_selector, spread_by, group_id, operation_id, spec)
     select id, "projectId", name, 'requested', "nodeId", driver, "imageId", vcpus, "memoryMib", "diskGib", gpus, "gpusSimulated", labels,
-      "nodeSelector", "spreadBy", "groupId", "operationId"
+      "nodeSelector", "spreadBy", "groupId", "operationId", spec
     from jsonb_to_recordset(${tx.json(allocations as never)}) as given (id text, "projectId" text, name text, "nodeId" text, driver text,
       "imageId" text, vcpus int, "memoryMib" int, "diskGib" int, gpus jsonb, "gpusSimulated" boolean, labels jsonb, "nodeSelector" jsonb,
-      "spreadBy" text, "groupId" text, "operationId" text)
+      "spreadBy" text, "groupId" text, "operationId" text, spec text)
   `;
 }
 
@@ -99,7 +102,8 @@ export async function moveAllocations(tx: Tx, moves: readonly MovedAllocation[])
     update allocations a
     set state = move.target, version = version + 1, reason = move.reason, operation_id = move."operationId",
       active_at = case when move.target = 'active' then now() else active_at end,
-      ended_at = case when move.target in ('released', 'failed') then now() else ended_at end
+      ended_at = case when move.target in ('released', 'failed') then now() else ended_at end,
+      spec = case when move.target in ('released', 'failed') then null else spec end
     from jsonb_to_recordset(${tx.json(moves as never)}) as move (id text, source text, target text, reason text, "operationId" text)
     where a.id = move.id and a.state = move.source
     returning a.id
@@ -187,12 +191,13 @@ export async function moveToNode(
     readonly nodeId: string;
     readonly gpus: Allocation["gpus"];
     readonly gpusSimulated: boolean;
+    readonly spec: SliceSpec;
   },
 ): Promise<number> {
   const [row] = await tx<{ version: number }[]>`
     update allocations
     set node_id = ${move.nodeId}, generation = ${move.generation}, gpus = ${tx.json(move.gpus)}, gpus_simulated = ${move.gpusSimulated},
-      version = version + 1
+      spec = ${JSON.stringify(move.spec)}, version = version + 1
     where id = ${move.id} and generation < ${move.generation} and state in ('requested', 'provisioning')
     returning version
   `;

@@ -15,6 +15,10 @@ export async function countStates(
     union all
     select 'node_incidents', 'open', count(*)::int from node_incidents where closed_at is null
     union all
+    select 'incidents', state, count(*)::int from incidents where state <> 'closed' group by state
+    union all
+    select 'slice_findings', kind, count(*)::int from slice_findings where resolved_at is null group by kind
+    union all
     select 'terminals', 'open', count(*)::int from terminals where redeemed_at is not null and closed_at is null
   `;
 }

@@ -22,9 +22,9 @@ export async function moveToHistory(tx: Tx, ended: readonly EndedTask[]): Promis
       where t.id = given."taskId"
       returning t.*, given.state as end_state, given.outcome, given."resultJws", given."deadReason"
     )
-    insert into task_history (id, node_id, operation_id, target_id, kind, state, params, params_digest, fence, attempt, failures, crashes,
+    insert into task_history (id, node_id, operation_id, target_id, kind, state, params, params_digest, fence, seq, attempt, failures, crashes,
       grant_digest, outcome, result_jws, dead_reason, created_at)
-    select id, node_id, operation_id, target_id, kind, end_state, params, params_digest, fence, attempt, failures, crashes,
+    select id, node_id, operation_id, target_id, kind, end_state, params, params_digest, fence, seq, attempt, failures, crashes,
       grant_digest, outcome, "resultJws", "deadReason", created_at
     from gone
   `;

@@ -20,6 +20,8 @@ export type Verdict =
 /** The smaller, the sooner. Whoever waits at a terminal looks at it; slots that come free serve others. */
 export const TASK_PRIORITIES = {
   "terminal.open": 10,
+  "slice.vm_repair": 20,
+  "slice.remove": 30,
   "slice.vm_release": 40,
   "slice.vm_provision": 50,
 } as const satisfies Record<TaskKind, number>;

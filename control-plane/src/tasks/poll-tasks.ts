@@ -92,6 +92,8 @@ async function readAnswer(
     trustVersion,
     renewWithinMs: renewWithinMs(deps, node),
     tasks: [...tasks],
+    // No news by itself: a host tells of changes unasked, and what cannot be told must not make polls spin.
+    wantSlices: body.slicesDigest !== undefined && body.slicesDigest !== progress.slicesDigest,
     ...held,
   };
 }

@@ -194,15 +194,21 @@ export interface NodeProgress {
   readonly isSessionConfirmed: boolean;
   /** Generation of its newest certificate. */
   readonly certificate: number;
+  /** Of the slices that it last told of; null when a fresh list is wanted whatever it has. */
+  readonly slicesDigest: string | null;
 }
 
 export async function readNodeProgress(db: Queryable, nodeId: string): Promise<NodeProgress | undefined> {
   const [row] = await db<(Omit<NodeProgress, "session" | "seq"> & { session: string; seq: string })[]>`
     select waiting.revision, l.agent_instance as "agentInstance", n.session::text, n.session_confirmed as "isSessionConfirmed",
       coalesce((select task_seq from node_sequences s where s.node_id = n.id), 0)::text as seq,
-      waiting.ready, (select coalesce(max(generation), 0) from node_certificates c where c.node_id = n.id) as certificate
+      waiting.ready, (select coalesce(max(generation), 0) from node_certificates c where c.node_id = n.id) as certificate,
+      case when not exists (
+        select from slice_findings f where f.node_id = n.id and f.resolved_at is null and f.due_at <= now()
+      ) then s.digest end as "slicesDigest"
     from nodes n
     left join node_liveness l on l.node_id = n.id
+    left join node_slices s on s.node_id = n.id
     cross join lateral (
       select count(*)::int as ready, max(revision)::text as revision
       from tasks t

@@ -95,6 +95,7 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
       ),
     sendInventory: async (inventory, signal) =>
       void (await post(NODE_PATHS.inventory, inventory, { schema: nothing, signal })),
+    sendSlices: async (report, signal) => void (await post(NODE_PATHS.slices, report, { schema: nothing, signal })),
     sendTelemetry: async (samples, signal) =>
       void (await post(NODE_PATHS.telemetry, { samples }, { schema: nothing, signal })),
     sendProgress: async ({ taskId, fence, events, signal, timeoutMs = ANSWER_TIMEOUT_MS }) =>

@@ -7,6 +7,7 @@ import type { Facts } from "../ports/slice-driver.ts";
  * The story of one slice on this host, as records that are only ever added:
  *
  *   opened ─► begin/end of each phase ─► sealed ─► begin/end of each release phase ─► closed
+ *                  │                      └─► begin/end/failed of a repair: sealed it stays
  *                  └─► failed ─► begin/end of each undo, newest first ─────────────────┘
  *
  * `begin` is on disk before the effect, so what may exist is always a subset of what has begun. State is what the
@@ -109,7 +110,9 @@ export function addRecord(state: JournalState | null, record: JournalRecord): Jo
       return addPhase(state, record);
     case "failed": {
       const next = addPhase(state, record);
-      const isFirst = record.task === "provision" && record.direction === "apply" && state.failure === null;
+      // A sealed slice is a tenant's: a repair of it that fails is tried again, and never undone.
+      const isFirst =
+        record.task === "provision" && record.direction === "apply" && state.failure === null && !state.sealed;
       const { phase, code, message, facts } = record;
       return isFirst ? { ...next, failure: { phase, code, class: record.class, message, facts } } : next;
     }

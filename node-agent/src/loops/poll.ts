@@ -4,8 +4,9 @@ import { describeError } from "@hostler/shared/errors.ts";
 import { LEASE_TTL_MS, POLL_WAIT_MS_MAX, type PollAnswer, PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
 import { isUnreachable } from "../control/connection-failure.ts";
 import type { IdentityKeeper } from "../identity/keep-identity.ts";
+import type { SliceInventory } from "../inventory/slice-inventory.ts";
 import type { Log } from "../log.ts";
-import type { ControlPlane } from "../ports/control-plane.ts";
+import type { Ask, ControlPlane } from "../ports/control-plane.ts";
 import type { Runner } from "../runner/runner.ts";
 import type { Loop } from "./supervise.ts";
 
@@ -22,6 +23,8 @@ export interface PollLoopDeps {
   readonly endedCleanly: boolean;
   /** The sequence of the last task that came; without it lost ones come again when their leases end. */
   readonly takenSeq?: () => Promise<number>;
+  /** What is told of the slices on this host; without it, nothing is. */
+  readonly slices?: Pick<SliceInventory, "digest" | "ask">;
 }
 
 /**
@@ -39,18 +42,8 @@ export function pollLoop(deps: PollLoopDeps): Loop {
   let hasSession = false;
   const pollOnce = async (signal: AbortSignal): Promise<PollAnswer | null> => {
     const sentAtMs = clock.monotonicMs();
-    const { running, credit } = runner;
-    const waitMs = Math.min(POLL_WAIT_MS_MAX, Math.round(leaseTtlMs * WAIT_SHARE));
-    const request = {
-      protocolVersion: PROTOCOL_VERSION,
-      agentInstance: deps.agentInstance,
-      ackedRevision,
-      waitMs,
-      credit,
-      running,
-      endedCleanly: deps.endedCleanly,
-      ...(deps.takenSeq === undefined ? {} : { takenSeq: await deps.takenSeq() }),
-    };
+    const request = await askOf(deps, { ackedRevision, leaseTtlMs });
+    const { running, credit, waitMs } = request;
     const { privateKeyPem } = keeper.current;
     const answer = await askUntilRoom(deps, request, { signal, timeoutMs: Math.round(waitMs * HANGING_SHARE) });
     if (answer === null) return null;
@@ -68,6 +61,7 @@ export function pollLoop(deps: PollLoopDeps): Loop {
     });
     for (const taskId of answer.stale) runner.lose(taskId);
     for (const taskId of answer.cancel) runner.cancel(taskId);
+    if (answer.wantSlices === true) deps.slices?.ask();
     for (const { jws } of answer.tasks) await runner.take({ jws, sentAtMs, leaseTtlMs: answer.leaseTtlMs });
     // An answer that used up the credit may have left tasks of its revision behind: ask for that revision again.
     if (answer.tasks.length < credit) ackedRevision = answer.revision;
@@ -106,6 +100,26 @@ export function pollLoop(deps: PollLoopDeps): Loop {
 const WAIT_SHARE = 5 / 6;
 /** One that is not answered for this much of what it waits hangs. */
 const HANGING_SHARE = 1.6;
+
+async function askOf(
+  deps: PollLoopDeps,
+  known: { readonly ackedRevision: number; readonly leaseTtlMs: number },
+): Promise<Ask> {
+  const { running, credit } = deps.runner;
+  const slicesDigest = deps.slices?.digest ?? null;
+  return {
+    protocolVersion: PROTOCOL_VERSION,
+    agentInstance: deps.agentInstance,
+    ackedRevision: known.ackedRevision,
+    waitMs: Math.min(POLL_WAIT_MS_MAX, Math.round(known.leaseTtlMs * WAIT_SHARE)),
+    credit,
+    running,
+    endedCleanly: deps.endedCleanly,
+    ...(deps.takenSeq === undefined ? {} : { takenSeq: await deps.takenSeq() }),
+    ...(slicesDigest === null ? {} : { slicesDigest }),
+  };
+}
+
 /** A refusal that the agent could do something about is asked again at once so many times, then in the pace of any other. */
 const MENDS_AT_ONCE = 3;
 

@@ -1,4 +1,10 @@
-import type { PollAnswer, PollRequest, Inventory, TelemetrySample } from "@hostler/shared/node-protocol.ts";
+import type {
+  Inventory,
+  PollAnswer,
+  PollRequest,
+  SlicesReport,
+  TelemetrySample,
+} from "@hostler/shared/node-protocol.ts";
 import type { PhaseEvent } from "@hostler/shared/tasks.ts";
 import type { ImageSource } from "./image-source.ts";
 
@@ -11,6 +17,7 @@ export interface ControlPlane extends ImageSource {
   /** Without an answer in `timeoutMs` it counts as unanswered. */
   poll(request: Ask, signal: AbortSignal, options?: { readonly timeoutMs: number }): Promise<PollAnswer>;
   sendInventory(inventory: Inventory, signal: AbortSignal): Promise<void>;
+  sendSlices(report: SlicesReport, signal: AbortSignal): Promise<void>;
   sendTelemetry(samples: readonly TelemetrySample[], signal: AbortSignal): Promise<void>;
   sendProgress(request: {
     readonly taskId: string;

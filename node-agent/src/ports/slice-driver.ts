@@ -57,6 +57,13 @@ export interface DriverCapability {
   readonly note: string;
 }
 
+/** What of a slice is on the host, read from the host itself. */
+export interface SliceSurvey {
+  /** `unclear`: a process is there, but whether it is a machine that runs cannot be told. Whoever looks later may know. */
+  readonly machine: "running" | "none" | "unclear";
+  readonly hasDisk: boolean;
+}
+
 /** A way to run slices. Product code: the mock is one too, with every failure reachable from a label. */
 export interface SliceDriver {
   readonly name: "qemu" | "mock";
@@ -70,4 +77,6 @@ export interface SliceDriver {
   readonly machine: Machine;
   /** Every slice that has any object of this driver on the host, for reconciliation and for "nothing is left". */
   listSlices(signal: AbortSignal): Promise<readonly SliceReference[]>;
+  /** Changes nothing. Cheap: every slice is looked at every few seconds. */
+  survey(slice: SliceReference, signal: AbortSignal): Promise<SliceSurvey>;
 }

@@ -10,6 +10,8 @@ import { makeLog } from "../log.ts";
 import type { NodeIdentity } from "../ports/node-keys.ts";
 import { provisionSlice } from "../tasks/provision-slice.ts";
 import { releaseSlice } from "../tasks/release-slice.ts";
+import { removeSlice } from "../tasks/remove-slice.ts";
+import { repairSlice } from "../tasks/repair-slice.ts";
 import { CrashError, makeMemoryFiles } from "../testing/memory-files.ts";
 import { makeHighWaterMark } from "./high-water-mark.ts";
 import { makeOutbox } from "./outbox.ts";
@@ -93,6 +95,8 @@ async function live(
     handlers: {
       "slice.vm_provision": async (task, wanted) => await provisionSlice(deps, task, wanted),
       "slice.vm_release": async (task, wanted) => await releaseSlice(deps, task, wanted),
+      "slice.vm_repair": async (task, wanted) => await repairSlice(deps, task, wanted),
+      "slice.remove": async (task, wanted) => await removeSlice(deps, task, wanted),
       "terminal.open": async () => await Promise.reject(new Error("not in this test")),
     },
     highWaterMark: makeHighWaterMark(files),
@@ -163,6 +167,28 @@ describe.each([
       expect(next.result?.outcome, `killed at write ${write} of ${writesDown}`).toBe("succeeded");
       expect(leftovers(texts), `killed at write ${write} of ${writesDown}`).toEqual([]);
     }
+  });
+
+  test("repairs the slice in its next life, over the disk that it has", async () => {
+    const repair = { spec, newDisk: false };
+    let last = 0;
+    // The first round counts the writes of a life that nothing ends.
+    for (let write = 0; write <= last; write += 1) {
+      const texts = new Map<string, string>();
+      await live({ texts, killAt: null }, "slice.vm_provision", spec);
+      const machine = [...texts.keys()].find((path) => path.startsWith("mock/") && path.endsWith("/machine")) ?? "";
+      const disk = texts.get(machine.replace("/machine", "/disk"));
+      texts.delete(machine);
+      const { writes } = await live({ texts, killAt: { write, torn } }, "slice.vm_repair", repair);
+      last = Math.max(last, writes);
+      const next = await live({ texts, killAt: null }, "slice.vm_repair", repair);
+      expect(next.result?.outcome, `killed at write ${write}`).toBe("succeeded");
+      expect(texts.get(machine), `killed at write ${write}`).toContain('"made"');
+      expect(texts.get(machine.replace("/machine", "/disk"))).toBe(disk);
+      await live({ texts, killAt: null }, "slice.vm_release", reference);
+      expect(leftovers(texts), `killed at write ${write}`).toEqual([]);
+    }
+    expect(last).toBeGreaterThan(20);
   });
 
   test("undoes in its next life what a failure began", async () => {

@@ -9,7 +9,7 @@ import type { Log } from "../log.ts";
 import { failureOf } from "../phases/failure-classes.ts";
 import type { ControlPlane } from "../ports/control-plane.ts";
 import type { NodeIdentity } from "../ports/node-keys.ts";
-import { planTask, type TaskHandlers, type TaskPlan } from "../tasks/handlers.ts";
+import { planTask, type SliceInHand, type TaskHandlers, type TaskPlan } from "../tasks/handlers.ts";
 import type { Conclusion, GrantedTask } from "../tasks/task.ts";
 import { deliverResult } from "./delivery.ts";
 import type { HighWaterMark } from "./high-water-mark.ts";
@@ -34,6 +34,8 @@ export interface Runner {
   /** Resolves when the task is taken or refused; its work goes on after that. Never rejects for a bad task. */
   take(grant: Grant): Promise<void>;
   readonly running: PollRequest["running"];
+  /** What tasks have done and are doing to slices, as of one moment. */
+  view(): RunnerView;
   /** How many more tasks may come. */
   readonly credit: number;
   /** Resolves when `credit` next changes. */
@@ -47,6 +49,12 @@ export interface Runner {
    * Stops every task where it stands. Slices run on. Resolves when all has stopped or after `timeoutMs`, with whether all had.
    */
   stop(timeoutMs: number): Promise<boolean>;
+}
+
+export interface RunnerView {
+  /** The highest sequence of a task that was taken: every task up to it has ended, or is in hand. */
+  readonly highWaterMark: number;
+  readonly slices: readonly SliceInHand[];
 }
 
 export interface Grant {
@@ -94,6 +102,8 @@ export function makeRunner(deps: RunnerDeps): Runner {
   const turns = makeTurns(SLICES_MAX);
   const shutdown = new AbortController();
   let intake: Promise<void> = Promise.resolve();
+  /** Raised in the same step in which a task comes into `running`, unlike the mark on disk. */
+  let takenSeq = 0;
   let creditChange = Promise.withResolvers<void>();
   const changeCredit = (): void => {
     creditChange.resolve();
@@ -115,8 +125,9 @@ export function makeRunner(deps: RunnerDeps): Runner {
     const earlier = running.get(claims.jti);
     earlier?.stop.abort(leaseLost(`A newer grant of the same task has come: fence ${claims.fence}.`));
     const task = openTask(deps, { grant, claims });
-    if (claims.kind === "slice.vm_release") cancelBuildOf(running, task.plan.key);
+    if (task.plan.slice?.state === "releasing") cancelBuildOf(running, task.plan.key);
     running.set(claims.jti, task);
+    takenSeq = claims.seq;
     deps.log.info(
       { taskId: claims.jti, kind: claims.kind, fence: claims.fence, attempt: claims.attempt },
       "task taken",
@@ -178,6 +189,7 @@ export function makeRunner(deps: RunnerDeps): Runner {
   return {
     start: async () => {
       await deps.journals.sweep();
+      takenSeq = (await deps.highWaterMark.current()).seq;
       for (const entry of await deps.outbox.list()) {
         await removeClosed(deps.journals, entry);
         if (entry.isDeliverable) void deliver(entry);
@@ -198,6 +210,10 @@ export function makeRunner(deps: RunnerDeps): Runner {
         phase: progress.phase,
       }));
     },
+    view: () => ({
+      highWaterMark: takenSeq,
+      slices: [...running.values()].flatMap(({ plan }) => (plan.slice === null ? [] : [plan.slice])),
+    }),
     get credit() {
       return Math.max(0, TASKS_MAX - running.size);
     },
@@ -288,7 +304,7 @@ async function conclude(deps: RunnerDeps, task: RunningTask): Promise<Conclusion
 /** A release is the end of a build that still runs: it need not wait for it to finish. */
 function cancelBuildOf(running: ReadonlyMap<string, RunningTask>, key: string): void {
   for (const task of running.values())
-    if (task.plan.key === key && task.claims.kind === "slice.vm_provision") cancelTask(task);
+    if (task.plan.key === key && task.plan.slice?.state === "building") cancelTask(task);
 }
 
 function cancelTask(task: { readonly cancel: AbortController } | undefined): void {

@@ -1,4 +1,6 @@
+import type { SliceEntry } from "@hostler/shared/node-protocol.ts";
 import { TASK_KINDS, TASK_PARAMS, type TaskClaims, type TaskKind, type TaskParams } from "@hostler/shared/tasks.ts";
+import type { SliceReference } from "../ports/slice-driver.ts";
 import { type Conclusion, type GrantedTask, refusal } from "./task.ts";
 
 /** Code for each kind of task. A new kind: a handler here, params in shared/src/tasks.ts. */
@@ -11,7 +13,14 @@ export interface TaskPlan {
   readonly key: string;
   /** Counted against the host's limit of slices being worked on at once. */
   readonly isHeavy: boolean;
+  /** The slice that it works on; null when it works on none. */
+  readonly slice: SliceInHand | null;
   run(task: GrantedTask): Promise<Conclusion>;
+}
+
+export interface SliceInHand extends SliceReference {
+  readonly driver: SliceEntry["driver"];
+  readonly state: "building" | "releasing";
 }
 
 /** Reads the params and finds the handler; a task that this agent cannot read is refused with a signed result. */
@@ -19,24 +28,35 @@ export function planTask(handlers: TaskHandlers, claims: TaskClaims): TaskPlan {
   const kind = TASK_KINDS.find((known) => known === claims.kind);
   switch (kind) {
     case "slice.vm_provision":
+      return planOf(handlers, kind, claims, (spec) => slicePlace(spec, "building"));
+    case "slice.vm_repair":
+      return planOf(handlers, kind, claims, ({ spec }) => slicePlace(spec, "building"));
     case "slice.vm_release":
-      return planOf(handlers, kind, claims, (params) => ({ key: sliceKey(params), isHeavy: true }));
+    case "slice.remove":
+      return planOf(handlers, kind, claims, (params) => slicePlace(params, "releasing"));
     case "terminal.open":
-      return planOf(handlers, kind, claims, (params) => ({ key: params.terminalId, isHeavy: false }));
+      return planOf(handlers, kind, claims, (params) => ({ key: params.terminalId, isHeavy: false, slice: null }));
     case undefined:
       return refusalPlan(claims, `This agent does not know tasks of kind ${claims.kind}; upgrade it.`);
   }
 }
 
-function sliceKey(slice: { readonly allocationId: string; readonly generation: number }): string {
-  return `${slice.allocationId}-${slice.generation}`;
+type Place = Omit<TaskPlan, "run">;
+
+function slicePlace(slice: Omit<SliceInHand, "state">, state: SliceInHand["state"]): Place {
+  const { allocationId, generation, driver } = slice;
+  return {
+    key: `${allocationId}-${generation}`,
+    isHeavy: true,
+    slice: { allocationId, generation, driver, state },
+  };
 }
 
 function planOf<Kind extends TaskKind>(
   handlers: TaskHandlers,
   kind: Kind,
   claims: TaskClaims,
-  placeOf: (params: TaskParams<Kind>) => { readonly key: string; readonly isHeavy: boolean },
+  placeOf: (params: TaskParams<Kind>) => Place,
 ): TaskPlan {
   const parsed = TASK_PARAMS[kind].safeParse(readJson(claims.params));
   if (!parsed.success) {
@@ -49,7 +69,8 @@ function planOf<Kind extends TaskKind>(
 }
 
 function refusalPlan(claims: TaskClaims, message: string): TaskPlan {
-  return { key: claims.jti, isHeavy: false, run: async () => refusal({ code: "task_rejected", phase: null, message }) };
+  const run = async (): Promise<Conclusion> => refusal({ code: "task_rejected", phase: null, message });
+  return { key: claims.jti, isHeavy: false, slice: null, run };
 }
 
 function readJson(text: string): unknown {

@@ -32,7 +32,7 @@ export async function provisionSlice(deps: SliceTaskDeps, task: GrantedTask, spe
   const journal =
     existing ??
     (await deps.journals.create({ allocationId, generation, driver: spec.driver, specDigest: pdig, fence }, spec));
-  const run = phaseRun(deps, task, { spec, driver, journal });
+  const run = provisionRun(deps, task, { spec, driver, journal });
   const failure = await applyPhases(run);
   if (failure === null) return { outcome: succeeded(journal.state), closes: null };
   const leftovers = await undoPhases(run);
@@ -49,14 +49,19 @@ function conflictOf(state: JournalState, specDigest: string): string | null {
   return null;
 }
 
-function refuse(task: GrantedTask, code: "journal_conflict" | "driver_unavailable", message: string): Conclusion {
+/** Before the first phase, in the words of it: whoever watches sees why. */
+export function refuse(
+  task: GrantedTask,
+  code: "journal_conflict" | "driver_unavailable" | "disk_lost" | "conflict",
+  message: string,
+): Conclusion {
   const event = { phase: "admit", direction: "apply", attempt: 1, durationMs: null } as const;
   task.emit({ ...event, status: "started", message: null });
   task.emit({ ...event, status: "failed", message });
   return refusal({ code, phase: "admit", message });
 }
 
-function phaseRun(
+export function provisionRun(
   deps: SliceTaskDeps,
   task: GrantedTask,
   slice: { readonly spec: SliceSpec; readonly driver: SliceDriver; readonly journal: Journal },
@@ -83,7 +88,7 @@ function phaseRun(
 }
 
 /** What the control plane keeps of a slice: where it is reached and how it runs, and how long each phase took. */
-function succeeded(state: JournalState): Outcome {
+export function succeeded(state: JournalState): Outcome {
   const facts = factsOf(state.provision);
   const accelerator = facts["start"]?.["accelerator"] ?? facts["preflight"]?.["accelerator"] ?? null;
   const durationsMs = Object.fromEntries(
@@ -93,7 +98,7 @@ function succeeded(state: JournalState): Outcome {
   return { outcome: "succeeded", facts: { accelerator, network, guest, durationsMs }, failure: null };
 }
 
-function failed(failure: JournalFailure, leftovers: readonly string[]): Outcome {
+export function failed(failure: JournalFailure, leftovers: readonly string[]): Outcome {
   const { code, phase, message, facts } = failure;
   const taskFailure = { code, class: failure.class, phase, message, leftovers: leftovers.slice(0, 100) };
   return { outcome: code === "task_cancelled" ? "cancelled" : "failed", facts, failure: taskFailure };

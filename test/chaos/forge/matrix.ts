@@ -155,6 +155,25 @@ function routesOf(
         return after === before ? NOTHING_CHANGED : ACCEPTED;
       },
     },
+    slices: {
+      // It names no node; another's slice is told of as one's own, and as ended: nothing is ordered for it.
+      expects: [NOTHING_CHANGED],
+      run: async (attacker, victim) => {
+        const before = await tasksOf(stage, victim);
+        const slice = {
+          allocationId: victim.allocationId,
+          generation: 1,
+          driver: "mock",
+          state: "stopped",
+          fence: "0",
+        };
+        const nothing = { gpuUuids: [], vcpus: null, memoryMib: null, diskGib: null };
+        const list = { digest: "0".repeat(64), highWaterMark: 1_000_000, isWhole: true };
+        const outcome = await post(attacker, NODE_PATHS.slices, { ...list, slices: [{ ...slice, ...nothing }] });
+        if (outcome !== ACCEPTED) return outcome;
+        return (await tasksOf(stage, victim)) === before ? NOTHING_CHANGED : ACCEPTED;
+      },
+    },
     telemetry: {
       expects: [NOTHING_CHANGED],
       run: async (attacker, victim) => {
@@ -219,6 +238,10 @@ async function sessionOf(stage: Stage, { node }: Member): Promise<string> {
 async function leaseOf(stage: Stage, taskId: string): Promise<string> {
   const [row] = await stage.sql<{ until: string }[]>`select lease_until::text as until from tasks where id = ${taskId}`;
   return row?.until ?? "";
+}
+
+async function tasksOf(stage: Stage, { allocationId }: Member): Promise<string> {
+  return JSON.stringify(await stage.sql`select id, state from tasks where target_id = ${allocationId} order by id`);
 }
 
 async function slotsOf(stage: Stage, member: Member): Promise<string> {

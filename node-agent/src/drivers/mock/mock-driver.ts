@@ -90,11 +90,11 @@ export function makeMockDriver(deps: {
         env: { PATH: "/usr/bin:/bin", TERM: "xterm-256color", PS1: "mock$ " },
       }),
     },
-    listSlices: async () => {
-      const folders = await files.list(FOLDER);
-      const slices = await Promise.all(folders.map(async (folder) => await sliceIn(files, `${FOLDER}/${folder}`)));
-      return slices.filter((slice) => slice !== null);
-    },
+    survey: async (slice) => ({
+      machine: (await isMade(files, slice, "machine")) ? "running" : "none",
+      hasDisk: await isMade(files, slice, "disk"),
+    }),
+    listSlices: async () => await listSlices(files),
   };
 }
 
@@ -155,6 +155,16 @@ function pathOf(slice: SliceReference, name: ObjectName): string {
 async function readObject(files: StateFiles, path: string): Promise<MockObject | null> {
   const text = await files.read(path);
   return text === null ? null : objectSchema.parse(JSON.parse(text));
+}
+
+async function isMade(files: StateFiles, slice: SliceReference, name: ObjectName): Promise<boolean> {
+  return (await readObject(files, pathOf(slice, name)))?.stage === "made";
+}
+
+async function listSlices(files: StateFiles): Promise<SliceReference[]> {
+  const folders = await files.list(FOLDER);
+  const slices = await Promise.all(folders.map(async (folder) => await sliceIn(files, `${FOLDER}/${folder}`)));
+  return slices.filter((slice) => slice !== null);
 }
 
 /** Every object names its slice, so any one of them will do. */

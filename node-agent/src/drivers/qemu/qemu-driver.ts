@@ -10,7 +10,14 @@ import type { Log } from "../../log.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { ImageSource } from "../../ports/image-source.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
-import type { DriverCapability, Facts, SliceDriver, SliceReference } from "../../ports/slice-driver.ts";
+import type {
+  DriverCapability,
+  Facts,
+  Machine,
+  SliceDriver,
+  SliceReference,
+  SliceSurvey,
+} from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
 import { decideAccelerator, type Accelerator, type AcceleratorVerdict } from "./accelerator.ts";
 import { makeAddressPool } from "./addresses.ts";
@@ -21,7 +28,7 @@ import { makeMachine } from "./machine.ts";
 import { listTapSlices, makeNetwork, type NetworkMode } from "./network.ts";
 import { makeSeed } from "./seed.ts";
 import { listSliceFolders } from "./slice-folder.ts";
-import type { QemuPlaces } from "./slice-paths.ts";
+import { slicePaths, type QemuPlaces } from "./slice-paths.ts";
 
 export interface QemuDriverDeps {
   readonly places: QemuPlaces;
@@ -55,6 +62,8 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
       { ...deps, runDir: places.runDir, bootId: await readBootId() },
       { forced: deps.forcedAccelerator, signal },
     );
+  const disk = makeDisk({ places, commands, images });
+  const machine = makeMachine({ ...deps, accelerator });
   return {
     name: "qemu",
     capability: async (signal) => await capability(deps, accelerator, signal),
@@ -63,11 +72,15 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
       isCached: async (spec) => await images.isCached(spec.image),
       create: async (spec, { signal, report }) => ({ ...(await images.fetch(spec.image, { signal, report })) }),
     },
-    disk: makeDisk({ places, commands, images }),
+    disk,
     seed: makeSeed({ places, commands, addresses, mode: deps.network }),
     network: makeNetwork({ places, commands, addresses, mode: deps.network }),
-    machine: makeMachine({ ...deps, accelerator }),
+    machine,
     listSlices: async (signal) => await listSlices(deps, signal),
+    survey: async (slice, signal) => ({
+      machine: await surveyMachine(deps, machine, { slice, signal }),
+      hasDisk: (await disk.inspect(slice, signal)) === "present",
+    }),
   };
 }
 
@@ -107,6 +120,17 @@ export async function missingPrograms(deps: Pick<QemuDriverDeps, "network" | "fi
   const wanted = deps.network === "tap" ? [...ALWAYS, ...FOR_TAP] : ALWAYS;
   const found = await Promise.all(wanted.map(deps.find ?? findProgram));
   return wanted.filter((_, index) => found[index] === null);
+}
+
+/** A machine without a process is none, whatever files it left; one whose process lives but does not say that it runs may be busy. */
+async function surveyMachine(
+  deps: QemuDriverDeps,
+  machine: Pick<Machine, "inspect">,
+  { slice, signal }: { readonly slice: SliceReference; readonly signal: AbortSignal },
+): Promise<SliceSurvey["machine"]> {
+  const { name } = slicePaths(deps.places, slice);
+  if ((await deps.supervisor.inspect(name)).state !== "running") return "none";
+  return (await machine.inspect(slice, signal)) === "present" ? "running" : "unclear";
 }
 
 /** From the folders, the processes and the interfaces: any of the three may have outlived the others. */

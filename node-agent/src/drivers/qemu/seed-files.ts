@@ -86,6 +86,29 @@ Restart=always
 WantedBy=multi-user.target
 `;
 
+/** Three times: a message of the kernel may cut one in two. */
+function readyScript(readyToken: string): string {
+  return `#!/bin/sh
+for n in 1 2 3; do
+  printf '\\nHOSTLER-READY %s\\n' ${readyToken} > /dev/ttyS0
+  sleep 1
+done
+`;
+}
+
+/** For the boots after cloud-init's first one: a machine that is made again over its disk has to say so too. */
+const READY_UNIT = `[Unit]
+Description=Hostler ready line
+After=ssh.service sshd.service
+
+[Service]
+Type=oneshot
+ExecStart=/usr/local/sbin/hostler-ready
+
+[Install]
+WantedBy=multi-user.target
+`;
+
 /** For images with cloud-init: the user with its keys, sshd on the virtio-serial ports, and the ready line. */
 function vendorData(readyToken: string, keys: readonly string[]): unknown {
   const ports = Array.from({ length: TERMINAL_PORTS }, (_, index) => `hostler-bridge@${index}`);
@@ -103,12 +126,14 @@ function vendorData(readyToken: string, keys: readonly string[]): unknown {
     write_files: [
       { path: "/usr/local/sbin/hostler-bridge", permissions: "0755", content: BRIDGE_SCRIPT },
       { path: "/etc/systemd/system/hostler-bridge@.service", permissions: "0644", content: BRIDGE_UNIT },
+      { path: "/usr/local/sbin/hostler-ready", permissions: "0700", content: readyScript(readyToken) },
+      { path: "/etc/systemd/system/hostler-ready.service", permissions: "0644", content: READY_UNIT },
     ],
     runcmd: [
       ["systemctl", "daemon-reload"],
       ["systemctl", "enable", "--now", ...ports],
-      // Three times: a message of the kernel may cut one in two.
-      ["sh", "-c", `for n in 1 2 3; do printf '\\nHOSTLER-READY %s\\n' ${readyToken} > /dev/ttyS0; sleep 1; done`],
+      ["systemctl", "enable", "hostler-ready"],
+      ["/usr/local/sbin/hostler-ready"],
     ],
   };
 }

@@ -51,7 +51,12 @@ test("the seed is a disk labelled cidata that holds what both kinds of images re
   const [, body = ""] = vendorData.split("#cloud-config\n");
   expect(JSON.parse(body)).toMatchObject({
     users: ["default", { name: "hostler", ssh_authorized_keys: [platformKey, TENANT_KEY] }],
-    runcmd: expect.arrayContaining([["sh", "-c", expect.stringContaining(token)]]),
+    // Now and at every later boot: a machine that is made again over its disk has to say so too.
+    write_files: expect.arrayContaining([
+      expect.objectContaining({ path: "/usr/local/sbin/hostler-ready", content: expect.stringContaining(token) }),
+      expect.objectContaining({ path: "/etc/systemd/system/hostler-ready.service" }),
+    ]),
+    runcmd: expect.arrayContaining([["systemctl", "enable", "hostler-ready"], ["/usr/local/sbin/hostler-ready"]]),
   });
 });
 

@@ -1,0 +1,45 @@
+import type { SlicesReport } from "@hostler/shared/node-protocol.ts";
+import { readSlices, type SliceReadDeps } from "./read-slices.ts";
+
+/** The last look at the slices of this host, and whether somebody waits for a new one. */
+export interface SliceInventory {
+  /** Of the last look; null before the first. Costs nothing: it rides on every poll. */
+  readonly digest: string | null;
+  /** Looks at the host anew. */
+  look(signal: AbortSignal): Promise<SlicesReport>;
+  /** The control plane wants the list. */
+  ask(): void;
+  readonly isAsked: boolean;
+  /** Resolves with the next `ask`, or at once when one was not answered yet. */
+  asked(): Promise<void>;
+  /** A list was sent that was looked at after every `ask` so far. */
+  answered(): void;
+}
+
+export function makeSliceInventory(deps: SliceReadDeps): SliceInventory {
+  let digest: string | null = null;
+  let question = Promise.withResolvers<void>();
+  let isAsked = false;
+  return {
+    get digest() {
+      return digest;
+    },
+    get isAsked() {
+      return isAsked;
+    },
+    look: async (signal) => {
+      const report = await readSlices(deps, signal);
+      digest = report.digest;
+      return report;
+    },
+    ask: () => {
+      isAsked = true;
+      question.resolve();
+    },
+    asked: async () => await question.promise,
+    answered: () => {
+      isAsked = false;
+      question = Promise.withResolvers();
+    },
+  };
+}
