@@ -15,6 +15,8 @@ const WARM_UP_S = 10;
 const MAXIMUM_S = 10;
 const SETTLE_S = 10;
 const DRAIN_MS = 120_000;
+/** Slices that are kept for longer would not be given back by a steady number a second within the time to settle. */
+const KEPT_MS_MAX = 5000;
 
 /** Where each keeps its work, for the sizes in the figures. */
 const TABLES = {
@@ -81,7 +83,7 @@ async function measureCrowd(
   const maximum = rateOf(await crowd.span(MAXIMUM_S));
   const perSecond = maximum / 2 / options.itemsPerMade;
   // As many slices stay alive as at the maximum, so that they are on as many hosts.
-  crowd.setPace({ ...GANGS, atOnce: 0, perSecond, keptMs: (GANGS.atOnce / perSecond) * 1000 });
+  crowd.setPace({ ...GANGS, atOnce: 0, perSecond, keptMs: Math.min(KEPT_MS_MAX, (GANGS.atOnce / perSecond) * 1000) });
   await crowd.span(SETTLE_S);
   const before = await crowd.span(BEFORE_S);
   options.say(
