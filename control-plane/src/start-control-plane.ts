@@ -288,7 +288,8 @@ async function openDatabase(options: StartOptions, clock: Clock, closers: (() =>
     connectionsMax: 1,
     silentMsMax: Number.POSITIVE_INFINITY,
   });
-  const applied = await migrate(migrations).finally(async () => await migrations.end());
+  closers.push(async () => await migrations.end({ timeout: 5 }));
+  const applied = await migrate(migrations);
   if (applied.length > 0) options.onProgress(`migrated the database: ${applied.join(", ")}`);
   const replicaId = randomBytes(8).toString("hex");
   const wake = openWakeBus({ url, replicaId, clock, log });

@@ -31,6 +31,7 @@ export async function startControlPlaneProgram(options: {
   readonly logPath: string;
   readonly env?: Readonly<Record<string, string>>;
   readonly timeoutMs?: number;
+  readonly prefix?: readonly string[];
 }): Promise<LocalControlPlane> {
   const readyFile = join(options.stateDir, "ready.json");
   await mkdir(options.stateDir, { recursive: true, mode: 0o755 });
@@ -46,6 +47,7 @@ export async function startControlPlaneProgram(options: {
       ...options.env,
     },
     logPath: options.logPath,
+    ...(options.prefix === undefined ? {} : { prefix: options.prefix }),
   });
   const ready = await waitForProgram(program, "it was ready", {
     timeoutMs: options.timeoutMs ?? 60_000,

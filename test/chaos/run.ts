@@ -4,6 +4,8 @@ import { runNamedSuite } from "../support/suite.ts";
 await runNamedSuite("chaos", {
   enrol: async () => (await import("./enrol/enrol.ts")).enrolSuite,
   forge: async () => (await import("./forge/suite.ts")).forgeSuite,
+  partition: async () => (await import("./partition/partition.ts")).partitionSuite,
+  postgres: async () => (await import("./postgres/postgres.ts")).postgresSuite,
   revoke: async () => (await import("./revoke/revoke.ts")).revokeSuite,
   rotate: async () => (await import("./rotate/rotate.ts")).rotateSuite,
   stale: async () => (await import("./stale/stale.ts")).staleSuite,

@@ -29,6 +29,7 @@ export interface SuitePlanes {
 }
 
 export interface SuiteReplica {
+  readonly publicUrl: string;
   readonly operator: ApiClient;
   /** Host and port of the enrol listener. */
   readonly server: string;
@@ -40,24 +41,31 @@ export interface SuiteReplica {
   restart(): Promise<void>;
 }
 
-export async function startSuitePlanes(
-  count: number,
-  options: {
-    readonly hasCommitTimes?: boolean;
-    /** Counts what each statement takes, in the view `pg_stat_statements`. */
-    readonly hasStatementCounts?: boolean;
-    /** For the replicas. */
-    readonly env?: Readonly<Record<string, string>>;
-  } = {},
-): Promise<SuitePlanes> {
+export interface SuitePlanesOptions {
+  readonly hasCommitTimes?: boolean;
+  /** Counts what each statement takes, in the view `pg_stat_statements`. */
+  readonly hasStatementCounts?: boolean;
+  /** For the replicas. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** A database that the suite runs itself, closed with the planes; without it an embedded one. */
+  readonly database?: Pick<EmbeddedPostgres, "url" | "stop">;
+  /** What one replica has that others have not, such as a network namespace. */
+  placeOf?(index: number): {
+    readonly env: Readonly<Record<string, string>>;
+    readonly prefix: readonly string[];
+  };
+}
+
+export async function startSuitePlanes(count: number, options: SuitePlanesOptions = {}): Promise<SuitePlanes> {
   const folder = await mkdtemp(join(tmpdir(), "hostler-suite-"));
   await chmod(folder, 0o755);
-  const startDatabase = async (): Promise<EmbeddedPostgres> =>
-    await startEmbeddedPostgres({
+  const startDatabase = async (): Promise<Pick<EmbeddedPostgres, "url" | "stop">> =>
+    options.database ??
+    (await startEmbeddedPostgres({
       stateDir: join(folder, "database"),
       clock: systemClock,
       onProgress: () => undefined,
-    });
+    }));
   let database = await startDatabase();
   if (options.hasCommitTimes === true || options.hasStatementCounts === true) {
     const admin = openPool({ url: database.url, applicationName: "suite", connectionsMax: 1 });
@@ -72,11 +80,13 @@ export async function startSuitePlanes(
   const replicas: (SuiteReplica & { stop(): Promise<void> })[] = [];
   let tenancy: { readonly projectId: string; readonly apiKey: string } | null = null;
   for (let index = 0; index < count; index += 1) {
+    const place = options.placeOf?.(index);
     const start = async (env: Readonly<Record<string, string>> = {}): Promise<LocalControlPlane> =>
       await startControlPlaneProgram({
         stateDir,
         logPath: join(folder, `control-plane-${index}.log`),
-        env: { DATABASE_URL: database.url, HOSTLER_LOG_LEVEL: "warn", ...options.env, ...env },
+        env: { DATABASE_URL: database.url, HOSTLER_LOG_LEVEL: "warn", ...options.env, ...place?.env, ...env },
+        ...(place === undefined ? {} : { prefix: place.prefix }),
       });
     let plane = await start();
     const { publicUrl, enrolUrl, nodeUrl } = plane.ready;
@@ -87,6 +97,7 @@ export async function startSuitePlanes(
       HOSTLER_NODE_LISTEN: new URL(nodeUrl).host,
     };
     replicas.push({
+      publicUrl,
       operator: clientFor(publicUrl, tenancy.apiKey),
       server: new URL(enrolUrl).host,
       nodeListener: new URL(nodeUrl).host,
@@ -105,8 +116,7 @@ export async function startSuitePlanes(
     folder,
     stateDir,
     sql,
-    projectId: tenancy.projectId,
-    apiKey: tenancy.apiKey,
+    ...tenancy,
     databaseUrl: database.url,
     replicas,
     makeToken: async () => {

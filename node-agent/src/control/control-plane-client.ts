@@ -39,24 +39,10 @@ export interface ControlPlaneClient extends ControlPlane {
 
 /** The control plane over mTLS 1.3, without session resumption. The connection is read anew for each request. */
 export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneClient {
-  let turn = 0;
-  let current = { identity: initial, agent: agentFor(initial, turn) };
+  const connection = makeConnection(initial);
   let session: string | null = null;
   const hasSession = Promise.withResolvers<void>();
-  /** Every request from now on gets new connections; those in flight end on the old ones, and nobody waits for that. */
-  const startAnew = (identity: StoredIdentity): void => {
-    const before = current.agent;
-    current = { identity, agent: agentFor(identity, turn) };
-    void before.close().catch(() => undefined);
-  };
-  const sendNow = makeSender(
-    () => current,
-    ({ identity, agent }) => {
-      if (agent !== current.agent) return;
-      turn += 1;
-      startAnew(identity);
-    },
-  );
+  const sendNow = makeSender(() => connection.current, connection.suspect);
   const inSession = async (signal: AbortSignal): Promise<Record<string, string>> => {
     if (session === null) await untilAborted(hasSession.promise, signal);
     return { [SESSION_HEADER]: session ?? "" };
@@ -75,7 +61,7 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
   };
   const nothing = z.looseObject({});
   return {
-    useIdentity: startAnew,
+    useIdentity: connection.use,
     useSession: (next) => {
       session = next;
       hasSession.resolve();
@@ -84,13 +70,13 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
       await sendNow(NODE_PATHS.session, { body, signal }, async (answer) =>
         sessionAnswerSchema.parse(await answer.body.json()),
       ),
-    close: async () => await current.agent.destroy(),
+    close: async () => await connection.current.agent.destroy(),
     renewCertificate: async (proof, signal) =>
       await post(NODE_PATHS.renew, { proof }, { schema: identitySchema, signal }),
     poll: async (body, signal, options) =>
       await post(
         NODE_PATHS.poll,
-        { ...body, trustVersion: current.identity.identity.trustVersion },
+        { ...body, trustVersion: connection.current.identity.identity.trustVersion },
         { schema: pollAnswerSchema, signal, timeoutMs: options?.timeoutMs ?? POLL_WAIT_MS_MAX + POLL_GRACE_MS },
       ),
     sendInventory: async (inventory, signal) =>
@@ -110,7 +96,7 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
     },
     openTerminalSocket: async (dial) => {
       const headers = await inSession(dial.signal);
-      const { identity } = current;
+      const { identity } = connection.current;
       return await dialTerminalSocket(tlsOf(identity), { listener: identity.identity.nodeListener, headers, ...dial });
     },
   };
@@ -174,6 +160,34 @@ export function tlsOf(identity: Pick<StoredIdentity, "privateKeyPem" | "identity
     ca: trustBundle,
     servername: serverNameOf(trustDomain),
     minVersion: "TLSv1.3",
+  };
+}
+
+/** What requests go out by. Those in flight end on what they began with, and nobody waits for that. */
+function makeConnection(initial: StoredIdentity): {
+  readonly current: Connection;
+  /** From now on with this identity. */
+  use(identity: StoredIdentity): void;
+  /** The way hangs: from now on by new connections, to the next address first. */
+  suspect(connection: Connection): void;
+} {
+  let turn = 0;
+  let current: Connection = { identity: initial, agent: agentFor(initial, turn) };
+  const use = (identity: StoredIdentity): void => {
+    const before = current.agent;
+    current = { identity, agent: agentFor(identity, turn) };
+    void before.close().catch(() => undefined);
+  };
+  return {
+    get current() {
+      return current;
+    },
+    use,
+    suspect: ({ identity, agent }) => {
+      if (agent !== current.agent) return;
+      turn += 1;
+      use(identity);
+    },
   };
 }
 

@@ -53,16 +53,8 @@ export function pollLoop(deps: PollLoopDeps): Loop {
     // An answer to the certificate before this one says nothing about this one.
     const isStillAsked = keeper.current.privateKeyPem === privateKeyPem;
     if (answer.renewWithinMs !== null && isStillAsked) keeper.renewWithin(answer.renewWithinMs);
-    const stale = new Set(answer.stale);
-    runner.renew({
-      sentAtMs,
-      ttlMs: answer.leaseTtlMs,
-      taskIds: running.map(({ taskId }) => taskId).filter((taskId) => !stale.has(taskId)),
-    });
-    for (const taskId of answer.stale) runner.lose(taskId);
-    for (const taskId of answer.cancel) runner.cancel(taskId);
+    await obey(runner, answer, { sentAtMs, running });
     if (answer.wantSlices === true) deps.slices?.ask();
-    for (const { jws } of answer.tasks) await runner.take({ jws, sentAtMs, leaseTtlMs: answer.leaseTtlMs });
     // An answer that used up the credit may have left tasks of its revision behind: ask for that revision again.
     if (answer.tasks.length < credit) ackedRevision = answer.revision;
     return answer;
@@ -94,6 +86,24 @@ export function pollLoop(deps: PollLoopDeps): Loop {
       }
     },
   };
+}
+
+/** Renewals, losses and cancellations of what ran when the poll was sent, then what is new. */
+async function obey(
+  runner: Runner,
+  answer: PollAnswer,
+  poll: { readonly sentAtMs: number; readonly running: Runner["running"] },
+): Promise<void> {
+  const { sentAtMs, running } = poll;
+  const stale = new Set(answer.stale);
+  runner.renew({
+    sentAtMs,
+    ttlMs: answer.leaseTtlMs,
+    taskIds: running.map(({ taskId }) => taskId).filter((taskId) => !stale.has(taskId)),
+  });
+  for (const taskId of answer.stale) runner.lose(taskId);
+  for (const taskId of answer.cancel) runner.cancel(taskId);
+  for (const { jws } of answer.tasks) await runner.take({ jws, sentAtMs, leaseTtlMs: answer.leaseTtlMs });
 }
 
 /** A poll waits for a little less than a lease, so that one that hangs on a dead way costs a task one grant and not more. */

@@ -3,7 +3,7 @@ import { AppError, type ErrorCode } from "@hostler/shared/errors.ts";
 import { shortName } from "@hostler/shared/ids.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
-import type { RecordEffect } from "./effect-log.ts";
+import type { Effect, RecordEffect } from "./effect-log.ts";
 import type { CreateContext, Facts, HostObject, SliceDriver, SliceReference } from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
 
@@ -40,6 +40,7 @@ const objectSchema = z.object({
   isStuck: z.boolean(),
 });
 type MockObject = z.infer<typeof objectSchema>;
+type Steer = (spec: SliceSpec, phase: string, signal: AbortSignal) => Promise<void>;
 type ObjectName = "disk" | "seed" | "network" | "machine";
 
 export function makeMockDriver(deps: {
@@ -49,11 +50,9 @@ export function makeMockDriver(deps: {
 }): SliceDriver {
   const { files, recordEffect = () => undefined } = deps;
   const failedOnce = new Set<string>();
-  let imageTurn: Promise<unknown> = Promise.resolve();
   const steer: Steer = async (spec, phase, signal) => await obey(deps.clock, failedOnce, { spec, phase, signal });
 
-  const object = (name: ObjectName, phase: string): HostObject =>
-    makeObject({ files, recordEffect, steer }, { name, phase });
+  const object = (name: ObjectName, phase: string): HostObject => objectIn({ files, steer, recordEffect, name, phase });
   const machine = object("machine", "start");
   return {
     name: "mock",
@@ -62,19 +61,7 @@ export function makeMockDriver(deps: {
       await steer(spec, "preflight", signal);
       return { mock: true };
     },
-    image: {
-      isCached: async (spec) => (await files.read(`${FOLDER}-images/${spec.image.sha256}`)) !== null,
-      create: async (spec, { signal }) => {
-        await steer(spec, "image", signal);
-        // Slices that are built at once share the image: its file is written by one of them at a time.
-        const mine = imageTurn.then(
-          async () => await files.replace(`${FOLDER}-images/${spec.image.sha256}`, spec.image.name),
-        );
-        imageTurn = mine.catch(() => "That slice has seen it.");
-        await mine;
-        return { sha256: spec.image.sha256 };
-      },
-    },
+    image: imageIn(files, steer),
     disk: object("disk", "disk"),
     seed: object("seed", "seed"),
     network: object("network", "network"),
@@ -98,14 +85,15 @@ export function makeMockDriver(deps: {
   };
 }
 
-type Steer = (spec: SliceSpec, phase: string, signal: AbortSignal) => Promise<void>;
+interface ObjectPlan {
+  readonly files: StateFiles;
+  readonly steer: Steer;
+  readonly recordEffect: RecordEffect;
+  readonly name: ObjectName;
+  readonly phase: string;
+}
 
-/** One of the driver's objects: a file that says how far its making got. */
-function makeObject(
-  deps: { readonly files: StateFiles; readonly recordEffect: RecordEffect; readonly steer: Steer },
-  { name, phase }: { readonly name: ObjectName; readonly phase: string },
-): HostObject {
-  const { files, recordEffect, steer } = deps;
+function objectIn({ files, steer, recordEffect, name, phase }: ObjectPlan): HostObject {
   return {
     inspect: async (slice) => {
       const found = await readObject(files, pathOf(slice, name));
@@ -119,16 +107,11 @@ function makeObject(
       const isStuck = spec.labels[`${MOCK_LABEL_PREFIX}${phase}`] === "stuck-undo";
       const made = { allocationId, generation, fence: context.fence, isStuck };
       const effect = { allocationId, generation, object: name, fence: context.fence, gpuUuids: spec.gpuUuids };
-      recordEffect({ ...effect, act: "begin" });
-      let end: "made" | "stopped" = "stopped";
-      try {
+      await acting(recordEffect, effect, async () => {
         await files.replace(path, JSON.stringify({ ...made, stage: "making" } satisfies MockObject));
         await steer(spec, phase, context.signal);
         await files.replace(path, JSON.stringify({ ...made, stage: "made" } satisfies MockObject));
-        end = "made";
-      } finally {
-        recordEffect({ ...effect, act: end });
-      }
+      });
       return { mock: name } satisfies Facts;
     },
     remove: async (slice) => {
@@ -142,6 +125,38 @@ function makeObject(
       if ((await files.list(folderOf(slice))).length === 0) await files.remove(folderOf(slice));
     },
   };
+}
+
+function imageIn(files: StateFiles, steer: Steer): SliceDriver["image"] {
+  const pathOfImage = (spec: SliceSpec): string => `${FOLDER}-images/${spec.image.sha256}`;
+  let turn: Promise<unknown> = Promise.resolve();
+  return {
+    isCached: async (spec) => (await files.read(pathOfImage(spec))) !== null,
+    create: async (spec, { signal }) => {
+      await steer(spec, "image", signal);
+      // Slices that are built at once share the image: its file is written by one of them at a time.
+      const mine = turn.then(async () => await files.replace(pathOfImage(spec), spec.image.name));
+      turn = mine.catch(() => "That slice has seen it.");
+      await mine;
+      return { sha256: spec.image.sha256 };
+    },
+  };
+}
+
+/** Says when the work begins and how it ends, also when it fails or is stopped. */
+async function acting(
+  recordEffect: RecordEffect,
+  effect: Omit<Effect, "act">,
+  work: () => Promise<void>,
+): Promise<void> {
+  recordEffect({ ...effect, act: "begin" });
+  let act: "made" | "stopped" = "stopped";
+  try {
+    await work();
+    act = "made";
+  } finally {
+    recordEffect({ ...effect, act });
+  }
 }
 
 function folderOf(slice: SliceReference): string {
