@@ -62,22 +62,31 @@ export interface Judgement extends Omit<CertificateRow, "notAfter"> {
   readonly session: Omit<SessionRecord, "isRestoreExpected" | "instance">;
 }
 
-/** The record behind a certificate, in one round trip: every request of every node asks for it. */
-export async function findJudgement(db: Queryable, serial: string): Promise<Judgement | undefined> {
-  const [row] = await db<(Omit<Judgement, "session"> & { session: string; from: string; confirmed: boolean })[]>`
-    select n.id as "nodeId", n.name as "nodeName", n.state as "nodeState", c.state, c.key_thumbprint as "keyThumbprint", c.generation,
-      c.authority, c.chain_pem as "chainPem", n.session::text, n.session_from::text as "from", n.session_confirmed as confirmed,
+/** The records behind certificates, by serial, in one round trip: every request of every node asks for its own. */
+export async function findJudgements(
+  db: Queryable,
+  serials: readonly string[],
+): Promise<ReadonlyMap<string, Judgement>> {
+  const rows = await db<
+    (Omit<Judgement, "session"> & { serial: string; session: string; from: string; confirmed: boolean })[]
+  >`
+    select c.serial, n.id as "nodeId", n.name as "nodeName", n.state as "nodeState", c.state, c.key_thumbprint as "keyThumbprint",
+      c.generation, c.authority, c.chain_pem as "chainPem", n.session::text, n.session_from::text as "from",
+      n.session_confirmed as confirmed,
       exists (
         select from node_certificates o
         where o.node_id = c.node_id and o.generation < c.generation and o.state = 'active'
       ) as "replacesOlder"
     from node_certificates c
     join nodes n on n.id = c.node_id
-    where c.serial = ${serial}
+    where c.serial = any(${[...serials]})
   `;
-  if (row === undefined) return undefined;
-  const { session, from, confirmed, ...rest } = row;
-  return { ...rest, session: { session: Number(session), from: Number(from), confirmed } };
+  return new Map(
+    rows.map(({ serial, session, from, confirmed, ...rest }) => [
+      serial,
+      { ...rest, session: { session: Number(session), from: Number(from), confirmed } },
+    ]),
+  );
 }
 
 /** Those of the nodes that are refused whatever certificate they show. */
