@@ -24,8 +24,16 @@ export interface SuitePlanes {
   readonly apiKey: string;
   readonly databaseUrl: string;
   readonly replicas: readonly SuiteReplica[];
+  readonly database: SuiteDatabase;
   makeToken(): Promise<string>;
   close(): Promise<void>;
+}
+
+/** PostgreSQL, which is away from `stop` to `start` and then where it was. */
+export interface SuiteDatabase {
+  readonly url: string;
+  stop(): Promise<void>;
+  start(): Promise<void>;
 }
 
 export interface SuiteReplica {
@@ -52,11 +60,12 @@ export async function startSuitePlanes(
 ): Promise<SuitePlanes> {
   const folder = await mkdtemp(join(tmpdir(), "hostler-suite-"));
   await chmod(folder, 0o755);
-  const startDatabase = async (): Promise<EmbeddedPostgres> =>
+  const startDatabase = async (port?: number): Promise<EmbeddedPostgres> =>
     await startEmbeddedPostgres({
       stateDir: join(folder, "database"),
       clock: systemClock,
       onProgress: () => undefined,
+      ...(port === undefined ? {} : { port }),
     });
   let database = await startDatabase();
   if (options.hasCommitTimes === true || options.hasStatementCounts === true) {
@@ -109,6 +118,11 @@ export async function startSuitePlanes(
     apiKey: tenancy.apiKey,
     databaseUrl: database.url,
     replicas,
+    database: {
+      url: database.url,
+      stop: async () => await database.stop(),
+      start: async () => void (database = await startDatabase(Number(new URL(database.url).port))),
+    },
     makeToken: async () => {
       const [first] = replicas;
       if (first === undefined) throw new Error("at least one replica");

@@ -1,6 +1,14 @@
 import type { DrainPolicy } from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
-import { DOWN_LIMITS, ZONE_LABEL, type BrakeReason, type BrakeView, type JudgedNode } from "./model.ts";
+import {
+  DOWN_LIMITS,
+  ZONE_LABEL,
+  zoneOf,
+  type BrakeReason,
+  type BrakeView,
+  type JudgedFleet,
+  type JudgedNode,
+} from "./model.ts";
 
 /** Any number nobody else uses: one replica at a time judges the nodes. */
 const SWEEPER_LOCK_KEY = 5_114_920_377;
@@ -57,17 +65,27 @@ export async function readSteadiness(tx: Tx): Promise<BrakeView & { readonly now
   return row;
 }
 
-/** Everybody who may go down or come back. */
-export async function readJudgedNodes(tx: Tx): Promise<JudgedNode[]> {
-  return await tx<JudgedNode[]>`
+/** Who may go down or come back now, and how large each failure domain is: of a fleet that is well, next to nothing. */
+export async function readJudgedFleet(tx: Tx): Promise<JudgedFleet> {
+  const nodes = await tx<JudgedNode[]>`
     select n.id, n.state, n.labels ->> ${ZONE_LABEL} as zone, n.down_from as "downFrom",
       (extract(epoch from coalesce(l.last_seen_at, n.state_since)) * 1000)::float8 as "lastHeardMs",
       (extract(epoch from n.down_at) * 1000)::float8 as "downAtMs"
     from nodes n
     left join node_liveness l on l.node_id = n.id
     where n.state in ('ready', 'cordoned', 'draining', 'down')
+      and (n.state = 'down'
+        or coalesce(l.last_seen_at, n.state_since) < now() - make_interval(secs => ${DOWN_LIMITS.silenceMs / 1000})
+        or n.down_at > now() - make_interval(secs => ${DOWN_LIMITS.brakeWindowMs / 1000}))
     order by n.id
   `;
+  const domains = await tx<{ zone: string | null; members: number }[]>`
+    select labels ->> ${ZONE_LABEL} as zone, count(*)::int as members
+    from nodes
+    where state in ('ready', 'cordoned', 'draining', 'down')
+    group by 1
+  `;
+  return { nodes, members: new Map(domains.map((domain) => [zoneOf(domain), domain.members])) };
 }
 
 /** Those of the nodes that nobody else holds now, locked; the others have their turn in the next round. */
