@@ -44,6 +44,18 @@ export async function forgetDeadReplicas(tx: Tx): Promise<void> {
   await tx`delete from liveness_flushes where flushed_at < now() - interval '1 day'`;
 }
 
+/** Whether a replica fell silent within the time of grace; one that stopped in order told so. */
+export async function findLostReplica(db: Queryable): Promise<boolean> {
+  const [row] = await db<{ isLost: boolean }[]>`
+    select exists (
+      select from liveness_flushes
+      where flushed_at < now() - make_interval(secs => ${DOWN_LIMITS.flushGapMs / 1000})
+        and flushed_at > now() - make_interval(secs => ${(DOWN_LIMITS.flushGapMs + DOWN_LIMITS.graceMs) / 1000})
+    ) as "isLost"
+  `;
+  return row?.isLost === true;
+}
+
 /**
  * The database's time, and since when all replicas could write what they heard. A replica that is late counts as away until
  * one gap after its last word: the nodes it served go to another one meanwhile, or are silent because of us.
