@@ -7,6 +7,6 @@ await runNamedSuite("bench", {
   dispatch: async () => (await import("./dispatch/dispatch.ts")).dispatchSuite,
   "dispatch-profile": async () => (await import("./dispatch/profile.ts")).dispatchProfileSuite,
   "held-xmin": async () => (await import("./held-xmin.ts")).heldXminSuite,
-  heartbeats: async () => (await import("./heartbeats.ts")).heartbeatsSuite,
+  heartbeats: async () => (await import("./heartbeats/heartbeats.ts")).heartbeatsSuite,
   pki: async () => (await import("./pki.ts")).pkiSuite,
 });

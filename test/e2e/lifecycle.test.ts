@@ -14,13 +14,14 @@ const never = new AbortController().signal;
 let fleet: ScriptedFleet;
 let alpha: FleetNode;
 let beta: FleetNode;
+let gamma: FleetNode;
 let serial = 0;
 
 beforeAll(async () => {
   fleet = await startScriptedFleet();
   alpha = await fleet.add("alpha", 2);
   beta = await fleet.add("beta", 0);
-  await fleet.add("gamma", 0);
+  gamma = await fleet.add("gamma", 0);
 });
 afterAll(async () => await fleet?.close());
 
@@ -134,13 +135,15 @@ test("a control plane that was stopped, and a database that was, call nobody dow
 
 test("hosts that fall silent together stay up, and an incident is raised", { timeout: 60_000 }, async () => {
   const before = await countDowns();
+  for (const node of [alpha, beta, gamma]) await node.silence();
   const shift = async () => {
     await fleet.sql`update liveness_flushes set steady_since = now() - interval '1 hour', flushed_at = now()`;
-    // Also of those who still speak: they are heard again with the next flush.
     await fleet.sql`update node_liveness set last_seen_at = now() - interval '40 seconds'`;
     return (await fleet.sql`select from events where topic = 'incident.mass_silence_began'`).length === 1;
   };
   await waitFor("the incident", shift);
+  await fleet.sql`update node_liveness set last_seen_at = now()`;
+  for (const node of [alpha, beta, gamma]) node.speak();
   await waitFor(
     "its end",
     async () => (await fleet.sql`select from events where topic = 'incident.mass_silence_ended'`).length === 1,

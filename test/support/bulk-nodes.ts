@@ -81,3 +81,24 @@ async function insertBatch(
     `;
   });
 }
+
+/** Makes new nodes ready, with room for one small slice of the mock driver each. */
+export async function makeReady(sql: Sql, nodeIds: readonly string[]): Promise<void> {
+  const ids = [...nodeIds];
+  const drivers = [{ name: "mock", usable: true, accelerator: "none", note: "bulk" }];
+  await sql.begin(async (tx) => {
+    await tx`
+      update nodes
+      set state = 'ready', version = 2, vcpus_total = 1, memory_mib_total = 1024, drivers = ${tx.json(drivers)}
+      where id = any(${ids})
+    `;
+    await tx`
+      insert into events (id, aggregate_id, aggregate_version, topic, body)
+      select 'evr_' || substr(id, 6), id, 2, 'node.ready', '{}' from unnest(${ids}::text[]) as made (id)
+    `;
+    await tx`
+      insert into audit_log (actor, action, target_id, target_version, outcome)
+      select 'system:bulk', 'node.ready', id, 2, 'succeeded' from unnest(${ids}::text[]) as made (id)
+    `;
+  });
+}

@@ -24,8 +24,16 @@ export interface SuitePlanes {
   readonly apiKey: string;
   readonly databaseUrl: string;
   readonly replicas: readonly SuiteReplica[];
+  readonly database: SuiteDatabase;
   makeToken(): Promise<string>;
   close(): Promise<void>;
+}
+
+/** PostgreSQL, which is away from `stop` to `start` and then where it was. */
+export interface SuiteDatabase {
+  readonly url: string;
+  stop(): Promise<void>;
+  start(): Promise<void>;
 }
 
 export interface SuiteReplica {
@@ -59,12 +67,13 @@ export interface SuitePlanesOptions {
 export async function startSuitePlanes(count: number, options: SuitePlanesOptions = {}): Promise<SuitePlanes> {
   const folder = await mkdtemp(join(tmpdir(), "hostler-suite-"));
   await chmod(folder, 0o755);
-  const startDatabase = async (): Promise<Pick<EmbeddedPostgres, "url" | "stop">> =>
+  const startDatabase = async (port?: number): Promise<Pick<EmbeddedPostgres, "url" | "stop">> =>
     options.database ??
     (await startEmbeddedPostgres({
       stateDir: join(folder, "database"),
       clock: systemClock,
       onProgress: () => undefined,
+      ...(port === undefined ? {} : { port }),
     }));
   let database = await startDatabase();
   if (options.hasCommitTimes === true || options.hasStatementCounts === true) {
@@ -119,6 +128,11 @@ export async function startSuitePlanes(count: number, options: SuitePlanesOption
     ...tenancy,
     databaseUrl: database.url,
     replicas,
+    database: {
+      url: database.url,
+      stop: async () => await database.stop(),
+      start: async () => void (database = await startDatabase(Number(new URL(database.url).port))),
+    },
     makeToken: async () => {
       const [first] = replicas;
       if (first === undefined) throw new Error("at least one replica");

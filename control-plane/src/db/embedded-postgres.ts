@@ -26,6 +26,8 @@ export interface EmbeddedPostgresOptions {
   /** Data, password and log live in `<stateDir>/postgres`. */
   readonly stateDir: string;
   readonly clock: Clock;
+  /** Where it listens; a free port when it does not matter. */
+  readonly port?: number;
   onProgress(line: string): void;
 }
 
@@ -48,7 +50,7 @@ export async function startEmbeddedPostgres(options: EmbeddedPostgresOptions): P
   }
   await stopLeftOver(data, options);
 
-  const port = await freePort();
+  const port = options.port ?? (await freePort());
   let child = await startServer({ program, data, home, port, options, password });
   const stopping = new AbortController();
   const supervised = supervise({

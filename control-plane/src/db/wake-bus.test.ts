@@ -60,6 +60,19 @@ test("more topics than a hint can hold wake everybody", async () => {
   ).toBe(true);
 });
 
+test("what is woken while a hint is on its way is sent too", async () => {
+  // The first hint is on its way at some of these moments: they are spread over more than it takes.
+  for (let turn = 0; turn < 20; turn += 1) {
+    const topic = `node:late-${turn}`;
+    const isLate = async (): Promise<void> => {
+      first.wake(`node:early-${turn}`);
+      for (let waits = 0; waits < turn * 20; waits += 1) await new Promise((resolve) => setImmediate(resolve));
+      first.wake(topic);
+    };
+    expect(await isWoken(second, topic, () => void isLate())).toBe(true);
+  }
+});
+
 test("a session that was cut comes back and wakes everybody once", async () => {
   const waiting = second.wait("node:lost", 20_000, never);
   await database.sql`select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'hostler wake bus' and datname = current_database()`;

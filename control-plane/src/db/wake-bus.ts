@@ -51,6 +51,8 @@ const COALESCE_MS = 20;
 const PAYLOAD_BYTES_MAX = 7500;
 /** Wakes every waiter of every topic. Whoever waits for it wakes at each hint of whatever topic. */
 export const EVERYTHING = "*";
+/** One for all: an abort without a reason makes an exception each time. */
+const WAIT_IS_OVER = new Error("the wait is over");
 /** A session that does not answer in this time, asked as often, is dead: nothing else tells of one that something on the way forgot. */
 const HEARTBEAT_MS = 5000;
 const GOODBYE_MS = 500;
@@ -75,13 +77,22 @@ export function openWakeBus(options: {
   const closing = new AbortController();
   let client: pg.Client | undefined;
   let flushTimer: Promise<void> | undefined;
+  let sentMs = Number.NEGATIVE_INFINITY;
 
-  const flush = async (): Promise<void> => {
-    await options.clock.sleep(COALESCE_MS, closing.signal);
+  /** The first hint after a pause goes at once, with all that this turn wakes; what comes soon after it goes together. */
+  const send = async (): Promise<void> => {
+    const tooSoonMs = sentMs + COALESCE_MS - options.clock.monotonicMs();
+    if (tooSoonMs > 0) await options.clock.sleep(tooSoonMs, closing.signal);
+    else await Promise.resolve();
+    sentMs = options.clock.monotonicMs();
     const payload = `${options.replicaId} ${[...pending].join(" ")}`;
     pending.clear();
     const text = Buffer.byteLength(payload) > PAYLOAD_BYTES_MAX ? `${options.replicaId} ${EVERYTHING}` : payload;
     await client?.query("select pg_notify($1, $2)", [CHANNEL, text]);
+  };
+  /** Until nothing is left: what is woken while a hint is on its way goes with the next. */
+  const flush = async (): Promise<void> => {
+    while (pending.size > 0) await send();
   };
   const onNotification = (payload: string | undefined): void => {
     const [replicaId, ...topics] = (payload ?? "").split(" ");
@@ -153,6 +164,8 @@ async function listenUntilEnd(options: {
   try {
     await client.connect();
     await client.query(SESSION_TIMEOUTS);
+    // A hint need not survive a crash: it does not wait for the disk.
+    await client.query("set synchronous_commit to off");
     await client.query(`listen ${CHANNEL}`);
     options.onClient(client);
     await Promise.race([ended, heartbeats(client, { ...options, signal })]);
@@ -220,19 +233,21 @@ function makeWaiters(clock: Clock): Pick<WakeBus, "wake" | "wait" | "listen"> & 
       for (const name of topics) for (const resolve of waiters.get(name) ?? []) resolve();
     },
     wait: async (topic, timeoutMs, signal) => {
+      signal.throwIfAborted();
       const over = new AbortController();
-      const woken = new Promise<void>((resolve) => {
-        const set = waiters.get(topic) ?? new Set();
-        waiters.set(topic, set.add(resolve));
-        over.signal.addEventListener("abort", () => {
-          set.delete(resolve);
-          if (set.size === 0 && waiters.get(topic) === set) waiters.delete(topic);
-        });
-      });
+      const onAbort = (): void => over.abort(signal.reason);
+      signal.addEventListener("abort", onAbort, { once: true });
+      let wakeUp: () => void = () => undefined;
+      const woken = new Promise<void>((resolve) => (wakeUp = resolve));
+      const set = waiters.get(topic) ?? new Set();
+      waiters.set(topic, set.add(wakeUp));
       try {
-        await Promise.race([woken, clock.sleep(timeoutMs, AbortSignal.any([signal, over.signal]))]);
+        await Promise.race([woken, clock.sleep(timeoutMs, over.signal)]);
       } finally {
-        over.abort();
+        set.delete(wakeUp);
+        if (set.size === 0 && waiters.get(topic) === set) waiters.delete(topic);
+        signal.removeEventListener("abort", onAbort);
+        over.abort(WAIT_IS_OVER);
       }
     },
   };

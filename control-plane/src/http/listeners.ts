@@ -41,14 +41,11 @@ export interface ListenerOptions {
 export async function openListener(options: ListenerOptions): Promise<Listener> {
   // Whoever sends slowly is looked at every few seconds, not every thirty as Node does by itself.
   const patience = { connectionsCheckingInterval: 5000 };
-  // A peer that lost its power says nothing: TCP asks after five seconds, and ten times a second apart.
-  const probes = { keepAlive: true, keepAliveInitialDelay: 5000 };
   const timeouts = {
     headersTimeout: 15_000,
     requestTimeout: 120_000,
     keepAliveTimeout: 60_000,
     ...patience,
-    ...probes,
   };
   const webSockets = options.hasWebSockets ? makeSocketServer() : null;
   // ws types its `noServer` as possibly undefined, which the adapter's exact optional type does not take.
@@ -106,6 +103,8 @@ function makeSocketServer(): WebSocketServer {
 function trackSockets(server: HttpServer | HttpsServer): ReadonlySet<Socket> {
   const sockets = new Set<Socket>();
   server.on("connection", (socket: Socket) => {
+    // A peer that lost its power says nothing: TCP asks after five seconds, and three times a second apart.
+    socket.setKeepAlive(true, 5000, 1000, 3);
     sockets.add(socket);
     socket.once("close", () => sockets.delete(socket));
   });

@@ -1,10 +1,10 @@
-import type { X509Certificate } from "node:crypto";
 import { TLSSocket } from "node:tls";
 import { nodeIdOfAltName } from "@hostler/pki";
 import { AppError, type ErrorCode } from "@hostler/shared/errors.ts";
 import { NODE_PATHS, SESSION_HEADER } from "@hostler/shared/node-protocol.ts";
 import type { Context } from "hono";
 import { createMiddleware } from "hono/factory";
+import { makeCoalescer } from "../db/coalesce.ts";
 import { nodeTopic } from "../db/wake-bus.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode, NodeEnv } from "../http/node-env.ts";
@@ -14,8 +14,9 @@ import type { LiveSockets } from "./live-sockets.ts";
 import type { Refusals } from "./refusals.ts";
 import type { SessionTokens } from "./session-token.ts";
 import { confirmSession } from "./session-store.ts";
-import { findJudgement, supersedeOlder, type Judgement } from "./store.ts";
+import { findJudgements, supersedeOlder, type Judgement } from "./store.ts";
 
+const LOOKUPS_MAX = 500;
 const CLIENT_AUTH = "1.3.6.1.5.5.7.3.2";
 /** What OpenSSL says of a chain, as our codes. */
 const TLS_CODES: Readonly<Record<string, "certificate_expired" | "certificate_not_yet_valid">> = {
@@ -41,12 +42,40 @@ export interface AuthenticateDeps extends Pick<Deps, "sql" | "clock" | "wake"> {
   readonly refusals: Refusals;
 }
 
+/** What a certificate says, read once a connection: it has the same one as long as it lives. */
+interface Shown {
+  readonly serialNumber: string;
+  readonly pem: string;
+  readonly validFrom: Date;
+  readonly validTo: Date;
+  /** Null when it names no node of ours. */
+  readonly nodeId: string | null;
+  readonly isForClients: boolean;
+}
+
+interface Judge extends AuthenticateDeps {
+  readonly shown: WeakMap<TLSSocket, Shown>;
+  findJudgement(serial: string): Promise<Judgement | undefined>;
+}
+
 /**
  * Judges the client certificate of every request: presence, chain, purpose, name, time, serial, authority, node state, and the
- * session. Nothing is remembered of the connection: what was good a second ago may be expired or revoked now. Each refusal has
+ * session. No judgment is remembered of the connection: what was good a second ago may be expired or revoked now. Each refusal has
  * its own code and is in the audit log.
  */
-export function authenticateNode(deps: AuthenticateDeps) {
+export function authenticateNode(ports: AuthenticateDeps) {
+  const deps: Judge = {
+    ...ports,
+    shown: new WeakMap(),
+    // A lookup begins after the request came: those that come together share it, and none is judged by an older one.
+    findJudgement: makeCoalescer<string, Judgement | undefined>({
+      batchMax: LOOKUPS_MAX,
+      run: async (serials) => {
+        const found = await findJudgements(ports.sql, serials);
+        return serials.map((serial) => ({ value: found.get(serial) }));
+      },
+    }),
+  };
   return createMiddleware<NodeEnv>(async function judgeRequest(c, next) {
     const { socket } = c.env.incoming;
     if (!(socket instanceof TLSSocket)) throw new Error("the node listener speaks TLS");
@@ -63,26 +92,25 @@ export function authenticateNode(deps: AuthenticateDeps) {
   });
 }
 
-async function judge(deps: AuthenticateDeps, c: Context<NodeEnv>, socket: TLSSocket): Promise<AuthenticatedNode> {
+async function judge(deps: Judge, c: Context<NodeEnv>, socket: TLSSocket): Promise<AuthenticatedNode> {
   const { authority } = deps;
   const now = deps.clock.now();
-  const certificate = judgeChain(socket, authority, now);
-  if (certificate.validToDate <= now) throw outOfTime("certificate_expired", certificate, now);
-  const nodeId = nodeIdOfAltName(certificate.subjectAltName, authority.trustDomain);
+  const shown = judgeChain(deps, socket, now);
+  if (shown.validTo <= now) throw outOfTime("certificate_expired", shown, now);
+  const { nodeId } = shown;
   if (nodeId === null) throw notIssuedByUs();
   // Before the record is read: a revocation that commits after the read finds the socket here and cuts it.
-  deps.liveSockets.add(socket, { nodeId, expiresAt: certificate.validToDate });
-  const row = await findJudgement(deps.sql, certificate.serialNumber);
+  deps.liveSockets.add(socket, { nodeId, expiresAt: shown.validTo });
+  const row = await deps.findJudgement(shown.serialNumber);
   // Byte for byte what we issued: whoever stole an authority's key could put a known serial and name on a key of his own.
-  if (row === undefined || row.nodeId !== nodeId || !row.chainPem.startsWith(certificate.toString()))
-    throw notIssuedByUs();
-  judgeRecord(row, certificate, authority);
-  deps.liveSockets.add(socket, { nodeId, expiresAt: certificate.validToDate, authority: row.authority });
+  if (row === undefined || row.nodeId !== nodeId || !row.chainPem.startsWith(shown.pem)) throw notIssuedByUs();
+  judgeRecord(row, shown, authority);
+  deps.liveSockets.add(socket, { nodeId, expiresAt: shown.validTo, authority: row.authority });
   if (row.replacesOlder) await supersedeOlder(deps.sql, nodeId, row.generation);
   return {
     id: nodeId,
     name: row.nodeName,
-    certificateSerial: certificate.serialNumber,
+    certificateSerial: shown.serialNumber,
     keyThumbprint: row.keyThumbprint,
     generation: row.generation,
     authority: row.authority,
@@ -90,29 +118,45 @@ async function judge(deps: AuthenticateDeps, c: Context<NodeEnv>, socket: TLSSoc
   };
 }
 
-function judgeChain(socket: TLSSocket, authority: CertificateAuthority, now: Date): X509Certificate {
-  const certificate = socket.getPeerX509Certificate();
+function judgeChain(deps: Judge, socket: TLSSocket, now: Date): Shown {
+  const shown = deps.shown.get(socket) ?? readShown(deps, socket, now);
   // A resumed session would carry an earlier judgment; tickets are off, so there is none to resume.
-  if (certificate === undefined || socket.isSessionReused()) throw new AppError("certificate_missing");
+  if (socket.isSessionReused()) throw new AppError("certificate_missing");
+  // OpenSSL lets a certificate without any purpose pass as a client.
+  if (!shown.isForClients)
+    throw new AppError("certificate_untrusted", { detail: "The certificate is not for client authentication." });
+  return shown;
+}
+
+/** What the handshake proved to be of our CA; what it did not is refused here and never kept. */
+function readShown({ authority, shown: kept }: Judge, socket: TLSSocket, now: Date): Shown {
+  const certificate = socket.getPeerX509Certificate();
+  if (certificate === undefined) throw new AppError("certificate_missing");
+  const shown = {
+    serialNumber: certificate.serialNumber,
+    pem: certificate.toString(),
+    validFrom: certificate.validFromDate,
+    validTo: certificate.validToDate,
+    nodeId: nodeIdOfAltName(certificate.subjectAltName, authority.trustDomain),
+    isForClients: (certificate.keyUsage ?? []).includes(CLIENT_AUTH),
+  };
   if (!socket.authorized) {
     const reason = String(socket.authorizationError);
     const detail = `The chain was refused: ${reason}.`;
     const known = TLS_CODES[reason];
     if (NO_ISSUER.has(reason) && authority.hasSigned(certificate)) throw new AppError("authority_retired", { detail });
-    if (known !== undefined) throw outOfTime(known, certificate, now);
+    if (known !== undefined) throw outOfTime(known, shown, now);
     throw new AppError("certificate_untrusted", { detail });
   }
-  // OpenSSL lets a certificate without any purpose pass as a client.
-  if (!(certificate.keyUsage ?? []).includes(CLIENT_AUTH))
-    throw new AppError("certificate_untrusted", { detail: "The certificate is not for client authentication." });
-  return certificate;
+  kept.set(socket, shown);
+  return shown;
 }
 
-function judgeRecord(row: Judgement, certificate: X509Certificate, authority: CertificateAuthority): void {
+function judgeRecord(row: Judgement, shown: Shown, authority: CertificateAuthority): void {
   if (row.nodeState === "revoked" || row.nodeState === "retired") throw new AppError("node_revoked");
   if (row.nodeState === "frozen") throw new AppError("node_frozen");
   if (row.state !== "active")
-    throw new AppError("certificate_inactive", { detail: `Certificate ${certificate.serialNumber} is ${row.state}.` });
+    throw new AppError("certificate_inactive", { detail: `Certificate ${shown.serialNumber} is ${row.state}.` });
   if (!authority.isTrusted(row.authority))
     throw new AppError("authority_retired", { detail: `Generation ${row.authority} of the CA was rotated out.` });
 }
@@ -143,10 +187,10 @@ function namesOf(socket: TLSSocket): { readonly serial: string | null; readonly 
 /** Says the times of both sides, so that a wrong clock is seen for what it is. */
 function outOfTime(
   code: "certificate_expired" | "certificate_not_yet_valid",
-  { validFromDate, validToDate }: X509Certificate,
+  { validFrom, validTo }: Pick<Shown, "validFrom" | "validTo">,
   now: Date,
 ): AppError {
-  const boundary = code === "certificate_expired" ? validToDate : validFromDate;
+  const boundary = code === "certificate_expired" ? validTo : validFrom;
   const offsetSeconds = Math.round((now.getTime() - boundary.getTime()) / 1000);
   const verb = code === "certificate_expired" ? "ended" : "begins";
   return new AppError(code, {

@@ -1,6 +1,14 @@
 import type { DrainPolicy } from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
-import { DOWN_LIMITS, ZONE_LABEL, type BrakeReason, type BrakeView, type JudgedNode } from "./model.ts";
+import {
+  DOWN_LIMITS,
+  ZONE_LABEL,
+  zoneOf,
+  type BrakeReason,
+  type BrakeView,
+  type JudgedFleet,
+  type JudgedNode,
+} from "./model.ts";
 
 /** Any number nobody else uses: one replica at a time judges the nodes. */
 const SWEEPER_LOCK_KEY = 5_114_920_377;
@@ -36,6 +44,18 @@ export async function forgetDeadReplicas(tx: Tx): Promise<void> {
   await tx`delete from liveness_flushes where flushed_at < now() - interval '1 day'`;
 }
 
+/** Whether a replica fell silent within the time of grace; one that stopped in order told so. */
+export async function findLostReplica(db: Queryable): Promise<boolean> {
+  const [row] = await db<{ isLost: boolean }[]>`
+    select exists (
+      select from liveness_flushes
+      where flushed_at < now() - make_interval(secs => ${DOWN_LIMITS.flushGapMs / 1000})
+        and flushed_at > now() - make_interval(secs => ${(DOWN_LIMITS.flushGapMs + DOWN_LIMITS.graceMs) / 1000})
+    ) as "isLost"
+  `;
+  return row?.isLost === true;
+}
+
 /**
  * The database's time, and since when all replicas could write what they heard. A replica that is late counts as away until
  * one gap after its last word: the nodes it served go to another one meanwhile, or are silent because of us.
@@ -57,17 +77,27 @@ export async function readSteadiness(tx: Tx): Promise<BrakeView & { readonly now
   return row;
 }
 
-/** Everybody who may go down or come back. */
-export async function readJudgedNodes(tx: Tx): Promise<JudgedNode[]> {
-  return await tx<JudgedNode[]>`
+/** Who may go down or come back now, and how large each failure domain is: of a fleet that is well, next to nothing. */
+export async function readJudgedFleet(tx: Tx): Promise<JudgedFleet> {
+  const nodes = await tx<JudgedNode[]>`
     select n.id, n.state, n.labels ->> ${ZONE_LABEL} as zone, n.down_from as "downFrom",
       (extract(epoch from coalesce(l.last_seen_at, n.state_since)) * 1000)::float8 as "lastHeardMs",
       (extract(epoch from n.down_at) * 1000)::float8 as "downAtMs"
     from nodes n
     left join node_liveness l on l.node_id = n.id
     where n.state in ('ready', 'cordoned', 'draining', 'down')
+      and (n.state = 'down'
+        or coalesce(l.last_seen_at, n.state_since) < now() - make_interval(secs => ${DOWN_LIMITS.silenceMs / 1000})
+        or n.down_at > now() - make_interval(secs => ${DOWN_LIMITS.brakeWindowMs / 1000}))
     order by n.id
   `;
+  const domains = await tx<{ zone: string | null; members: number }[]>`
+    select labels ->> ${ZONE_LABEL} as zone, count(*)::int as members
+    from nodes
+    where state in ('ready', 'cordoned', 'draining', 'down')
+    group by 1
+  `;
+  return { nodes, members: new Map(domains.map((domain) => [zoneOf(domain), domain.members])) };
 }
 
 /** Those of the nodes that nobody else holds now, locked; the others have their turn in the next round. */

@@ -25,8 +25,8 @@ export interface RunningLiveSockets extends LiveSockets {
 }
 
 const ROUND_MS = 1000;
-/** The tables are read every so many rounds, in case a wake-up was lost. */
-const ROUNDS_BETWEEN_READS = 5;
+/** Each node's record is read every so many rounds, in case a wake-up was lost; a part of the nodes each round. */
+const PARTS = 5;
 
 /**
  * Cuts connections whose holder is refused now: a revoked or frozen node, an expired certificate, a CA that was rotated out. A
@@ -42,8 +42,9 @@ export function startLiveSockets(
   const cutWhere = (isRefused: (holder: Holder) => boolean): void => {
     for (const [socket, holder] of holders) if (isRefused(holder)) socket.destroy();
   };
-  const cutRefused = async (): Promise<void> => {
-    const ids = [...new Set([...holders.values()].map(({ nodeId }) => nodeId))];
+  const cutRefused = async (part: number | null): Promise<void> => {
+    const all = [...new Set([...holders.values()].map(({ nodeId }) => nodeId))];
+    const ids = part === null ? all : all.filter((id) => id.charCodeAt(id.length - 1) % PARTS === part);
     if (ids.length === 0) return;
     const refused = new Set(await findRefused(deps.sql, ids));
     if (refused.size > 0) cutWhere(({ nodeId }) => refused.has(nodeId));
@@ -52,18 +53,18 @@ export function startLiveSockets(
     const refused = nodeOfRefusedTopic(topic);
     if (refused !== null) cutWhere(({ nodeId }) => nodeId === refused);
     // More at once than a wake-up names, or wake-ups were lost: the tables know.
-    if (topic === EVERYTHING) void cutRefused().catch(() => "read again within seconds");
+    if (topic === EVERYTHING) void cutRefused(null).catch(() => "read again within seconds");
   });
-  const round = async (mustRead: boolean): Promise<void> => {
+  const round = async (part: number): Promise<void> => {
     const now = deps.clock.now();
     cutWhere(({ expiresAt }) => expiresAt <= now);
     cutWhere(({ authority }) => authority !== undefined && !deps.authority.isTrusted(authority));
-    if (mustRead) await cutRefused();
+    await cutRefused(part);
   };
   const loop = async (): Promise<void> => {
     for (let count = 1; !stopping.signal.aborted; count += 1) {
       await deps.clock.sleep(ROUND_MS, stopping.signal);
-      await round(count % ROUNDS_BETWEEN_READS === 0).catch((error: unknown) => {
+      await round(count % PARTS).catch((error: unknown) => {
         if (!isDatabaseAway(error)) deps.log.error({ err: error }, "live connections not judged, in a second again");
       });
     }

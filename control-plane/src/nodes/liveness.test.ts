@@ -2,7 +2,7 @@ import { systemClock, type Clock } from "@hostler/shared/clock.ts";
 import { pino } from "pino";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { startLiveness } from "./liveness.ts";
-import { flushLiveness } from "./store.ts";
+import { insertLiveness, updateLiveness } from "./store.ts";
 import { startTestPlane, type TestPlane } from "./test-plane.ts";
 
 const log = pino({ level: "silent" });
@@ -81,8 +81,76 @@ test("replicas that write the same nodes in other orders do not deadlock", async
   const nodes = await Promise.all(Array.from({ length: 20 }, async () => (await plane.makeNode()).answer.nodeId));
   const rows = nodes.map((nodeId) => ({ nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 }));
   const orders = Array.from({ length: 100 }, (_, index) => (index % 2 === 0 ? rows : rows.toReversed()));
-  await Promise.all(orders.map(async (order) => await flushLiveness(plane.sql, order)));
+  await Promise.all(orders.map(async (order) => await insertLiveness(plane.sql, order)));
   expect(await readSeen(nodes[0] ?? "")).toBeDefined();
+});
+
+async function silentFor(nodeId: string): Promise<number> {
+  const [row] = await plane.sql<{ seconds: number }[]>`
+    select extract(epoch from now() - last_seen_at)::float8 as seconds from node_liveness where node_id = ${nodeId}
+  `;
+  return row?.seconds ?? Number.NaN;
+}
+
+test("what is written is when a node was heard, however late that is written", async () => {
+  const { nodeId } = (await plane.makeNode()).answer;
+  let nowMs = 0;
+  const clock = { ...makeSteppedClock(), monotonicMs: () => nowMs };
+  const liveness = startLiveness({ sql: plane.sql, clock, log, replicaId: "test" });
+  const seen = { nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 };
+  await liveness.noteSeen(seen);
+  await plane.sql`update node_liveness set last_seen_at = now() - interval '1 hour' where node_id = ${nodeId}`;
+  nowMs = 20_000;
+  const hangUp = liveness.noteWaiting(seen);
+  nowMs = 25_000;
+  hangUp();
+  nowMs = 37_000;
+  await liveness.close();
+  expect(await silentFor(nodeId)).toBeCloseTo(12, 0);
+});
+
+test("a node that waits on is written every ten seconds, and at once when its line is gone", async () => {
+  const { nodeId } = (await plane.makeNode()).answer;
+  let nowMs = 0;
+  const clock = { ...makeSteppedClock(), monotonicMs: () => nowMs };
+  const liveness = startLiveness({ sql: plane.sql, clock, log, replicaId: "round" });
+  const rounds = async (): Promise<number> => {
+    const [row] = await plane.sql<{ atMs: number }[]>`
+      select (extract(epoch from flushed_at) * 1000)::float8 as "atMs" from liveness_flushes where replica_id = 'round'
+    `;
+    return row?.atMs ?? 0;
+  };
+  const roundAt = async (ms: number): Promise<void> => {
+    nowMs = ms;
+    const before = await rounds();
+    clock.step();
+    await expect.poll(rounds).toBeGreaterThan(before);
+  };
+  const seen = { nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 };
+  await liveness.noteSeen(seen);
+  const hangUp = liveness.noteWaiting(seen);
+  await plane.sql`update node_liveness set last_seen_at = now() - interval '1 hour' where node_id = ${nodeId}`;
+  await roundAt(9000);
+  expect(await silentFor(nodeId)).toBeGreaterThan(3000);
+  await roundAt(11_000);
+  expect(await silentFor(nodeId)).toBeLessThan(60);
+  await plane.sql`update node_liveness set last_seen_at = now() - interval '1 hour' where node_id = ${nodeId}`;
+  await roundAt(12_000);
+  expect(await silentFor(nodeId)).toBeGreaterThan(3000);
+  hangUp();
+  await roundAt(13_000);
+  expect(await silentFor(nodeId)).toBeLessThan(60);
+  await liveness.close();
+});
+
+test("a replica that a node has left does not make it older than the next one has heard it", async () => {
+  const { nodeId } = (await plane.makeNode()).answer;
+  const seen = { nodeId, agentInstance: "a", ackedRevision: 1, trustVersion: 1 };
+  await insertLiveness(plane.sql, [seen]);
+  expect(await updateLiveness(plane.sql, [{ nodeId, ackedRevision: 1, agoMs: 5000 }])).toEqual(new Set());
+  expect(await silentFor(nodeId)).toBeLessThan(4);
+  await plane.sql`update node_liveness set last_seen_at = now() - interval '1 hour' where node_id = ${nodeId}`;
+  expect(await updateLiveness(plane.sql, [{ nodeId, ackedRevision: 1, agoMs: 5000 }])).toEqual(new Set([nodeId]));
 });
 
 test("a poll that waits is heard, but not one of the agent's earlier start", async () => {

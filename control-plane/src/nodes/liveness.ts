@@ -1,18 +1,28 @@
 import { isAborted } from "@hostler/shared/clock.ts";
+import { makeCoalescer } from "../db/coalesce.ts";
 import { isDatabaseAway } from "../db/pool.ts";
 import type { Deps } from "../deps.ts";
 import { forgetFlushes, noteFlush } from "./lifecycle-store.ts";
-import { flushLiveness, type Seen } from "./store.ts";
+import { insertLiveness, updateLiveness, type Seen } from "./store.ts";
 
-const FLUSH_MS = 5000;
+const ROUND_MS = 1000;
+/** A node that goes on being heard is written this often; one that is not heard any more in the next round. */
+const REFRESH_MS = 10_000;
+/** Rows of one statement: a tenth of the largest fleet, so that none of them holds up a wake-up. */
+const BATCH_MAX = 1000;
+/** A node that was not heard for this long is another replica's. */
+const FORGET_MS = 600_000;
 
 export type { Seen };
 
-/** Heartbeats: noted in memory by every poll, written in one statement every five seconds. */
+/**
+ * Heartbeats: noted in memory by every poll, written once in ten seconds, a part of the nodes each second. What is written is when
+ * the node was heard, not when that was written down.
+ */
 export interface Liveness {
   /**
-   * A node that was not heard since this replica started is written at once, so that it is placed on without delay; so is one
-   * with a newer trust bundle, which a rotation waits for.
+   * A node that was not heard since this replica started is written before this resolves, so that it is placed on without delay; so
+   * is one with a newer trust bundle, which a rotation waits for. Nodes that come together are written together.
    */
   noteSeen(seen: Seen): Promise<void>;
   /** Whether this replica heard this very start of the agent before. */
@@ -25,69 +35,116 @@ export interface Liveness {
   close(): Promise<void>;
 }
 
+interface Known {
+  seen: Seen;
+  /** The replica's own time, as all of these. */
+  heardMs: number;
+  writtenMs: number;
+}
+
 export function startLiveness(deps: Pick<Deps, "sql" | "clock" | "log" | "replicaId">): Liveness {
-  const pending = new Map<string, Seen>();
-  /** What was last written at once: the agent's start and its trust. */
-  const known = new Map<string, string>();
-  const waiting = new Set<Seen>();
+  const { sql, clock, log } = deps;
+  const book = openBook(deps);
   const stopping = new AbortController();
-  /** False when the database is away and what was heard is kept. */
-  const flush = async (): Promise<boolean> => {
-    for (const seen of waiting) if (known.get(seen.nodeId) === newsOf(seen)) pending.set(seen.nodeId, seen);
-    if (pending.size === 0) return true;
-    const batch = [...pending.values()];
-    pending.clear();
-    try {
-      await flushLiveness(deps.sql, batch);
-    } catch (error) {
-      for (const seen of batch) if (!pending.has(seen.nodeId)) pending.set(seen.nodeId, seen);
-      if (!isDatabaseAway(error)) throw error;
-      deps.log.debug({ err: error }, "heartbeats kept until the database is back");
-      return false;
-    }
-    return true;
-  };
   /** Only after everything that was heard is written: a silence counts when its absence from the table means something. */
-  const flushAndTell = async (): Promise<void> => {
-    if (await flush()) await noteFlush(deps.sql, deps.replicaId);
+  const round = async (isLast: boolean): Promise<void> => {
+    // A loop that ended here would show every node as offline until the next restart: say it and go on.
+    try {
+      await book.writeDue(isLast);
+      await noteFlush(sql, deps.replicaId);
+    } catch (error) {
+      if (isDatabaseAway(error)) log.debug({ err: error }, "heartbeats kept until the database is back");
+      else log.error({ err: error }, "heartbeats not written, kept for the next round");
+    }
   };
   const loop = async (): Promise<void> => {
     while (!stopping.signal.aborted) {
-      await deps.clock.sleep(FLUSH_MS, stopping.signal);
-      // A loop that ended here would show every node as offline until the next restart: say it and go on.
-      await flushAndTell().catch((error: unknown) => {
-        if (!isDatabaseAway(error)) deps.log.error({ err: error }, "heartbeats not written, kept for the next round");
-      });
+      await clock.sleep(ROUND_MS, stopping.signal);
+      await round(false);
     }
   };
   const running = loop().catch((error: unknown) => {
-    if (!isAborted(error, stopping.signal)) deps.log.error({ err: error }, "heartbeat loop ended");
+    if (!isAborted(error, stopping.signal)) log.error({ err: error }, "heartbeat loop ended");
   });
   return {
-    knows: (nodeId, agentInstance) => known.get(nodeId)?.startsWith(`${agentInstance} `) === true,
-    noteSeen: async (seen) => {
-      pending.set(seen.nodeId, seen);
-      const news = newsOf(seen);
-      if (known.get(seen.nodeId) === news) return;
-      await flush();
-      known.set(seen.nodeId, news);
-    },
-    noteWaiting: (seen) => {
-      waiting.add(seen);
-      return () => void waiting.delete(seen);
-    },
+    knows: book.knows,
+    noteSeen: book.noteSeen,
+    noteWaiting: book.noteWaiting,
     close: async () => {
       stopping.abort();
       await running;
-      await flush();
-      await forgetFlushes(deps.sql, deps.replicaId).catch((error: unknown) => {
+      await round(true);
+      await forgetFlushes(sql, deps.replicaId).catch((error: unknown) => {
         if (!isDatabaseAway(error)) throw error;
       });
     },
   };
 }
 
-/** What is written at once when it changes. */
-function newsOf(seen: Seen): string {
-  return `${seen.agentInstance} ${seen.trustVersion}`;
+/** Who was heard and when, and what of it is in the table. */
+function openBook({ sql, clock }: Pick<Deps, "sql" | "clock">): Omit<Liveness, "close"> & {
+  /** Writes those that are due; the last time everybody who was heard since they were written. */
+  writeDue(isLast: boolean): Promise<void>;
+} {
+  /** Who is in the table, as this replica wrote it. */
+  const known = new Map<string, Known>();
+  /** The newest line that each node holds. */
+  const waiting = new Map<string, Seen>();
+  const writeAtOnce = makeCoalescer<Seen, void>({
+    batchMax: BATCH_MAX,
+    run: async (batch) => {
+      const newest = new Map(batch.map((seen) => [seen.nodeId, seen]));
+      const nowMs = clock.monotonicMs();
+      await insertLiveness(sql, [...newest.values()]);
+      for (const [nodeId, seen] of newest) known.set(nodeId, { seen, heardMs: nowMs, writtenMs: nowMs });
+      return batch.map(() => ({ value: undefined }));
+    },
+  });
+  const hear = (seen: Seen): void => {
+    const node = known.get(seen.nodeId);
+    if (node?.seen.agentInstance === seen.agentInstance) node.heardMs = clock.monotonicMs();
+  };
+  const write = async (batch: readonly [string, Known][]): Promise<void> => {
+    const nowMs = clock.monotonicMs();
+    const heard = batch.map(([nodeId, { seen, heardMs }]) => {
+      return { nodeId, ackedRevision: seen.ackedRevision, agoMs: nowMs - heardMs };
+    });
+    const written = await updateLiveness(sql, heard);
+    for (const [nodeId, node] of batch) {
+      // Another replica heard it later; should it come back here, it is new again.
+      if (written.has(nodeId)) node.writtenMs = nowMs;
+      else known.delete(nodeId);
+    }
+  };
+  return {
+    knows: (nodeId, agentInstance) => known.get(nodeId)?.seen.agentInstance === agentInstance,
+    noteSeen: async (seen) => {
+      const node = known.get(seen.nodeId);
+      if (!isSame(node?.seen, seen)) return await writeAtOnce(seen);
+      hear(seen);
+      if (node !== undefined) node.seen = seen;
+    },
+    noteWaiting: (seen) => {
+      waiting.set(seen.nodeId, seen);
+      return () => {
+        if (waiting.get(seen.nodeId) === seen) waiting.delete(seen.nodeId);
+        hear(seen);
+      };
+    },
+    writeDue: async (isLast) => {
+      for (const seen of waiting.values()) hear(seen);
+      const nowMs = clock.monotonicMs();
+      for (const [nodeId, { heardMs }] of known) if (nowMs - heardMs > FORGET_MS) known.delete(nodeId);
+      const due = [...known].filter(([nodeId, node]) => {
+        const mayWait = waiting.has(nodeId) && !isLast && nowMs - node.writtenMs < REFRESH_MS;
+        return node.heardMs > node.writtenMs && !mayWait;
+      });
+      for (let from = 0; from < due.length; from += BATCH_MAX) await write(due.slice(from, from + BATCH_MAX));
+    },
+  };
+}
+
+/** Another start of the agent, or newer trust, is written at once. */
+function isSame(before: Seen | undefined, seen: Seen): boolean {
+  return before?.agentInstance === seen.agentInstance && before.trustVersion === seen.trustVersion;
 }

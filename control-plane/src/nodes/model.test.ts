@@ -1,7 +1,16 @@
 import type { NodeState } from "@hostler/shared/states.ts";
 import fc from "fast-check";
 import { describe, expect, test } from "vitest";
-import { allowedToFall, DOWN_LIMITS, judgeNodes, zoneOf, type JudgedNode, type Verdict } from "./model.ts";
+import {
+  allowedToFall,
+  DOWN_LIMITS,
+  isMember,
+  judgeNodes,
+  zoneOf,
+  type JudgedFleet,
+  type JudgedNode,
+  type Verdict,
+} from "./model.ts";
 
 const NOW = 10_000_000;
 const STEADY = { steadySinceMs: NOW - 3_600_000 };
@@ -16,29 +25,38 @@ function makeFleet(size: number, silent: number): JudgedNode[] {
   );
 }
 
+function fleetOf(nodes: readonly JudgedNode[]): JudgedFleet {
+  const domains = Map.groupBy(nodes.filter(isMember), zoneOf);
+  return { nodes, members: new Map([...domains].map(([zone, members]) => [zone, members.length])) };
+}
+
 function fallen(verdict: Verdict): number {
   return verdict.transitions.filter((transition) => transition.target === "down").length;
 }
 
 describe("silence", () => {
-  test("of more than 30 s means down, of 30 s not", () => {
-    expect(judgeNodes(NOW, [makeNode({ lastHeardMs: NOW - 30_000 })], STEADY).transitions).toEqual([]);
-    expect(judgeNodes(NOW, [makeNode({ lastHeardMs: NOW - 30_001 })], STEADY).transitions).toEqual([
-      { nodeId: "a", source: "ready", target: "down", reason: "not heard for 30 s" },
+  test("of more than 18 s means down, of 18 s not", () => {
+    expect(judgeNodes(NOW, fleetOf([makeNode({ lastHeardMs: NOW - 18_000 })]), STEADY).transitions).toEqual([]);
+    expect(judgeNodes(NOW, fleetOf([makeNode({ lastHeardMs: NOW - 18_001 })]), STEADY).transitions).toEqual([
+      { nodeId: "a", source: "ready", target: "down", reason: "not heard for 18 s" },
     ]);
   });
 
   test("of nodes that nobody waits for means nothing", () => {
     const states = ["enrolled", "quarantined", "frozen", "revoked", "retired"] as const;
     const nodes = states.map((state) => makeNode({ id: state, state, lastHeardMs: 0 }));
-    expect(judgeNodes(NOW, nodes, STEADY)).toEqual({ transitions: [], brake: null, isGrace: false });
+    expect(judgeNodes(NOW, fleetOf(nodes), STEADY)).toEqual({ transitions: [], brake: null, isGrace: false });
   });
 
   test("counts neither within a minute of an outage of ours nor while nobody listens", () => {
     const node = makeNode({ lastHeardMs: NOW - 600_000 });
     for (const steadySinceMs of [null, NOW, NOW - 59_999])
-      expect(judgeNodes(NOW, [node], { steadySinceMs })).toEqual({ transitions: [], brake: null, isGrace: true });
-    expect(fallen(judgeNodes(NOW, [node], { steadySinceMs: NOW - 60_000 }))).toBe(1);
+      expect(judgeNodes(NOW, fleetOf([node]), { steadySinceMs })).toEqual({
+        transitions: [],
+        brake: null,
+        isGrace: true,
+      });
+    expect(fallen(judgeNodes(NOW, fleetOf([node]), { steadySinceMs: NOW - 60_000 }))).toBe(1);
   });
 });
 
@@ -47,18 +65,21 @@ describe("a return", () => {
     for (const downFrom of ["ready", "cordoned", "draining"] as const) {
       const node = makeNode({ state: "down", downFrom, downAtMs: NOW - 20_000, lastHeardMs: NOW - 4000 });
       const expected = [{ nodeId: "a", source: "down", target: downFrom, reason: null }];
-      expect(judgeNodes(NOW, [node], STEADY).transitions).toEqual(expected);
-      expect(judgeNodes(NOW, [node], { steadySinceMs: NOW }).transitions).toEqual(expected);
+      expect(judgeNodes(NOW, fleetOf([node]), STEADY).transitions).toEqual(expected);
+      expect(judgeNodes(NOW, fleetOf([node]), { steadySinceMs: NOW }).transitions).toEqual(expected);
     }
   });
 });
 
 describe("the brake", () => {
   test("lets two of any number fall, and a fifth of many", () => {
-    expect(fallen(judgeNodes(NOW, makeFleet(2, 2), STEADY))).toBe(2);
-    expect(judgeNodes(NOW, makeFleet(3, 3), STEADY)).toMatchObject({ transitions: [], brake: { silent: 3, nodes: 3 } });
-    expect(fallen(judgeNodes(NOW, makeFleet(100, 20), STEADY))).toBe(20);
-    expect(judgeNodes(NOW, makeFleet(100, 21), STEADY)).toMatchObject({
+    expect(fallen(judgeNodes(NOW, fleetOf(makeFleet(2, 2)), STEADY))).toBe(2);
+    expect(judgeNodes(NOW, fleetOf(makeFleet(3, 3)), STEADY)).toMatchObject({
+      transitions: [],
+      brake: { silent: 3, nodes: 3 },
+    });
+    expect(fallen(judgeNodes(NOW, fleetOf(makeFleet(100, 20)), STEADY))).toBe(20);
+    expect(judgeNodes(NOW, fleetOf(makeFleet(100, 21)), STEADY)).toMatchObject({
       transitions: [],
       brake: { silent: 21, nodes: 100 },
     });
@@ -76,14 +97,14 @@ describe("the brake", () => {
           }
         : node,
     );
-    expect(judgeNodes(NOW, fleet, STEADY).brake).toMatchObject({ silent: 21 });
+    expect(judgeNodes(NOW, fleetOf(fleet), STEADY).brake).toMatchObject({ silent: 21 });
     const later = fleet.map((node) => (node.downAtMs === null ? node : { ...node, downAtMs: NOW - 60_000 }));
-    expect(fallen(judgeNodes(NOW, later, STEADY))).toBe(11);
+    expect(fallen(judgeNodes(NOW, fleetOf(later), STEADY))).toBe(11);
   });
 
   test("of one zone stops all of them, and a zone that is silent as a whole stays up", () => {
     const zoned = makeFleet(40, 8).map((node, index) => ({ ...node, zone: index < 8 ? "a" : "b" }));
-    expect(judgeNodes(NOW, zoned, STEADY)).toMatchObject({
+    expect(judgeNodes(NOW, fleetOf(zoned), STEADY)).toMatchObject({
       transitions: [],
       brake: { zone: "a", silent: 8, nodes: 8 },
     });
@@ -115,7 +136,7 @@ const arbitraryFleet = fc
 test("never do more fall in a domain than the brake allows, those of the last minute included", () => {
   fc.assert(
     fc.property(arbitraryFleet, (fleet) => {
-      const { transitions } = judgeNodes(NOW, fleet, STEADY);
+      const { transitions } = judgeNodes(NOW, fleetOf(fleet), STEADY);
       const falling = new Set(transitions.filter((move) => move.target === "down").map((move) => move.nodeId));
       for (const [zone, members] of Map.groupBy(fleet, zoneOf)) {
         const watched = members.filter((node) => ["ready", "cordoned", "draining", "down"].includes(node.state));
@@ -132,11 +153,11 @@ test("never do more fall in a domain than the brake allows, those of the last mi
 test("never does anybody fall in a grace period, and nobody falls who was heard", () => {
   fc.assert(
     fc.property(arbitraryFleet, fc.integer({ min: 0, max: 59_999 }), (fleet, steadyForMs) => {
-      expect(fallen(judgeNodes(NOW, fleet, { steadySinceMs: NOW - steadyForMs }))).toBe(0);
+      expect(fallen(judgeNodes(NOW, fleetOf(fleet), { steadySinceMs: NOW - steadyForMs }))).toBe(0);
       const heard = new Set(
         fleet.filter((node) => NOW - node.lastHeardMs <= DOWN_LIMITS.silenceMs).map((node) => node.id),
       );
-      const { transitions } = judgeNodes(NOW, fleet, STEADY);
+      const { transitions } = judgeNodes(NOW, fleetOf(fleet), STEADY);
       expect(transitions.filter((move) => move.target === "down" && heard.has(move.nodeId))).toEqual([]);
     }),
   );
@@ -150,7 +171,7 @@ test("a node that flaps in whatever rhythm falls at most once a minute and stays
       let node = makeNode({ lastHeardMs: 0 });
       for (let now = 0; now <= 600_000; now += 5000) {
         const lastHeardMs = Math.max(0, ...heard.filter((at) => at <= now));
-        const [move] = judgeNodes(now, [{ ...node, lastHeardMs }], { steadySinceMs: -3_600_000 }).transitions;
+        const [move] = judgeNodes(now, fleetOf([{ ...node, lastHeardMs }]), { steadySinceMs: -3_600_000 }).transitions;
         if (move === undefined) continue;
         if (move.target === "down") {
           expect(now - (falls.at(-1) ?? -Infinity)).toBeGreaterThanOrEqual(DOWN_LIMITS.cycleMsMin);

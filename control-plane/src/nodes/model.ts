@@ -3,17 +3,21 @@ import type { NodeState } from "@hostler/shared/states.ts";
 /**
  * When a silent node is called down, as numbers. Slices on it run on: down means that nothing new is placed there, no more.
  *
- *     ready, cordoned, draining  --silent for 30 s-->  down  --heard again-->  what it was before
+ *     ready, cordoned, draining  --silent for 18 s-->  down  --heard again-->  what it was before
  *
  * Nobody is called down within `graceMs` of a time in which we could not hear: then silence says nothing about nodes.
  */
 export const DOWN_LIMITS = {
-  silenceMs: 30_000,
+  /**
+   * More than a node that is heard can seem silent: it is written every ten seconds, and for `flushGapMs` nobody may notice that it
+   * is not. With the eight seconds after which TCP gives up on a host without power, and a round of the sweeper: half a minute.
+   */
+  silenceMs: 18_000,
   graceMs: 60_000,
   /** A flush that comes later than this means that we, or the database, were away. */
-  flushGapMs: 10_000,
-  /** Who was heard within this time is heard; two flushes. */
-  heardMs: 10_000,
+  flushGapMs: 5000,
+  /** Who was heard within this time is heard: as often as it is written, and a round. */
+  heardMs: 12_000,
   /** A node that is down stays so this long, and is not called down again sooner than that after the last time. */
   downMsMin: 10_000,
   cycleMsMin: 60_000,
@@ -37,6 +41,14 @@ export interface JudgedNode {
   readonly downFrom: NodeState | null;
   /** When it was last called down, also if it came back since. */
   readonly downAtMs: number | null;
+}
+
+/** The fleet as far as it matters now. */
+export interface JudgedFleet {
+  /** At least those who are silent, who are down, and who fell within the window of the brake. */
+  readonly nodes: readonly JudgedNode[];
+  /** How many nodes each failure domain has that may go down or are. */
+  readonly members: ReadonlyMap<string, number>;
 }
 
 /** What we know of ourselves. */
@@ -70,12 +82,13 @@ export interface Verdict {
 const WATCHED: ReadonlySet<NodeState> = new Set(["ready", "cordoned", "draining"]);
 
 /** Who goes down, who comes back, or why nobody is called down. All times are the database's. Pure. */
-export function judgeNodes(nowMs: number, nodes: readonly JudgedNode[], view: BrakeView): Verdict {
+export function judgeNodes(nowMs: number, fleet: JudgedFleet, view: BrakeView): Verdict {
+  const { nodes } = fleet;
   const back = nodes.flatMap((node) => returnOf(nowMs, node) ?? []);
   const isGrace = view.steadySinceMs === null || nowMs - view.steadySinceMs < DOWN_LIMITS.graceMs;
   if (isGrace) return { transitions: back, brake: null, isGrace };
   const silent = nodes.filter((node) => isSilent(nowMs, node));
-  const brake = brakeFor(nowMs, nodes, silent);
+  const brake = brakeFor(nowMs, fleet, silent);
   if (brake !== null) return { transitions: back, brake, isGrace };
   const down = silent.filter((node) => mayFall(nowMs, node)).map((node) => fallOf(nowMs, node));
   return { transitions: [...back, ...down], brake: null, isGrace };
@@ -102,21 +115,25 @@ function fallOf(nowMs: number, node: JudgedNode): NodeTransition {
 }
 
 /** The first domain of which too many would be gone within the window; one is enough to stop for all. */
-function brakeFor(nowMs: number, nodes: readonly JudgedNode[], silent: readonly JudgedNode[]): BrakeReason | null {
-  const domains = Map.groupBy(
-    nodes.filter((node) => WATCHED.has(node.state) || node.state === "down"),
+function brakeFor(nowMs: number, fleet: JudgedFleet, silent: readonly JudgedNode[]): BrakeReason | null {
+  const fellIn = Map.groupBy(
+    fleet.nodes.filter((node) => isMember(node) && fellLately(nowMs, node)),
     zoneOf,
   );
   const silentIn = Map.groupBy(silent, zoneOf);
   for (const [zone, gone] of silentIn) {
-    const members = domains.get(zone) ?? [];
+    const nodes = fleet.members.get(zone) ?? 0;
     const goneIds = new Set(gone.map((node) => node.id));
     // Counted once: who fell within the window and is silent again now is in `gone` already.
-    const fallen = members.filter((node) => fellLately(nowMs, node) && !goneIds.has(node.id)).length;
-    if (gone.length + fallen > allowedToFall(members.length))
-      return { zone, silent: gone.length + fallen, nodes: members.length };
+    const fallen = (fellIn.get(zone) ?? []).filter((node) => !goneIds.has(node.id)).length;
+    if (gone.length + fallen > allowedToFall(nodes)) return { zone, silent: gone.length + fallen, nodes };
   }
   return null;
+}
+
+/** Whether its failure domain counts it. */
+export function isMember(node: Pick<JudgedNode, "state">): boolean {
+  return WATCHED.has(node.state) || node.state === "down";
 }
 
 export function allowedToFall(members: number): number {

@@ -3,9 +3,9 @@ import { describeError } from "@hostler/shared/errors.ts";
 import { isDatabaseAway } from "../db/pool.ts";
 import { sweepNodes, type SweepDeps } from "./sweep-nodes.ts";
 
-const INTERVAL_MS = 5000;
+const INTERVAL_MS = 3000;
 
-/** Judges the nodes every five seconds. It runs on every replica; one at a time judges, another goes on when that one is gone. */
+/** Judges the nodes every three seconds. It runs on every replica; one at a time judges, another goes on when that one is gone. */
 export async function runNodeSweeper(
   deps: SweepDeps,
   options: { readonly signal: AbortSignal; onStatus(status: string): void },

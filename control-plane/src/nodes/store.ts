@@ -62,22 +62,31 @@ export interface Judgement extends Omit<CertificateRow, "notAfter"> {
   readonly session: Omit<SessionRecord, "isRestoreExpected" | "instance">;
 }
 
-/** The record behind a certificate, in one round trip: every request of every node asks for it. */
-export async function findJudgement(db: Queryable, serial: string): Promise<Judgement | undefined> {
-  const [row] = await db<(Omit<Judgement, "session"> & { session: string; from: string; confirmed: boolean })[]>`
-    select n.id as "nodeId", n.name as "nodeName", n.state as "nodeState", c.state, c.key_thumbprint as "keyThumbprint", c.generation,
-      c.authority, c.chain_pem as "chainPem", n.session::text, n.session_from::text as "from", n.session_confirmed as confirmed,
+/** The records behind certificates, by serial, in one round trip: every request of every node asks for its own. */
+export async function findJudgements(
+  db: Queryable,
+  serials: readonly string[],
+): Promise<ReadonlyMap<string, Judgement>> {
+  const rows = await db<
+    (Omit<Judgement, "session"> & { serial: string; session: string; from: string; confirmed: boolean })[]
+  >`
+    select c.serial, n.id as "nodeId", n.name as "nodeName", n.state as "nodeState", c.state, c.key_thumbprint as "keyThumbprint",
+      c.generation, c.authority, c.chain_pem as "chainPem", n.session::text, n.session_from::text as "from",
+      n.session_confirmed as confirmed,
       exists (
         select from node_certificates o
         where o.node_id = c.node_id and o.generation < c.generation and o.state = 'active'
       ) as "replacesOlder"
     from node_certificates c
     join nodes n on n.id = c.node_id
-    where c.serial = ${serial}
+    where c.serial = any(${[...serials]})
   `;
-  if (row === undefined) return undefined;
-  const { session, from, confirmed, ...rest } = row;
-  return { ...rest, session: { session: Number(session), from: Number(from), confirmed } };
+  return new Map(
+    rows.map(({ serial, session, from, confirmed, ...rest }) => [
+      serial,
+      { ...rest, session: { session: Number(session), from: Number(from), confirmed } },
+    ]),
+  );
 }
 
 /** Those of the nodes that are refused whatever certificate they show. */
@@ -220,19 +229,46 @@ export interface Seen {
   readonly trustVersion: number;
 }
 
-/** One statement for all nodes that were heard since the last flush; in order of their ids, so that replicas never deadlock. */
-export async function flushLiveness(db: Queryable, seen: readonly Seen[]): Promise<void> {
+/** Any number nobody else uses: who writes heartbeats, one at a time, so that replicas never wait for each other in a circle. */
+const HEARTBEATS_LOCK_KEY = 5_114_920_378;
+
+/** Nodes that are heard for the first time, or by another start of the agent: one statement for all. */
+export async function insertLiveness(db: Queryable, seen: readonly Seen[]): Promise<void> {
   await db`
+    with turn as materialized (select pg_advisory_xact_lock(${HEARTBEATS_LOCK_KEY}))
     insert into node_liveness (node_id, last_seen_at, agent_instance, acked_rev, trust_version)
     select node_id, now(), agent_instance, acked_rev, trust_version
-    from unnest(${seen.map((row) => row.nodeId)}::text[], ${seen.map((row) => row.agentInstance)}::text[],
+    from turn, unnest(${seen.map((row) => row.nodeId)}::text[], ${seen.map((row) => row.agentInstance)}::text[],
       ${seen.map((row) => row.ackedRevision)}::bigint[], ${seen.map((row) => row.trustVersion)}::int[])
       as heard (node_id, agent_instance, acked_rev, trust_version)
-    order by node_id
     on conflict (node_id) do update
     set last_seen_at = excluded.last_seen_at, agent_instance = excluded.agent_instance, acked_rev = excluded.acked_rev,
       trust_version = excluded.trust_version
   `;
+}
+
+export interface Heard {
+  readonly nodeId: string;
+  readonly ackedRevision: number;
+  /** How long ago it was last heard. */
+  readonly agoMs: number;
+}
+
+/**
+ * Nodes that are heard on, one statement for all. A plain update, because an upsert locks each row first, which doubles what goes
+ * into the write-ahead log. Resolves with the nodes that were written: another replica may have heard the others later.
+ */
+export async function updateLiveness(db: Queryable, heard: readonly Heard[]): Promise<ReadonlySet<string>> {
+  const rows = await db<{ nodeId: string }[]>`
+    with turn as materialized (select pg_advisory_xact_lock(${HEARTBEATS_LOCK_KEY}))
+    update node_liveness l
+    set last_seen_at = now() - heard.ago_ms * interval '1 millisecond', acked_rev = heard.acked_rev
+    from turn, unnest(${heard.map((row) => row.nodeId)}::text[], ${heard.map((row) => Math.round(row.agoMs))}::int[],
+      ${heard.map((row) => row.ackedRevision)}::bigint[]) as heard (node_id, ago_ms, acked_rev)
+    where l.node_id = heard.node_id and l.last_seen_at < now() - heard.ago_ms * interval '1 millisecond'
+    returning l.node_id as "nodeId"
+  `;
+  return new Set(rows.map((row) => row.nodeId));
 }
 
 interface NodeRow {

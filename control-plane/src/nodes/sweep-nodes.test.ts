@@ -112,9 +112,9 @@ test("a replica that cannot write keeps the nodes up that only it may hear, for 
   await listen("one");
   await listen("two");
   await silence(nodes);
-  await plane.sql`update liveness_flushes set flushed_at = now() - interval '69 seconds' where replica_id = 'two'`;
+  await plane.sql`update liveness_flushes set flushed_at = now() - interval '64 seconds' where replica_id = 'two'`;
   expect(await sweep()).toMatchObject({ down: 0, isGrace: true });
-  await plane.sql`update liveness_flushes set flushed_at = now() - interval '71 seconds' where replica_id = 'two'`;
+  await plane.sql`update liveness_flushes set flushed_at = now() - interval '66 seconds' where replica_id = 'two'`;
   expect(await sweep()).toMatchObject({ down: 1 });
 });
 

@@ -11,7 +11,7 @@ import {
   lockEmptiedNodes,
   lockNodes,
   openIncident,
-  readJudgedNodes,
+  readJudgedFleet,
   readSteadiness,
   takeSweeperLock,
 } from "./lifecycle-store.ts";
@@ -53,7 +53,7 @@ async function judgeRound(tx: Tx, deps: SweepDeps): Promise<Omit<SweepOutcome, "
   if (!(await takeSweeperLock(tx))) return null;
   await forgetDeadReplicas(tx);
   const { nowMs, ...view } = await readSteadiness(tx);
-  const verdict = judgeNodes(nowMs, await readJudgedNodes(tx), view);
+  const verdict = judgeNodes(nowMs, await readJudgedFleet(tx), view);
   await noteBrake(tx, deps, verdict);
   const wanted = verdict.transitions.slice(0, MOVES_MAX);
   const free = await lockNodes(

@@ -3,6 +3,7 @@ import { describeError } from "@hostler/shared/errors.ts";
 import { LEASE_TTL_MS } from "@hostler/shared/node-protocol.ts";
 import { isDatabaseAway } from "../db/pool.ts";
 import type { Deps } from "../deps.ts";
+import { wasReplicaLost } from "../nodes/lost-replica.ts";
 import { endExpiredTasks, endLapsedLeases } from "./lose-holders.ts";
 import { prolongAllLeases } from "./store.ts";
 
@@ -12,7 +13,8 @@ const OUTAGE_SHARE = 1 / 6;
 
 /**
  * Ends what nobody ends. Each second: leases that lapsed go back to `ready` (their next grant has a higher fence) or are dead, and
- * tasks that no node picked up in time end. After an outage of ours every lease is prolonged first.
+ * tasks that no node picked up in time end. After an outage of ours every lease is prolonged first, and while the nodes of a replica
+ * that was lost come back to us, a lease that is over in the tables may still be renewed by who holds it.
  */
 export async function runTaskLoop(
   deps: Pick<Deps, "sql" | "clock" | "wake" | "log" | "leaseTtlMs">,
@@ -28,7 +30,7 @@ export async function runTaskLoop(
         const prolonged = await prolongAllLeases(deps.sql, leaseTtlMs);
         deps.log.info({ leases: prolonged }, "back after an outage; leases were prolonged");
       }
-      const ended = (await endLapsedLeases(deps)) + (await endExpiredTasks(deps));
+      const ended = (await endLeases(deps)) + (await endExpiredTasks(deps));
       lastRoundMs = deps.clock.monotonicMs();
       options.onStatus(`last round ended ${ended} leases or tasks`);
     } catch (error) {
@@ -37,4 +39,9 @@ export async function runTaskLoop(
       options.onStatus(`waiting: ${describeError(error)}`);
     }
   }
+}
+
+/** Resolves with how many ended. */
+export async function endLeases(deps: Pick<Deps, "sql" | "clock" | "wake" | "log">): Promise<number> {
+  return (await wasReplicaLost(deps.sql)) ? 0 : await endLapsedLeases(deps);
 }

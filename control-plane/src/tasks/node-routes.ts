@@ -14,12 +14,14 @@ import { Hono, type Context } from "hono";
 import type { NodeEnv } from "../http/node-env.ts";
 import { readJson } from "../http/read-json.ts";
 import type { Dispatch } from "./dispatch.ts";
-import { pollTasks, type PollDeps } from "./poll-tasks.ts";
+import { gatherProgress, pollTasks, type PollDeps } from "./poll-tasks.ts";
 
 /** How a node gets work, tells of it and ends it. */
 export function taskNodeRoutes(
-  deps: PollDeps & { readonly dispatch: Dispatch; readonly closing: AbortSignal },
+  ports: Omit<PollDeps, "readProgress"> & { readonly dispatch: Dispatch; readonly closing: AbortSignal },
 ): Hono<NodeEnv> {
+  const deps = { ...ports, readProgress: gatherProgress(ports.sql) };
+  const polls = makePolls(ports.closing);
   const app = new Hono<NodeEnv>();
   app.post(NODE_PATHS.poll, async (c) => {
     const body = await readJson(c, pollRequestSchema);
@@ -28,7 +30,7 @@ export function taskNodeRoutes(
         detail: `The agent speaks version ${body.protocolVersion}; this control plane speaks ${PROTOCOL_VERSION_MIN} to ${PROTOCOL_VERSION}.`,
       });
     }
-    const signal = AbortSignal.any([deps.closing, c.req.raw.signal]);
+    const { signal, close } = polls.open(c.env.outgoing);
     try {
       return c.json(await pollTasks(deps, { node: c.var.node, body, signal }));
     } catch (error) {
@@ -38,6 +40,8 @@ export function taskNodeRoutes(
           cause: error,
         });
       throw error;
+    } finally {
+      close();
     }
   });
   app.post(NODE_PATHS.progress(":taskId"), async (c) => {
@@ -56,6 +60,38 @@ export function taskNodeRoutes(
   });
   return app;
 }
+
+/**
+ * The polls that are open, each with a signal that says that nobody waits for its answer any more. One listener for all: a signal
+ * made of several costs each of ten thousand polls some kilobytes.
+ */
+function makePolls(closing: AbortSignal): {
+  open(outgoing: NodeEnv["Bindings"]["outgoing"]): { readonly signal: AbortSignal; close(): void };
+} {
+  const open = new Set<AbortController>();
+  closing.addEventListener("abort", () => {
+    for (const poll of open) poll.abort(closing.reason);
+  });
+  return {
+    open: (outgoing) => {
+      const poll = new AbortController();
+      const onClose = (): void => poll.abort(LEFT);
+      open.add(poll);
+      outgoing.once("close", onClose);
+      if (closing.aborted) poll.abort(closing.reason);
+      if (outgoing.destroyed) poll.abort(LEFT);
+      return {
+        signal: poll.signal,
+        close: () => {
+          open.delete(poll);
+          outgoing.off("close", onClose);
+        },
+      };
+    },
+  };
+}
+
+const LEFT = new Error("the agent hung up");
 
 const keys = new WeakMap<object, KeyObject | null>();
 

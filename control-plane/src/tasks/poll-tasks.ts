@@ -1,5 +1,6 @@
 import { LEASE_TTL_MS, type PollAnswer, type PollRequest } from "@hostler/shared/node-protocol.ts";
 import { AppError } from "@hostler/shared/errors.ts";
+import { makeCoalescer } from "../db/coalesce.ts";
 import { nodeTopic } from "../db/wake-bus.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode } from "../http/node-env.ts";
@@ -8,7 +9,7 @@ import type { Liveness, Seen } from "../nodes/liveness.ts";
 import type { Pki } from "../pki/open-pki.ts";
 import type { Dispatch, Granted } from "./dispatch.ts";
 import { endForgottenLeases, endLostGrants } from "./lose-holders.ts";
-import { readNodeProgress, renewLeases, type NodeProgress } from "./store.ts";
+import { readProgressOfNodes, renewLeases, type NodeProgress } from "./store.ts";
 
 /**
  * When the CA of their certificates goes out, hosts renew at random moments within a time that grows with their number, so that
@@ -21,7 +22,25 @@ export interface PollDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log" | 
   readonly dispatch: Pick<Dispatch, "take">;
   readonly liveness: Liveness;
   readonly liveSockets: Pick<LiveSockets, "size">;
+  /** As it is when asked, made by `gatherProgress`. */
+  readProgress(nodeId: string): Promise<NodeProgress | undefined>;
 }
+
+/** Polls that come together are looked up together. */
+export function gatherProgress(sql: Deps["sql"]): PollDeps["readProgress"] {
+  return makeCoalescer<string, NodeProgress | undefined>({
+    batchMax: LOOKUPS_MAX,
+    run: async (nodeIds) => {
+      const found = await readProgressOfNodes(sql, nodeIds);
+      return nodeIds.map((nodeId) => ({ value: found.get(nodeId) }));
+    },
+  });
+}
+
+const LOOKUPS_MAX = 500;
+const ANSWERED = new Error("answered");
+/** Timers count whole milliseconds and may end that much early. */
+const TIMER_SLACK_MS = 2;
 
 /**
  * Answers one poll: heartbeat, lease renewal and new tasks in one. It answers at once when there is something to tell (a task,
@@ -32,40 +51,75 @@ export async function pollTasks(
   deps: PollDeps,
   request: { readonly node: AuthenticatedNode; readonly body: PollRequest; readonly signal: AbortSignal },
 ): Promise<PollAnswer> {
-  const { node, body } = request;
+  const { node, body, signal } = request;
+  signal.throwIfAborted();
   const answered = new AbortController();
-  const signal = AbortSignal.any([request.signal, answered.signal]);
-  const deadlineMs = deps.clock.monotonicMs() + body.waitMs;
+  const onAbort = (): void => answered.abort(signal.reason);
+  signal.addEventListener("abort", onAbort, { once: true });
   const seen = seenIn(node, body);
-  let isWoken = false;
   // A poll lasts almost as long as a node may be silent: the open connection, kept honest by TCP, is the heartbeat.
   const endWaiting = deps.liveness.noteWaiting(seen);
   try {
-    await noteSeen(deps, seen, body);
-    for (;;) {
-      const leftMs = deadlineMs - deps.clock.monotonicMs();
-      // The wait begins before the tables are read, so that a wake-up during the read is not lost.
-      const woken = deps.wake.wait(nodeTopic(node.id), Math.max(leftMs, 0), signal);
-      woken.catch(() => "thrown where it is awaited");
-      const answer = await readAnswer(deps, node, { body, isWoken, isOver: leftMs <= 0 });
-      if (answer !== null) return answer;
-      await woken;
-      isWoken = true;
-    }
+    return await answerPoll(deps, node, { body, seen, signal: answered.signal });
   } finally {
     endWaiting();
-    answered.abort(new Error("answered"));
+    signal.removeEventListener("abort", onAbort);
+    answered.abort(ANSWERED);
   }
+}
+
+interface Poll {
+  readonly body: PollRequest;
+  readonly seen: Seen;
+  /** Aborts when the poll is over by whatever cause. */
+  readonly signal: AbortSignal;
+}
+
+async function answerPoll(deps: PollDeps, node: AuthenticatedNode, poll: Poll): Promise<PollAnswer> {
+  const deadlineMs = deps.clock.monotonicMs() + poll.body.waitMs;
+  await noteSeen(deps, poll);
+  for (let isWoken = false; ; isWoken = true) {
+    const leftMs = deadlineMs - deps.clock.monotonicMs();
+    // The wait begins before the tables are read, so that a wake-up during the read is not lost.
+    const woken = deps.wake.wait(nodeTopic(node.id), Math.max(leftMs, 0), poll.signal);
+    woken.catch(() => "thrown where it is awaited");
+    const look = await lookFor(deps, node, { body: poll.body, isWoken });
+    if (look.hasNews || leftMs <= 0) return answerOf(deps, node, look);
+    await woken;
+    // Nobody woke it: there is no more to tell than there was, unless leases are to be renewed, and the next poll looks at once.
+    const isOver = deadlineMs - deps.clock.monotonicMs() < TIMER_SLACK_MS;
+    if (isOver && poll.body.running.length === 0) return answerOf(deps, node, look);
+  }
+}
+
+/** What the tables tell a poll. */
+interface Look extends Pick<PollAnswer, "revision" | "tasks" | "stale" | "cancel" | "wantSlices"> {
+  /** Whether the poll is answered now. */
+  readonly hasNews: boolean;
+}
+
+function answerOf(deps: PollDeps, node: AuthenticatedNode, look: Look): PollAnswer {
+  const { revision, tasks, stale, cancel, wantSlices } = look;
+  return {
+    revision,
+    serverTime: deps.clock.now().toISOString(),
+    leaseTtlMs: deps.leaseTtlMs ?? LEASE_TTL_MS,
+    trustVersion: deps.pki.trust.bundle.version,
+    renewWithinMs: renewWithinMs(deps, node),
+    tasks,
+    stale,
+    cancel,
+    wantSlices,
+  };
 }
 
 const NOTHING: Granted = { tasks: [], revision: null };
 
-/** Null when there is nothing to tell yet. */
-async function readAnswer(
+async function lookFor(
   deps: PollDeps,
   node: AuthenticatedNode,
-  poll: { readonly body: PollRequest; readonly isWoken: boolean; readonly isOver: boolean },
-): Promise<PollAnswer | null> {
+  poll: { readonly body: PollRequest; readonly isWoken: boolean },
+): Promise<Look> {
   const { body } = poll;
   const take = async (): Promise<Granted> =>
     body.credit > 0 ? await deps.dispatch.take({ node, credit: body.credit }) : NOTHING;
@@ -73,29 +127,19 @@ async function readAnswer(
   const taken = poll.isWoken ? take() : null;
   const [held, progress, atOnce] = await Promise.all([
     renewHeld(deps, node.id, body),
-    readNodeProgress(deps.sql, node.id),
+    deps.readProgress(node.id),
     taken,
   ]);
   if (progress === undefined) throw new AppError("not_found");
   refuseEndedSession(node, progress);
   const lost = poll.isWoken ? 0 : await takeBackLost(deps, { nodeId: node.id, body, seq: progress.seq });
   const { tasks, revision } = atOnce ?? (progress.ready + lost > 0 ? await take() : NOTHING);
-  const hasNews = tasks.length > 0 || held.stale.length > 0 || held.cancel.length > 0;
-  const { version: trustVersion } = deps.pki.trust.bundle;
   // A renewed node asks again under its new certificate, so that the connection of the old one is let go.
-  const mustAskAgain = trustVersion > body.trustVersion || progress.certificate > node.generation;
-  if (!hasNews && !mustAskAgain && !poll.isOver) return null;
-  return {
-    revision: revision ?? body.ackedRevision,
-    serverTime: deps.clock.now().toISOString(),
-    leaseTtlMs: deps.leaseTtlMs ?? LEASE_TTL_MS,
-    trustVersion,
-    renewWithinMs: renewWithinMs(deps, node),
-    tasks: [...tasks],
-    // No news by itself: a host tells of changes unasked, and what cannot be told must not make polls spin.
-    wantSlices: body.slicesDigest !== undefined && body.slicesDigest !== progress.slicesDigest,
-    ...held,
-  };
+  const mustAskAgain = deps.pki.trust.bundle.version > body.trustVersion || progress.certificate > node.generation;
+  const hasNews = tasks.length > 0 || held.stale.length > 0 || held.cancel.length > 0 || mustAskAgain;
+  // No news by itself: a host tells of changes unasked, and what cannot be told must not make polls spin.
+  const wantSlices = body.slicesDigest !== undefined && body.slicesDigest !== progress.slicesDigest;
+  return { hasNews, revision: revision ?? body.ackedRevision, tasks: [...tasks], wantSlices, ...held };
 }
 
 /** Only when a poll comes in: what it says of itself grows old while it waits. */
@@ -115,10 +159,10 @@ function renewWithinMs({ pki, liveSockets }: PollDeps, node: AuthenticatedNode):
 }
 
 /** The heartbeat. An agent that was restarted holds only what it lists: its other leases are free at once. */
-async function noteSeen(deps: PollDeps, seen: Seen, body: PollRequest): Promise<void> {
+async function noteSeen(deps: PollDeps, { seen, body }: Poll): Promise<void> {
   const { nodeId, agentInstance } = seen;
   const isKnown = deps.liveness.knows(nodeId, agentInstance);
-  const before = isKnown ? undefined : await readNodeProgress(deps.sql, nodeId);
+  const before = isKnown ? undefined : await deps.readProgress(nodeId);
   await deps.liveness.noteSeen(seen);
   if (before === undefined || before.agentInstance === null || before.agentInstance === agentInstance) return;
   const stillHeld = body.running.map((task) => task.taskId);

@@ -198,9 +198,13 @@ export interface NodeProgress {
   readonly slicesDigest: string | null;
 }
 
-export async function readNodeProgress(db: Queryable, nodeId: string): Promise<NodeProgress | undefined> {
-  const [row] = await db<(Omit<NodeProgress, "session" | "seq"> & { session: string; seq: string })[]>`
-    select waiting.revision, l.agent_instance as "agentInstance", n.session::text, n.session_confirmed as "isSessionConfirmed",
+/** Of many nodes in one round trip: every poll asks for its own when it comes. */
+export async function readProgressOfNodes(
+  db: Queryable,
+  nodeIds: readonly string[],
+): Promise<ReadonlyMap<string, NodeProgress>> {
+  const rows = await db<(Omit<NodeProgress, "session" | "seq"> & { id: string; session: string; seq: string })[]>`
+    select n.id, waiting.revision, l.agent_instance as "agentInstance", n.session::text, n.session_confirmed as "isSessionConfirmed",
       coalesce((select task_seq from node_sequences s where s.node_id = n.id), 0)::text as seq,
       waiting.ready, (select coalesce(max(generation), 0) from node_certificates c where c.node_id = n.id) as certificate,
       case when not exists (
@@ -214,9 +218,9 @@ export async function readNodeProgress(db: Queryable, nodeId: string): Promise<N
       from tasks t
       where t.node_id = n.id and t.state = 'ready' and t.run_at <= now() and t.expires_at > now()
     ) as waiting
-    where n.id = ${nodeId}
+    where n.id = any(${[...nodeIds]})
   `;
-  return row === undefined ? undefined : { ...row, session: Number(row.session), seq: Number(row.seq) };
+  return new Map(rows.map(({ id, ...row }) => [id, { ...row, session: Number(row.session), seq: Number(row.seq) }]));
 }
 
 export interface Retry {

@@ -7,7 +7,10 @@ import { pollLoop } from "./poll.ts";
 const never = async (): Promise<never> => await new Promise<never>(() => undefined);
 
 /** How long the loop waits after each of the failures, with the longest throw of the dice. */
-async function waitsAfter(failures: readonly AppError[]): Promise<number[]> {
+async function waitsAfter(
+  failures: readonly AppError[],
+  mend = async () => await Promise.resolve(false),
+): Promise<number[]> {
   const waits: number[] = [];
   const left = [...failures];
   const stopping = new AbortController();
@@ -16,7 +19,7 @@ async function waitsAfter(failures: readonly AppError[]): Promise<number[]> {
     keeper: {
       current: {},
       startSession: async () => await Promise.resolve(),
-      mend: async () => await Promise.resolve(false),
+      mend,
     } as never,
     runner: { running: [], credit: 1, creditChanged: never } as never,
     clock: {
@@ -42,4 +45,12 @@ test("a control plane that answers that it cannot is asked again soon, one that 
   expect(await waitsAfter(busy)).toEqual([300, 600, 1200, 2400, 4800, 9600, 10_000]);
   const away = Array.from({ length: 4 }, () => connectionFailure("here:1", new Error("ECONNREFUSED")));
   expect(await waitsAfter(away)).toEqual([2000, 4000, 8000, 10_000]);
+});
+
+test("a refusal is mended however many came before it, and asked again at once only the first few times", async () => {
+  let mends = 0;
+  const mend = async (): Promise<boolean> => await Promise.resolve(++mends > 0);
+  const refusals = Array.from({ length: 5 }, () => new AppError("session_superseded"));
+  expect(await waitsAfter(refusals, mend)).toEqual([2400, 4800]);
+  expect(mends).toBe(5);
 });

@@ -78,7 +78,7 @@ export function pollLoop(deps: PollLoopDeps): Loop {
         } catch (error) {
           signal.throwIfAborted();
           failures += 1;
-          if (failures <= MENDS_AT_ONCE && (await mended(deps, error, signal))) continue;
+          if ((await mended(deps, error, signal)) && failures <= MENDS_AT_ONCE) continue;
           if (failures === 1) log.warn({ error: describeError(error) }, "control plane is away, slices run on");
           setStatus(`control plane away: ${describeError(error)}`);
           await clock.sleep(backoffMs(isUnreachable(error) ? AWAY : BUSY, failures, deps.random), signal);

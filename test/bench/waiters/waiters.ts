@@ -4,7 +4,7 @@ import { fileURLToPath } from "node:url";
 import { imageSchema } from "@hostler/shared/api/nodes.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { requestSlice } from "../../../deploy/demo/journey.ts";
-import { makeBulkNodes, type BulkNode } from "../../support/bulk-nodes.ts";
+import { makeBulkNodes, makeReady, type BulkNode } from "../../support/bulk-nodes.ts";
 import { quantile, type Suite, type SuiteOptions, type SuiteOutcome } from "../../support/suite.ts";
 import { startSuitePlanes, type SuitePlanes, type SuiteReplica } from "../../support/suite-planes.ts";
 import { waitFor } from "../../support/wait-for.ts";
@@ -14,7 +14,9 @@ const WORKER = fileURLToPath(new URL("./waiters-worker.ts", import.meta.url));
 const WAITERS = 10_000;
 const WORKERS = 2;
 const WAKES = 100;
-const IDLE_MS = 20_000;
+/** As long as a poll waits. */
+const ROUND_MS = 25_000;
+const IDLE_MS = 25_000;
 const CLOCK_TICKS_PER_S = 100;
 const never = new AbortController().signal;
 
@@ -35,16 +37,23 @@ async function measureWaiters(options: SuiteOptions & { readonly waiters: number
     const bulk = await makeBulkNodes(planes, waiters);
     say(`${waiters} nodes made`);
     const before = await memoryMib(here.pid());
-    const crowd = startCrowd(workers, { listener: here.nodeListener, rootPem: bulk.rootPem }, bulk.nodes);
+    const crowd = startCrowd(workers, { listener: here.nodeListener }, bulk.nodes);
     await crowd.untilWaiting(waiters, say);
-    await systemClock.sleep(3000, never);
+    // A whole round, so that polls end all the time and not all at once.
+    await systemClock.sleep(ROUND_MS, never);
     const after = await memoryMib(here.pid());
     const idle = await idleShare(here.pid());
     say(`${after} MiB, ${idle.toFixed(3)} of a core while idle`);
-    await makePlaceable(planes, bulk.nodes.slice(0, WAKES * 2));
+    await makeReady(
+      planes.sql,
+      bulk.nodes.slice(0, WAKES * 2).map(({ nodeId }) => nodeId),
+    );
     const same = await wakes(planes, here, crowd.woken);
     const across = await wakes(planes, there, crowd.woken);
+    const leased = await readLeases(planes);
     const stampedeMs = await stampede(here, crowd, waiters);
+    const kept = await readLeases(planes);
+    const leasesLost = [...leased].filter(([taskId, fence]) => kept.get(taskId) !== fence).length;
     return {
       figures: {
         waiters,
@@ -56,6 +65,8 @@ async function measureWaiters(options: SuiteOptions & { readonly waiters: number
         wake_across_replicas_p50_ms: round(quantile(across, 0.5)),
         wake_across_replicas_p99_ms: round(quantile(across, 0.99)),
         stampede_all_back_s: round(stampedeMs / 1000),
+        leases_held: leased.size,
+        leases_lost: leasesLost,
       },
       targets: [
         { figure: "waiters", atLeast: WAITERS },
@@ -64,6 +75,8 @@ async function measureWaiters(options: SuiteOptions & { readonly waiters: number
         { figure: "wake_across_replicas_p50_ms", atMost: 15 },
         { figure: "wake_across_replicas_p99_ms", atMost: 50 },
         { figure: "stampede_all_back_s", atMost: 40 },
+        { figure: "leases_held", atLeast: WAKES * 2 },
+        { figure: "leases_lost", atMost: 0 },
       ],
     };
   } finally {
@@ -113,27 +126,6 @@ function startCrowd(workers: ChildProcess[], start: Omit<WorkerStart, "nodes">, 
   };
 }
 
-/** Some nodes that slices can be placed on; the others only wait. */
-async function makePlaceable(planes: SuitePlanes, nodes: readonly BulkNode[]): Promise<void> {
-  const ids = nodes.map((node) => node.nodeId);
-  const drivers = [{ name: "mock", usable: true, accelerator: "none", note: "bench" }];
-  await planes.sql.begin(async (tx) => {
-    await tx`
-      update nodes
-      set state = 'ready', version = 2, vcpus_total = 1, memory_mib_total = 1024, drivers = ${tx.json(drivers)}
-      where id = any(${ids})
-    `;
-    await tx`
-      insert into events (id, aggregate_id, aggregate_version, topic, body)
-      select 'evr_' || substr(id, 6), id, 2, 'node.ready', '{}' from unnest(${ids}::text[]) as made (id)
-    `;
-    await tx`
-      insert into audit_log (actor, action, target_id, target_version, outcome)
-      select 'system:bulk', 'node.ready', id, 2, 'succeeded' from unnest(${ids}::text[]) as made (id)
-    `;
-  });
-}
-
 /** From the commit that makes a task, by the database, to the answer of the poll that waits for it. */
 async function wakes(
   planes: SuitePlanes,
@@ -172,6 +164,14 @@ async function stampede(replica: SuiteReplica, crowd: Crowd, waiters: number): P
     timeoutMs: 180_000,
   });
   return systemClock.monotonicMs() - startedMs;
+}
+
+/** The fence of each lease that nodes hold. */
+async function readLeases(planes: SuitePlanes): Promise<ReadonlyMap<string, string>> {
+  const rows = await planes.sql<{ id: string; fence: string }[]>`
+    select id, fence::text from tasks where state = 'leased' and lease_until > now()
+  `;
+  return new Map(rows.map(({ id, fence }) => [id, fence]));
 }
 
 async function memoryMib(pid: number): Promise<number> {
