@@ -25,6 +25,8 @@ alter table tasks
   add column crash_phase text,
   -- The newest phase that its holder told of.
   add column phase text,
+  -- The number of the agent's poll that it was granted to; null for agents that do not number them.
+  add column granted_poll bigint,
   -- Rises from task to task; what an agent says that it has seen.
   alter column revision set default nextval('task_revision_seq');
 alter table tasks set (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);

@@ -179,6 +179,8 @@ export const pollRequestSchema = z.strictObject({
   trustVersion: z.int().min(0),
   /** The highest sequence of a task that ever came: what was granted above it was lost on the way. */
   takenSeq: z.int().min(0).optional(),
+  /** Rises with each poll of this start of the agent, so that one that comes late is not taken for news. */
+  number: z.int().min(1).optional(),
   /** How many more tasks the agent takes now. */
   credit: z.int().min(0).max(64),
   /** What it works on: renews these leases. */

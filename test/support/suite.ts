@@ -55,13 +55,7 @@ export async function runNamedSuite(
   try {
     const suite = await load();
     const outcome = await suite.run({ runs: values.runs === undefined ? null : Number(values.runs), seed, say });
-    const misses = outcome.targets.filter((target) => !holds(target, outcome.figures));
-    for (const target of outcome.targets)
-      say(`${misses.includes(target) ? "MISSED" : "holds "} ${lineOf(target, outcome.figures)}`);
-    const ok = misses.length === 0;
-    const { figures, peers = {} } = outcome;
-    process.stdout.write(`${JSON.stringify({ name, ok, figures: { ...figures, seed }, peers })}\n`);
-    process.exitCode = ok ? 0 : 1;
+    printOutcome(name, { ...outcome, figures: { ...outcome.figures, seed } }, say);
   } catch (error) {
     process.stderr.write(`${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`);
     process.stdout.write(
@@ -69,6 +63,17 @@ export async function runNamedSuite(
     );
     process.exitCode = 1;
   }
+}
+
+/** Says which targets hold, and writes the one JSON object that is the last line of stdout. */
+export function printOutcome(name: string, outcome: SuiteOutcome, say: (line: string) => void): void {
+  const misses = outcome.targets.filter((target) => !holds(target, outcome.figures));
+  for (const target of outcome.targets)
+    say(`${misses.includes(target) ? "MISSED" : "holds "} ${lineOf(target, outcome.figures)}`);
+  const ok = misses.length === 0;
+  const { figures, peers = {} } = outcome;
+  process.stdout.write(`${JSON.stringify({ name, ok, figures, peers })}\n`);
+  process.exitCode = ok ? 0 : 1;
 }
 
 /** The value below which the share of the sorted numbers lies; 0.5 is the median. NaN when there are none. */

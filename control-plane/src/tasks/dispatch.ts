@@ -21,6 +21,8 @@ export interface DispatchDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log
 export interface Claim {
   readonly node: Pick<AuthenticatedNode, "id" | "keyThumbprint">;
   readonly credit: number;
+  /** The number of its poll. */
+  readonly poll: number | null;
 }
 
 export interface Granted {
@@ -73,7 +75,7 @@ export function makeDispatch(deps: DispatchDeps): Dispatch {
 async function grantAll(deps: DispatchDeps, claims: readonly Claim[]): Promise<Outcome<Granted>[]> {
   const first = new Map<string, Claim>();
   for (const claim of claims) if (!first.has(claim.node.id)) first.set(claim.node.id, claim);
-  const asked = [...first.values()].map(({ node, credit }) => ({ nodeId: node.id, limit: credit }));
+  const asked = [...first.values()].map(({ node, credit, poll }) => ({ nodeId: node.id, limit: credit, poll }));
   const claimed = await claimTasks(deps.sql, asked, deps.leaseTtlMs ?? LEASE_TTL_MS);
   const { signed, unsigned } = await signAll(deps, claimed, first);
   // A node gets its task later; the others do not wait for that.

@@ -20,14 +20,16 @@ export interface ClaimedTask {
  */
 export async function claimTasks(
   db: Queryable,
-  claims: readonly { readonly nodeId: string; readonly limit: number }[],
+  claims: readonly { readonly nodeId: string; readonly limit: number; readonly poll: number | null }[],
   leaseMs: number,
 ): Promise<ClaimedTask[]> {
   return await db<ClaimedTask[]>`
     with asked as (
-      select * from unnest(${claims.map((claim) => claim.nodeId)}::text[], ${claims.map((claim) => claim.limit)}::int[]) as asked (node_id, room)
+      select *
+      from unnest(${claims.map((claim) => claim.nodeId)}::text[], ${claims.map((claim) => claim.limit)}::int[],
+        ${claims.map((claim) => claim.poll)}::bigint[]) as asked (node_id, room, poll)
     ), chosen as (
-      select asked.node_id, ready.id,
+      select asked.node_id, asked.poll, ready.id,
         row_number() over (partition by asked.node_id order by ready.priority, ready.created_at, ready.id) as place
       from asked
       cross join lateral (
@@ -53,7 +55,8 @@ export async function claimTasks(
     )
     update tasks t
     set state = 'leased', fence = epoch.base + nextval('fence_seq'), lease_until = now() + make_interval(secs => ${leaseMs / 1000}),
-      attempt = attempt + 1, seq = counted.base + chosen.place, grant_digest = null, phase = null
+      attempt = attempt + 1, seq = counted.base + chosen.place, grant_digest = null, phase = null,
+      granted_poll = chosen.poll
     from chosen
     join counted on counted.node_id = chosen.node_id
     cross join epoch

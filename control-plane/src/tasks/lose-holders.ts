@@ -28,10 +28,10 @@ export async function endForgottenLeases(
 /** A grant that never came is given again so often; then its task waits for its lease to end, as of an agent that is in trouble. */
 const LOST_ATTEMPTS_MAX = 3;
 
-/** Grants above the last that came to the agent were lost on the way, and are free again at once. */
+/** Grants above the last that came to the agent, of polls before this one, were lost on the way: free again at once. */
 export async function endLostGrants(
   deps: LossDeps,
-  agent: { readonly nodeId: string; readonly takenSeq: number },
+  agent: { readonly nodeId: string; readonly takenSeq: number; readonly poll: number },
 ): Promise<number> {
   const lost = { ...agent, attemptsMax: LOST_ATTEMPTS_MAX };
   return await loseHolders(deps, "grant lost", async (tx) => await lockLostGrants(tx, lost));

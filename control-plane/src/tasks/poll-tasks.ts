@@ -122,7 +122,7 @@ async function lookFor(
 ): Promise<Look> {
   const { body } = poll;
   const take = async (): Promise<Granted> =>
-    body.credit > 0 ? await deps.dispatch.take({ node, credit: body.credit }) : NOTHING;
+    body.credit > 0 ? await deps.dispatch.take({ node, credit: body.credit, poll: body.number ?? null }) : NOTHING;
   // A hint is nearly always a task: it is taken at once, beside the look at what else there is to tell.
   const taken = poll.isWoken ? take() : null;
   const [held, progress, atOnce] = await Promise.all([
@@ -148,9 +148,9 @@ async function takeBackLost(
   poll: { readonly nodeId: string; readonly body: PollRequest; readonly seq: number },
 ): Promise<number> {
   const { nodeId, body, seq } = poll;
-  const { takenSeq } = body;
-  if (takenSeq === undefined || takenSeq >= seq) return 0;
-  return await endLostGrants(deps, { nodeId, takenSeq });
+  const { takenSeq, number } = body;
+  if (takenSeq === undefined || number === undefined || takenSeq >= seq) return 0;
+  return await endLostGrants(deps, { nodeId, takenSeq, poll: number });
 }
 
 function renewWithinMs({ pki, liveSockets }: PollDeps, node: AuthenticatedNode): number | null {

@@ -160,12 +160,12 @@ export async function noteProgress(tx: Tx, notes: readonly ProgressNote[], lease
  */
 export async function releaseLostGrants(
   db: Queryable,
-  lost: { readonly nodeId: string; readonly takenSeq: number; readonly attemptsMax: number },
+  lost: { readonly nodeId: string; readonly takenSeq: number; readonly poll: number; readonly attemptsMax: number },
 ): Promise<number> {
   const rows = await db`
     update tasks
     set state = 'ready', lease_until = null, updated_at = now()
-    where node_id = ${lost.nodeId} and state = 'leased' and seq > ${lost.takenSeq} and attempt < ${lost.attemptsMax}
+    where node_id = ${lost.nodeId} and state = 'leased' and seq > ${lost.takenSeq} and granted_poll < ${lost.poll} and attempt < ${lost.attemptsMax}
     returning id
   `;
   return rows.length;
@@ -279,15 +279,18 @@ export async function lockForgottenLeases(
   `;
 }
 
-/** What was granted above the last that came to the agent, and not yet so often that it seems to be the agent who cannot take it. */
+/**
+ * What was granted to earlier polls of the agent and never came to it, and not yet so often that it seems to be the agent who cannot
+ * take it. What was granted to this poll or a later one may be on its way: the poll that says so may itself come late.
+ */
 export async function lockLostGrants(
   tx: Tx,
-  lost: { readonly nodeId: string; readonly takenSeq: number; readonly attemptsMax: number },
+  lost: { readonly nodeId: string; readonly takenSeq: number; readonly poll: number; readonly attemptsMax: number },
 ): Promise<TaskRow[]> {
   return await tx<TaskRow[]>`
     select ${columns(tx)}
     from tasks
-    where node_id = ${lost.nodeId} and state = 'leased' and seq > ${lost.takenSeq} and attempt < ${lost.attemptsMax}
+    where node_id = ${lost.nodeId} and state = 'leased' and seq > ${lost.takenSeq} and granted_poll < ${lost.poll} and attempt < ${lost.attemptsMax}
     order by id
     for update
   `;

@@ -39,10 +39,12 @@ export function pollLoop(deps: PollLoopDeps): Loop {
   const { keeper, runner, clock, log } = deps;
   let ackedRevision = 0;
   let leaseTtlMs = LEASE_TTL_MS;
+  let number = 0;
   let hasSession = false;
   const pollOnce = async (signal: AbortSignal): Promise<PollAnswer | null> => {
     const sentAtMs = clock.monotonicMs();
-    const request = await askOf(deps, { ackedRevision, leaseTtlMs });
+    number += 1;
+    const request = await askOf(deps, { ackedRevision, leaseTtlMs, number });
     const { running, credit, waitMs } = request;
     const { privateKeyPem } = keeper.current;
     const answer = await askUntilRoom(deps, request, { signal, timeoutMs: Math.round(waitMs * HANGING_SHARE) });
@@ -113,7 +115,7 @@ const HANGING_SHARE = 1.6;
 
 async function askOf(
   deps: PollLoopDeps,
-  known: { readonly ackedRevision: number; readonly leaseTtlMs: number },
+  known: { readonly ackedRevision: number; readonly leaseTtlMs: number; readonly number: number },
 ): Promise<Ask> {
   const { running, credit } = deps.runner;
   const slicesDigest = deps.slices?.digest ?? null;
@@ -125,6 +127,7 @@ async function askOf(
     credit,
     running,
     endedCleanly: deps.endedCleanly,
+    number: known.number,
     ...(deps.takenSeq === undefined ? {} : { takenSeq: await deps.takenSeq() }),
     ...(slicesDigest === null ? {} : { slicesDigest }),
   };
