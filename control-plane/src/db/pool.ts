@@ -27,7 +27,7 @@ export const SESSION_TIMEOUTS = `select set_config(name, value, false)
 
 /** Asks the server first what it knows: PostgreSQL has `transaction_timeout` from 17 on. */
 export async function openServicePool(options: PoolOptions): Promise<Sql> {
-  const probe = postgres(options.url, { max: 1, connect_timeout: 5, onnotice: () => undefined });
+  const probe = openDriver(options.url, { max: 1, connect_timeout: 5, onnotice: () => undefined });
   try {
     const known = await probe`select from pg_settings where name = 'transaction_timeout'`;
     return openPool({ ...options, hasTransactionTimeout: known.length > 0 });
@@ -65,7 +65,16 @@ export function openPool(options: PoolOptions): Sql {
       ...(options.hasTransactionTimeout === true ? { transaction_timeout: TRANSACTION_TIMEOUT_MS } : {}),
     },
   };
-  return postgres(options.url, settings);
+  return openDriver(options.url, settings);
+}
+
+/** The driver, for a URL that may name a folder with a socket, as libpq has it: `?host=/folder`. */
+export function openDriver(url: string, settings: Parameters<typeof postgres>[1]): Sql {
+  const target = new URL(url);
+  const folder = target.searchParams.get("host");
+  if (folder === null || !folder.startsWith("/")) return postgres(url, settings);
+  target.searchParams.delete("host");
+  return postgres(target.href, { ...settings, path: `${folder}/.s.PGSQL.${target.port || "5432"}` });
 }
 
 interface Target {

@@ -1,8 +1,7 @@
 import { randomBytes } from "node:crypto";
 import { systemClock } from "@hostler/shared/clock.ts";
-import postgres from "postgres";
 import { maintainPartitions } from "./partitions.ts";
-import { openPool } from "./pool.ts";
+import { openDriver, openPool } from "./pool.ts";
 import type { Sql } from "./sql.ts";
 
 export interface TestDatabase {
@@ -38,7 +37,7 @@ export async function createTestDatabase(): Promise<TestDatabase> {
 }
 
 async function onServer(url: string, work: (admin: Sql) => Promise<void>): Promise<void> {
-  const admin = postgres(url, { max: 1, onnotice: () => undefined });
+  const admin = openDriver(url, { max: 1, onnotice: () => undefined });
   try {
     await work(admin);
   } finally {
