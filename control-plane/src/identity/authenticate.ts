@@ -14,6 +14,6 @@ export async function authenticate(deps: Pick<Deps, "sql">, header: string | und
   if (key === null) return null;
   const row = await findActiveKey(deps.sql, key.prefix);
   if (row === undefined || !timingSafeEqual(row.secretHash, hashApiKeySecret(key.secret))) return null;
-  await noteKeyUse(deps.sql, row.keyId);
+  if (row.isUseDue) await noteKeyUse(deps.sql, row.keyId);
   return { id: row.principalId, name: row.name, bindings: row.bindings };
 }

@@ -15,14 +15,17 @@ export async function findActiveKey(
       readonly principalId: string;
       readonly name: string;
       readonly secretHash: Buffer;
+      /** The last note of its use is a minute old. */
+      readonly isUseDue: boolean;
       readonly bindings: readonly Binding[];
     }
   | undefined
 > {
   const [row] = await db<
-    { keyId: string; principalId: string; name: string; secretHash: Buffer; bindings: Binding[] }[]
+    { keyId: string; principalId: string; name: string; secretHash: Buffer; isUseDue: boolean; bindings: Binding[] }[]
   >`
     select k.id as "keyId", p.id as "principalId", p.name, k.secret_hash as "secretHash",
+      k.last_used_at is null or k.last_used_at < now() - interval '1 minute' as "isUseDue",
       coalesce((
         select jsonb_agg(jsonb_build_object('role', b.role, 'projectId', b.project_id))
         from role_bindings b

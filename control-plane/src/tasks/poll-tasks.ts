@@ -9,7 +9,7 @@ import type { Liveness, Seen } from "../nodes/liveness.ts";
 import type { Pki } from "../pki/open-pki.ts";
 import type { Dispatch, Granted } from "./dispatch.ts";
 import { endForgottenLeases, endLostGrants } from "./lose-holders.ts";
-import { readProgressOfNodes, renewLeases, type NodeProgress } from "./store.ts";
+import { readHeld, readProgressOfNodes, renewLeases, type NodeProgress } from "./store.ts";
 
 /**
  * When the CA of their certificates goes out, hosts renew at random moments within a time that grows with their number, so that
@@ -126,7 +126,7 @@ async function lookFor(
   // A hint is nearly always a task: it is taken at once, beside the look at what else there is to tell.
   const taken = poll.isWoken ? take() : null;
   const [held, progress, atOnce] = await Promise.all([
-    renewHeld(deps, node.id, body),
+    lookAtHeld(deps, node.id, poll),
     deps.readProgress(node.id),
     taken,
   ]);
@@ -175,13 +175,19 @@ function seenIn(node: AuthenticatedNode, body: PollRequest): Seen {
   return { nodeId: node.id, agentInstance, ackedRevision, trustVersion };
 }
 
-async function renewHeld(
+/**
+ * Renews what the poll names when it comes in, which is the moment that the agent counts from; later looks only tell it what is its
+ * no more, and what to stop.
+ */
+async function lookAtHeld(
   deps: PollDeps,
   nodeId: string,
-  body: PollRequest,
+  { body, isWoken }: { readonly body: PollRequest; readonly isWoken: boolean },
 ): Promise<{ stale: string[]; cancel: string[] }> {
   if (body.running.length === 0) return { stale: [], cancel: [] };
-  const renewed = await renewLeases(deps.sql, { nodeId, held: body.running, leaseMs: deps.leaseTtlMs ?? LEASE_TTL_MS });
+  const asked = { nodeId, held: body.running };
+  const leaseMs = deps.leaseTtlMs ?? LEASE_TTL_MS;
+  const renewed = isWoken ? await readHeld(deps.sql, asked) : await renewLeases(deps.sql, { ...asked, leaseMs });
   const ours = new Set(renewed.map((lease) => lease.taskId));
   return {
     stale: body.running.map((task) => task.taskId).filter((taskId) => !ours.has(taskId)),

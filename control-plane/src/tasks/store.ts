@@ -125,6 +125,20 @@ export async function renewLeases(
   `;
 }
 
+/** Which of them the node still holds, without renewing: nobody waits for a row, and no row for it. */
+export async function readHeld(
+  db: Queryable,
+  asked: { readonly nodeId: string; readonly held: readonly Held[] },
+): Promise<{ readonly taskId: string; readonly cancelRequested: boolean }[]> {
+  return await db<{ taskId: string; cancelRequested: boolean }[]>`
+    select t.id as "taskId", t.cancel_requested as "cancelRequested"
+    from tasks t
+    join unnest(${asked.held.map(({ taskId }) => taskId)}::text[], ${asked.held.map(({ fence }) => fence)}::bigint[]) as held (id, fence)
+      on held.id = t.id and held.fence = t.fence
+    where t.node_id = ${asked.nodeId} and t.state = 'leased'
+  `;
+}
+
 export interface ProgressNote {
   readonly taskId: string;
   readonly nodeId: string;
