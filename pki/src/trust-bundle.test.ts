@@ -1,4 +1,5 @@
 import { X509Certificate, type KeyObject } from "node:crypto";
+import { isDeepStrictEqual } from "node:util";
 import type { TrustBundle } from "@hostler/shared/trust.ts";
 import * as fc from "fast-check";
 import { describe, expect, test } from "vitest";
@@ -106,7 +107,7 @@ describe("a chain of trust bundles", () => {
         const changed = link.slice(0, at) + other + link.slice(at + 1);
         const walked = await followTrustChain([changed], { version: 1, roots: [first.pem] }).catch(() => null);
         // The last character of a signature has bits that mean nothing: the bundle is then the one that was signed.
-        expect(walked === null || JSON.stringify(walked) === JSON.stringify(bundleFrom(link))).toBe(true);
+        expect(walked === null || isDeepStrictEqual(walked, bundleFrom(link))).toBe(true);
       }),
       { numRuns: 400 },
     );

@@ -90,7 +90,12 @@ async function incidents(): Promise<Incident[]> {
 }
 
 async function tasks(kind: string): Promise<number> {
-  return (await fleet.sql`select from tasks where node_id = ${node.nodeId} and kind = ${kind}`).length;
+  const rows = await fleet.sql`
+    select id from tasks where node_id = ${node.nodeId} and kind = ${kind}
+    union all
+    select id from task_history where node_id = ${node.nodeId} and kind = ${kind}
+  `;
+  return rows.length;
 }
 
 async function cli(...args: readonly string[]): Promise<string> {
@@ -244,7 +249,7 @@ describe("a list that is empty, cut off or old", () => {
   test("is believed when the task is long over: a host that was restored knows nothing of it", async () => {
     const before = mark;
     const allocation = await makeActive();
-    await fleet.sql`update tasks set updated_at = now() - interval '16 minutes' where node_id = ${node.nodeId}`;
+    await fleet.sql`update task_history set ended_at = now() - interval '16 minutes' where node_id = ${node.nodeId}`;
     await tell([], { highWaterMark: before });
     expect(await incidents()).toMatchObject([{ kind: "slice.gone", aboutId: allocation.id }]);
   });

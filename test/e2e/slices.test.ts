@@ -170,7 +170,7 @@ test(
     );
     await incidentOf(allocation.id, "slice.orphan", "closed");
     const removals =
-      await sql`select from tasks where kind = 'slice.remove' and target_id = ${allocation.id} and state = 'succeeded'`;
+      await sql`select from task_history where kind = 'slice.remove' and target_id = ${allocation.id} and state = 'succeeded'`;
     expect(removals).toHaveLength(1);
   },
 );

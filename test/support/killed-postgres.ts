@@ -37,6 +37,8 @@ export async function startKilledPostgres(options: {
   const program = await findPostgres(stateDir);
   const url = new URL(made.url);
   url.hostname = listen;
+  // It has no socket.
+  url.search = "";
   let server: ChildProcess | null = null;
 
   const start = async (): Promise<void> => {

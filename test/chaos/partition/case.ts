@@ -149,7 +149,7 @@ async function endWork(replica: SuiteReplica, { allocationId }: Work): Promise<n
 async function grantsOf({ planes }: PartitionedCloud, allocationId: string): Promise<number> {
   const rows = await planes.sql`
     select from audit_log l
-    join tasks t on t.id = l.target_id
+    join (select id, target_id, kind from tasks union all select id, target_id, kind from task_history) t on t.id = l.target_id
     where l.action = 'task.granted' and t.target_id = ${allocationId} and t.kind = 'slice.vm_provision'
   `;
   return rows.length;

@@ -23,6 +23,8 @@ beforeAll(async () => {
   const target = { host: url.hostname, port: Number(url.port) };
   proxy = await startSilentProxy({ listen: { host: "127.0.0.1", port: 0 }, target });
   url.port = String(proxy.port);
+  // Not by the socket: the proxy is on the way of TCP.
+  url.search = "";
   proxyUrl = url.href;
   const log = openLog("silent");
   hearing = openWakeBus({ url: proxyUrl, replicaId: "hearing", clock: fastClock, log });

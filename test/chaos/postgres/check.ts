@@ -28,7 +28,7 @@ export async function checkBooks(planes: SuitePlanes, slices: readonly TenantSli
   >`
     select a.id, a.name, a.state, a.reason,
       (select coalesce(array_agg(e.topic order by e.aggregate_version), '{}') from events e where e.aggregate_id = a.id) as topics,
-      (select coalesce(array_agg(t.kind || ' ' || t.state order by t.created_at), '{}') from tasks t where t.target_id = a.id) as tasks
+      (select coalesce(array_agg(t.kind || ' ' || t.state order by t.created_at), '{}') from task_history t where t.target_id = a.id) as tasks
     from allocations a
   `;
   for (const slice of slices) {
