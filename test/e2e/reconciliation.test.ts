@@ -90,11 +90,8 @@ async function incidents(): Promise<Incident[]> {
 }
 
 async function tasks(kind: string): Promise<number> {
-  const rows = await fleet.sql`
-    select id from tasks where node_id = ${node.nodeId} and kind = ${kind}
-    union all
-    select id from task_history where node_id = ${node.nodeId} and kind = ${kind}
-  `;
+  const mine = fleet.sql`where node_id = ${node.nodeId} and kind = ${kind}`;
+  const rows = await fleet.sql`select id from tasks ${mine} union all select id from task_history ${mine}`;
   return rows.length;
 }
 

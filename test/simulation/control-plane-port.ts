@@ -56,7 +56,9 @@ export function makeControlPlanePort(parts: {
     renewCertificate: async () => await Promise.reject(new Error("nothing is renewed in a simulation")),
     useSession: (next) => void (session = next),
     startSession: async (body, signal) =>
-      await ask("session", { signal }, async (replica, from) => await replica.forNodes.startSession(from, copy(body))),
+      await ask("session", { signal }, async (replica, from, gone) => {
+        return await replica.forNodes.startSession(from, copy(body), gone);
+      }),
     poll: async (request, signal, limits) => {
       const body = copy({ ...request, trustVersion: 1 });
       const timeoutMs = limits?.timeoutMs ?? POLL_WAIT_MS_MAX + POLL_GRACE_MS;

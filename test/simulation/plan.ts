@@ -36,16 +36,23 @@ export interface PlanChange {
   readonly without?: readonly FaultKind[];
   /** Exactly these kinds, instead of what the seed chooses. */
   readonly only?: readonly FaultKind[];
+  /** As large as worlds get; otherwise every fifth is. */
+  readonly isWide?: boolean;
 }
+
+/** How many replicas and hosts a world has at most: most bugs show in few, and few are quicker. */
+const SIZES = { wide: { replicas: 3, nodes: 5 }, usual: { replicas: 2, nodes: 3 } } as const;
+const WIDE_EVERY = 5;
 
 export function planOf(seed: number, change: PlanChange = {}): Plan {
   const random = randomnessOf(seed, "plan");
   const chosen = FAULT_KINDS.filter(() => random.chance(0.5));
   const kinds = change.only ?? chosen;
+  const size = (change.isWide ?? seed % WIDE_EVERY === 0) ? SIZES.wide : SIZES.usual;
   return {
     seed,
-    replicas: random.whole(1, 3),
-    nodes: Array.from({ length: random.whole(2, 5) }, () => random.whole(1, 4)),
+    replicas: random.whole(1, size.replicas),
+    nodes: Array.from({ length: random.whole(2, size.nodes) }, () => random.whole(1, 4)),
     requests: random.whole(2, 8),
     faultsUntilMs: random.whole(25, 60) * 1000,
     faults: new Set(kinds.filter((kind) => change.without?.includes(kind) !== true)),

@@ -47,7 +47,7 @@ export interface Replica {
 
 /** What a node asks of a replica. `session` is what the agent sends in its header. */
 export interface NodeEdge {
-  startSession(from: Caller, body: unknown): Promise<unknown>;
+  startSession(from: Caller, body: unknown, signal: AbortSignal): Promise<unknown>;
   poll(from: Caller, body: unknown, signal: AbortSignal): Promise<unknown>;
   progress(from: Caller, taskId: string, body: unknown): Promise<unknown>;
   result(from: Caller, taskId: string, body: unknown): Promise<unknown>;
@@ -129,9 +129,9 @@ const HALF = 0.5;
 function nodeEdge(deps: EdgeDeps, variant: ReplicaVariant): NodeEdge {
   const requestId = (): string => newId("request", deps.clock);
   return {
-    startSession: async (from, body) => {
+    startSession: async (from, body, signal) => {
       const node = await authenticate(deps, from, { isStart: true });
-      const request = { nodeId: node.id, body: sessionRequestSchema.parse(body), requestId: requestId() };
+      const request = { nodeId: node.id, body: sessionRequestSchema.parse(body), requestId: requestId(), signal };
       return await startSession({ ...deps, sessions }, request);
     },
     poll: async (from, body, signal) => {

@@ -21,7 +21,8 @@ export function nodeNodeRoutes(deps: NodeNodeDeps): Hono<NodeEnv> {
   const app = new Hono<NodeEnv>();
   app.post(NODE_PATHS.session, async (c) => {
     const body = await readJson(c, sessionRequestSchema);
-    return c.json(await startSession(deps, { nodeId: c.var.node.id, body, requestId: c.var.requestId }));
+    const { signal } = c.req.raw;
+    return c.json(await startSession(deps, { nodeId: c.var.node.id, body, requestId: c.var.requestId, signal }));
   });
   app.post(NODE_PATHS.renew, async (c) => {
     const { proof } = await readJson(c, proofRequestSchema);

@@ -16,7 +16,13 @@ import { lockSession, saveSession } from "./session-store.ts";
  */
 export async function startSession(
   deps: Pick<Deps, "sql" | "clock" | "wake"> & { readonly sessions: SessionTokens },
-  request: { readonly nodeId: string; readonly body: SessionRequest; readonly requestId: string },
+  request: {
+    readonly nodeId: string;
+    readonly body: SessionRequest;
+    readonly requestId: string;
+    /** Aborts when who asked is gone. */
+    readonly signal: AbortSignal;
+  },
 ): Promise<{ readonly session: string }> {
   const { nodeId, body, requestId } = request;
   refuseOtherVersions(body.protocolVersion);
@@ -24,6 +30,8 @@ export async function startSession(
   const session = await inTransaction(deps.sql, async (tx) => {
     const record = await lockSession(tx, nodeId);
     if (record === undefined) throw new AppError("not_found");
+    // It waited for us until its process died, and a later one may have a session: taken now, it would look like a copy.
+    if (request.signal.aborted) throw new AppError("service_unavailable", { detail: "Who asked is gone." });
     const verdict = judgeStart(record, { previous, instance: body.agentInstance });
     if (verdict.kind === "copy") {
       const reason = `Two holders: a start came with session ${previous} after ${record.session} was in use.`;
