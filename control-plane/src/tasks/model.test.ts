@@ -61,16 +61,23 @@ describe("a failure", () => {
 
   test("that passes is tried again so often and no more, waiting longer each time", () => {
     const delays: number[] = [];
-    let task = makeTask();
+    let task = makeTask({ kind: "slice.vm_release" });
     for (;;) {
       const verdict = judgeResult(task, failedWith("transient"), random);
       if (verdict.kind !== "retry") break;
       delays.push(verdict.retry.delayMs);
       expect(verdict.retry.failures).toBe(task.failures + 1);
-      task = makeTask({ failures: verdict.retry.failures });
+      task = makeTask({ kind: "slice.vm_release", failures: verdict.retry.failures });
     }
     expect(delays).toHaveLength(9);
     expect(delays).toEqual(delays.toSorted((a, b) => a - b));
+  });
+
+  test("that passes three times on one host takes a slice to another one", () => {
+    const kinds = [0, 1, 2].map(
+      (failures) => judgeResult(makeTask({ failures }), failedWith("transient"), random).kind,
+    );
+    expect(kinds).toEqual(["retry", "retry", "place_again"]);
   });
 
   test("of a release stays with its host, and of what was cancelled is the end", () => {

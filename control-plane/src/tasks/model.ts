@@ -26,6 +26,9 @@ export const TASK_PRIORITIES = {
   "slice.vm_provision": 50,
 } as const satisfies Record<TaskKind, number>;
 
+/** Failures in passing that a slice is built through on one host; after that another one may do better. */
+const TRIES_ON_HOST_MAX = 3;
+
 /** What a result calls for. A release is never placed elsewhere, and what was cancelled is not tried again. */
 export function judgeResult(task: TaskRow, result: ResultClaims, random: () => number): Verdict {
   if (result.outcome !== "failed" || result.failure === null) return { kind: "ended" };
@@ -44,6 +47,7 @@ export function judgeResult(task: TaskRow, result: ResultClaims, random: () => n
     case "dead_letter":
       return { kind: "dead", reason: decision.reason };
     case "retry":
+      if (task.kind === "slice.vm_provision" && task.failures + 1 >= TRIES_ON_HOST_MAX) return { kind: "place_again" };
       return {
         kind: "retry",
         retry: {
