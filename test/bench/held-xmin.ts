@@ -110,7 +110,12 @@ async function measureCrowd(
 
 /** A session as it is without the limits that our pool sets for its own. */
 async function holdSnapshot(url: string): Promise<{ release(): Promise<void> }> {
-  const foreign = openPool({ url, applicationName: "forgotten session", connectionsMax: 1 });
+  const foreign = openPool({
+    url,
+    applicationName: "forgotten session",
+    connectionsMax: 1,
+    silentMsMax: Number.POSITIVE_INFINITY,
+  });
   const holding = Promise.withResolvers<void>();
   const held = Promise.withResolvers<void>();
   const transaction = foreign.begin("isolation level repeatable read", async (tx) => {
