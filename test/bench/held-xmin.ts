@@ -40,17 +40,24 @@ async function measureHeld({ runs, say }: SuiteOptions): Promise<SuiteOutcome> {
   const heldSeconds = runs ?? HELD_S;
   try {
     const load = await startDispatchLoad(planes, { ...FLEET, say });
-    const ours = await measureCrowd(planes, load, { table: TABLES.ours, itemsPerMade: 2, heldSeconds, say });
-    await load.drain(DRAIN_MS);
-    load.stop();
+    let ours: Readonly<Record<string, number>>;
+    try {
+      ours = await measureCrowd(planes, load, { table: TABLES.ours, itemsPerMade: 2, heldSeconds, say });
+      await load.drain(DRAIN_MS);
+    } finally {
+      load.stop();
+    }
     const wrong = await checkOutcome(planes.sql, load);
     say(`checked ${load.done} tasks: ${JSON.stringify(wrong)}`);
     const peers: Record<string, Readonly<Record<string, number>>> = {};
     for (const peer of ["graphile-worker", "pg-boss"] as const) {
       say(peer);
       const crowd = await startPeer({ peer, databaseUrl: planes.databaseUrl, say });
-      peers[peer] = await measureCrowd(planes, crowd, { table: TABLES[peer], itemsPerMade: 1, heldSeconds, say });
-      crowd.stop();
+      try {
+        peers[peer] = await measureCrowd(planes, crowd, { table: TABLES[peer], itemsPerMade: 1, heldSeconds, say });
+      } finally {
+        crowd.stop();
+      }
     }
     return {
       figures: { ...ours, lost_or_doubled: Object.values(wrong).reduce((total, count) => total + count, 0) },
