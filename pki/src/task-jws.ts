@@ -1,7 +1,7 @@
-import type { KeyObject } from "node:crypto";
+import { sign, type KeyObject } from "node:crypto";
 import { AppError } from "@hostler/shared/errors.ts";
 import { taskClaimsSchema, type TaskClaims } from "@hostler/shared/tasks.ts";
-import { CompactSign, compactVerify } from "jose";
+import { compactVerify } from "jose";
 import { sha256Hex } from "./keys.ts";
 import { requireOneSpelling } from "./one-spelling.ts";
 
@@ -9,11 +9,15 @@ export const TASK_TYPE = "hostler-task+jws";
 /** How far a node's clock may be off when it judges a task's times, in seconds. */
 const CLOCK_TOLERANCE_SECONDS = 300;
 
-/** Signs a task with the task key; `kid` names it so that keys can be rotated. */
-export async function signTask(key: KeyObject, kid: string, claims: TaskClaims): Promise<string> {
-  return await new CompactSign(new TextEncoder().encode(JSON.stringify(claims)))
-    .setProtectedHeader({ alg: "EdDSA", typ: TASK_TYPE, kid })
-    .sign(key);
+/**
+ * Signs a task with the task key; `kid` names it so that keys can be rotated. At once and in this thread: to hand an Ed25519 signature
+ * to another one takes several times longer than to make it, and one is made for every task.
+ */
+export function signTask(key: KeyObject, kid: string, claims: TaskClaims): string {
+  const text = [{ alg: "EdDSA", typ: TASK_TYPE, kid }, claims]
+    .map((part) => Buffer.from(JSON.stringify(part)).toString("base64url"))
+    .join(".");
+  return `${text}.${sign(null, Buffer.from(text), key).toString("base64url")}`;
 }
 
 export interface TaskExpectations {

@@ -40,7 +40,7 @@ export function openSigner(options: {
     sign: async (generation, claims) => {
       const { key, kid } = await keyOf(generation);
       judge(claims);
-      return await signTask(key, kid, claims);
+      return signTask(key, kid, claims);
     },
     publicKey: async (generation) => {
       const { kid, kty, crv, x } = publicJwk((await keyOf(generation)).key);

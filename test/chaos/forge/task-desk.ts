@@ -61,7 +61,7 @@ export function openTaskDesk(): TaskDesk {
         ...overrides,
       };
     },
-    sign: async (claims) => await signTask(authority.taskKey, kid, claims),
+    sign: async (claims) => signTask(authority.taskKey, kid, claims),
     header: (changes = {}) => ({ alg: "EdDSA", typ: TASK_TYPE, kid, ...changes }),
     verify: identity.verifyTask,
     take: async (jws) => {
