@@ -6,7 +6,7 @@ import { driverNameSchema, fenceSchema, INT32_MAX, phaseEventSchema, sha256Schem
  * The whole contract between agent and control plane. It only grows: add an optional field or a kind, raise the
  * version, write a history line. Requests are read strictly, answers tolerantly (an older agent may meet new fields).
  */
-export const PROTOCOL_VERSION = 3;
+export const PROTOCOL_VERSION = 4;
 export const PROTOCOL_HISTORY = [
   { version: 1, date: "2026-11-21", change: "First version; never released." },
   { version: 2, date: "2026-11-21", change: "Sessions on every request, trust bundles, recovery." },
@@ -15,6 +15,11 @@ export const PROTOCOL_HISTORY = [
     date: "2026-11-21",
     change:
       "Highest fence, last task and clean ends of agents; failures for want of capacity. The slices of a host: digest in polls, lists, repair and removal tasks.",
+  },
+  {
+    version: 4,
+    date: "2026-11-21",
+    change: "Results of several tasks in one request, each with the events that were not told before it.",
   },
 ] as const;
 /** The oldest agent that this control plane serves. */
@@ -32,6 +37,8 @@ export const NODE_PATHS = {
   slices: "/node/v1/slices",
   telemetry: "/node/v1/telemetry",
   progress: (taskId: string) => `/node/v1/tasks/${taskId}/progress`,
+  results: "/node/v1/results",
+  /** Of agents before version 4. */
   result: (taskId: string) => `/node/v1/tasks/${taskId}/result`,
   image: (sha256: string) => `/node/v1/images/${sha256}`,
   terminal: (terminalId: string) => `/node/v1/terminals/${terminalId}/socket`,
@@ -259,9 +266,34 @@ export const slicesReportSchema = z.strictObject({
 });
 export type SlicesReport = z.infer<typeof slicesReportSchema>;
 
-export const progressRequestSchema = z.strictObject({ fence: fenceSchema, events: z.array(phaseEventSchema).max(200) });
+/** Events in one report, or with one result. */
+export const EVENTS_MAX = 200;
+const eventsSchema = z.array(phaseEventSchema).max(EVENTS_MAX);
+export const progressRequestSchema = z.strictObject({ fence: fenceSchema, events: eventsSchema });
 export const progressAnswerSchema = z.looseObject({ leaseTtlMs: z.int(), cancel: z.boolean() });
-export const resultRequestSchema = z.strictObject({ result: z.string().max(256 * 1024) });
+/** Characters of a result, signed. */
+export const RESULT_CHARS_MAX = 256 * 1024;
+const resultJwsSchema = z.string().max(RESULT_CHARS_MAX);
+export const resultRequestSchema = z.strictObject({ result: resultJwsSchema });
+/** Results in one request. */
+export const RESULTS_MAX = 16;
+export const resultsRequestSchema = z.strictObject({
+  results: z
+    .array(
+      z.strictObject({
+        taskId: idSchema("task"),
+        result: resultJwsSchema,
+        /** What the agent has not told of the task before, oldest first; told again is told once. */
+        events: eventsSchema,
+      }),
+    )
+    .min(1)
+    .max(RESULTS_MAX),
+});
+/** What was not taken, and why; all others were. */
+export const resultsAnswerSchema = z.looseObject({
+  refused: z.array(z.looseObject({ taskId: z.string(), problem: z.unknown() })),
+});
 
 export const gpuSampleSchema = z.strictObject({
   uuid: z.string().max(96),

@@ -45,3 +45,25 @@ test("slices that are given back at the same time, some twice and one unknown, e
   `;
   expect(row).toEqual({ events: 2 });
 });
+
+test("a group is given back at once, and again; of a stranger's group nothing is told", async () => {
+  const node = await fleet.add("group", 10);
+  const group = await fleet.operator.post(
+    `/api/tenant/v1/projects/${fleet.projectId}/allocation-groups`,
+    {
+      name: "together",
+      count: 2,
+      template: { image: "tiny", gpus: { count: 5 }, labels: { "hostler.dev/driver": "mock" } },
+    },
+    allocationGroupSchema,
+  );
+  await node.silence();
+  const task = await node.takeTask();
+  await node.send(task.claims.jti, await node.resultOf(task, "succeeded"));
+  const path = `/api/tenant/v1/allocation-groups/${group.id}/release`;
+  const released = await fleet.operator.post(path, {}, allocationGroupSchema);
+  expect(released.allocations.map(({ allocation }) => allocation.state).toSorted()).toEqual(["released", "releasing"]);
+  expect(await fleet.operator.post(path, {}, allocationGroupSchema)).toMatchObject({ id: group.id });
+  const unknown = `/api/tenant/v1/allocation-groups/${newId("allocationGroup", systemClock)}/release`;
+  await expect(fleet.operator.post(unknown, {}, allocationGroupSchema)).rejects.toMatchObject({ code: "not_found" });
+});

@@ -91,10 +91,10 @@ export function makeControlPlanePort(parts: {
         await ask(what, { signal }, async (replica, from) => await replica.forNodes.progress(from, taskId, body)),
       );
     },
-    sendResult: async ({ taskId, resultJws, signal }) => {
+    sendResult: async ({ taskId, resultJws, events, signal }) => {
       await inSession(signal);
       await ask(`result ${taskId}`, { signal }, async (replica, from) => {
-        return await replica.forNodes.result(from, taskId, { result: resultJws });
+        return await replica.forNodes.result(from, { taskId, result: resultJws, events });
       });
     },
   };

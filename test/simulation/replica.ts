@@ -16,16 +16,18 @@ import type { completeTask } from "@hostler/control-plane/tasks/complete-task.ts
 import { reconcileNode } from "@hostler/control-plane/reconciliation/reconcile-node.ts";
 import { runTaskLoop } from "@hostler/control-plane/tasks/loops.ts";
 import { makeDispatch, type Dispatch } from "@hostler/control-plane/tasks/dispatch.ts";
-import { gatherProgress, pollTasks, type PollDeps } from "@hostler/control-plane/tasks/poll-tasks.ts";
+import { gatherPolls } from "@hostler/control-plane/tasks/gather-polls.ts";
+import { pollTasks, type PollDeps } from "@hostler/control-plane/tasks/poll-tasks.ts";
 import { scanWaiting } from "@hostler/control-plane/tasks/scan-waiting.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { newId } from "@hostler/shared/ids.ts";
 import {
   inventorySchema,
+  LEASE_TTL_MS,
   pollRequestSchema,
   progressRequestSchema,
-  resultRequestSchema,
+  resultsRequestSchema,
   sessionRequestSchema,
   slicesReportSchema,
 } from "@hostler/shared/node-protocol.ts";
@@ -50,7 +52,7 @@ export interface NodeEdge {
   startSession(from: Caller, body: unknown, signal: AbortSignal): Promise<unknown>;
   poll(from: Caller, body: unknown, signal: AbortSignal): Promise<unknown>;
   progress(from: Caller, taskId: string, body: unknown): Promise<unknown>;
-  result(from: Caller, taskId: string, body: unknown): Promise<unknown>;
+  result(from: Caller, body: unknown): Promise<unknown>;
   inventory(from: Caller, body: unknown): Promise<unknown>;
   slices(from: Caller, body: unknown): Promise<unknown>;
 }
@@ -107,7 +109,7 @@ export function startReplica(parts: ReplicaParts): Replica {
     ...deps,
     liveness,
     liveSockets: { size: 0 },
-    readProgress: gatherProgress(sql),
+    ...gatherPolls(sql, LEASE_TTL_MS),
     dispatch: makeDispatch({ ...deps, pki: { signTask }, random: () => HALF }),
     pki: {
       trust: { bundle: { version: 1 } } as PollDeps["pki"]["trust"],
@@ -152,10 +154,10 @@ function nodeEdge(deps: EdgeDeps, variant: ReplicaVariant): NodeEdge {
         ...progressRequestSchema.parse(body),
       });
     },
-    result: async (from, taskId, body) => {
+    result: async (from, body) => {
       const { id: nodeId } = await authenticate(deps, from, { isStart: false });
-      const { result } = resultRequestSchema.parse(body);
-      const completion = { nodeId, taskId, resultJws: result, requestId: requestId() };
+      const { taskId, result, events } = resultsRequestSchema.shape.results.element.parse(body);
+      const completion = { nodeId, taskId, resultJws: result, events, requestId: requestId() };
       if (variant.completeTask !== undefined) return await variant.completeTask(deps, completion);
       return await deps.dispatch.complete(completion, null);
     },

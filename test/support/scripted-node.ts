@@ -109,7 +109,7 @@ export async function makeScriptedNode(options: {
         failure,
       });
     },
-    send: async (taskId, resultJws) => await client.sendResult({ taskId, resultJws, signal: never }),
+    send: async (taskId, resultJws) => await client.sendResult({ taskId, resultJws, events: [], signal: never }),
     close: async () => await client.close(),
   };
 }

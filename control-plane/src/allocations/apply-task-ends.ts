@@ -1,8 +1,9 @@
-import type { ResultClaims } from "@hostler/shared/tasks.ts";
+import type { PhaseEvent, ResultClaims } from "@hostler/shared/tasks.ts";
 import { advanceOperations, type OperationMove } from "../operations/operations.ts";
 import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
 import type { TaskRow } from "../tasks/task-row.ts";
+import { stepOf } from "./apply-task-progress.ts";
 import { beginRelease } from "./begin-release.ts";
 import { judgeTaskEnd, type AllocationEffect } from "./judge-task-end.ts";
 import { placeAgain } from "./place-again.ts";
@@ -11,7 +12,12 @@ import { moveAllAndRecord } from "./record-allocation.ts";
 import { freeSlotsOf, giveCapacityBack, lockAllocations, type AllocationRow } from "./store.ts";
 
 /** What became of a task. */
-export type TaskEnd = { readonly task: TaskRow; readonly requestId: string | null } & (
+export type TaskEnd = {
+  readonly task: TaskRow;
+  /** What its host told together with it. */
+  readonly events: readonly PhaseEvent[];
+  readonly requestId: string | null;
+} & (
   | { readonly kind: "ended" | "place_again"; readonly result: ResultClaims }
   /** It goes back to its node for another attempt. */
   | { readonly kind: "retry" }
@@ -41,7 +47,7 @@ export async function applyTaskEnds(tx: Tx, deps: Pick<Deps, "clock">, ends: rea
     const allocation = allocations.get(end.task.targetId);
     const placed = end.kind === "place_again" && allocation?.state !== "releasing" ? allocation : undefined;
     if (placed !== undefined && end.kind === "place_again" && (await placeAgain(tx, deps, placed, end))) {
-      operations.push({ id: end.task.operationId ?? "", target: "retrying", error: null });
+      operations.push({ ...stepOf(end), target: "retrying", error: null });
       const [moved] = await lockAllocations(tx, [placed.id]);
       if (moved !== undefined) nodeIds.add(moved.nodeId);
       continue;
@@ -94,11 +100,11 @@ async function endRepairs(
 }
 
 function operationMoveOf(end: TaskEnd): OperationMove {
-  const id = end.task.operationId ?? "";
-  if (end.kind === "retry") return { id, target: "retrying", error: null };
+  const step = stepOf(end);
+  if (end.kind === "retry") return { ...step, target: "retrying", error: null };
   if (end.kind === "abandoned")
-    return { id, target: "failed", error: { code: "lease_lost", message: end.reason, phase: end.task.phase } };
+    return { ...step, target: "failed", error: { code: "lease_lost", message: end.reason, phase: end.task.phase } };
   const { outcome, failure } = end.result;
-  if (outcome !== "failed" || failure === null) return { id, target: outcome, error: null };
-  return { id, target: "failed", error: { code: failure.code, message: failure.message, phase: failure.phase } };
+  if (outcome !== "failed" || failure === null) return { ...step, target: outcome, error: null };
+  return { ...step, target: "failed", error: { code: failure.code, message: failure.message, phase: failure.phase } };
 }

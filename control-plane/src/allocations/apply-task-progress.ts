@@ -2,7 +2,7 @@ import type { PhaseEvent } from "@hostler/shared/tasks.ts";
 import { PROVISION_PHASE_NAMES, RELEASE_PHASE_NAMES } from "@hostler/shared/phases.ts";
 import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
-import { noteOperationsProgress } from "../operations/operations.ts";
+import { noteOperationsProgress, type OperationStep } from "../operations/operations.ts";
 import type { TaskRow } from "../tasks/task-row.ts";
 import { moveAllAndRecord } from "./record-allocation.ts";
 import { lockRequestedAllocations } from "./store.ts";
@@ -28,14 +28,7 @@ export async function applyTaskProgress(
 ): Promise<void> {
   const about = reports.filter(({ task }) => task.operationId !== null);
   if (about.length === 0) return;
-  await noteOperationsProgress(
-    tx,
-    about.map(({ task, events }) => ({
-      id: task.operationId ?? "",
-      phase: events.at(-1)?.phase ?? null,
-      phasesDone: phasesDone(PHASES_OF[task.kind] ?? [], events),
-    })),
-  );
+  await noteOperationsProgress(tx, about.map(stepOf));
   const provisions = new Map(
     about.filter(({ task }) => task.kind === "slice.vm_provision").map((report) => [report.task.targetId, report]),
   );
@@ -52,10 +45,11 @@ export async function applyTaskProgress(
   await moveAllAndRecord(tx, deps, moves);
 }
 
-/** How far along the list of phases the newest finished one stands; what is undone takes nothing back. */
-function phasesDone(names: readonly string[], events: readonly PhaseEvent[]): number {
+/** Where the operation of a task stands by what its host told. What is undone takes nothing back. */
+export function stepOf({ task, events }: Pick<AppliedProgress, "task" | "events">): OperationStep {
+  const names = PHASES_OF[task.kind] ?? [];
   const done = events
     .filter(({ direction, status }) => direction === "apply" && (status === "done" || status === "not_needed"))
     .map(({ phase }) => names.indexOf(phase) + 1);
-  return Math.max(0, ...done);
+  return { id: task.operationId ?? "", phase: events.at(-1)?.phase ?? null, phasesDone: Math.max(0, ...done) };
 }

@@ -21,13 +21,16 @@ import type { PublicEnv } from "../http/env.ts";
 import { requireInProject } from "../identity/permissions.ts";
 import { createAllocationGroup } from "./create-allocation.ts";
 import { explainPlacement } from "./explain-placement.ts";
+import { releaseGroup, type makeReleases } from "./release-allocation.ts";
 
 const project = `${API_PREFIX.tenant}/projects/{projectId}`;
 const tags = ["compute"];
 const params = z.object({ projectId: idSchema("project") });
 
-/** Slices that are placed together, and why a request is not placed. */
-export function addGroups(api: OpenAPIHono<PublicEnv>, deps: Pick<Deps, "sql" | "clock" | "wake">): void {
+type GroupDeps = Pick<Deps, "sql" | "clock" | "wake"> & { readonly release: ReturnType<typeof makeReleases> };
+
+/** Slices that are placed together and given back together, and why a request is not placed. */
+export function addGroups(api: OpenAPIHono<PublicEnv>, deps: GroupDeps): void {
   const create = createRoute({
     ...securedOnceInTransaction("compute.allocation.create", 202),
     method: "post",
@@ -45,6 +48,22 @@ export function addGroups(api: OpenAPIHono<PublicEnv>, deps: Pick<Deps, "sql" | 
     const { principal, requestId, once } = c.var;
     const group = c.req.valid("json");
     return c.json(await createAllocationGroup(deps, { principal, projectId, requestId, once, group }), 202);
+  });
+  const release = createRoute({
+    ...secured("compute.allocation.release"),
+    method: "post",
+    path: `${API_PREFIX.tenant}/allocation-groups/{groupId}/release`,
+    operationId: "releaseAllocationGroup",
+    summary: "Give all slices of a group back",
+    description: "As giving each of them back. Asking again is fine; slices that have ended stay as they are.",
+    tags,
+    request: { params: z.object({ groupId: idSchema("allocationGroup") }) },
+    responses: { 202: jsonAnswer(allocationGroupSchema, "Accepted."), ...PROBLEMS },
+  });
+  api.openapi(release, async (c) => {
+    const { groupId } = c.req.valid("param");
+    const { principal, requestId } = c.var;
+    return c.json(await releaseGroup(deps, { principal, groupId, requestId }), 202);
   });
   const explain = createRoute({
     ...secured("compute.allocation.create"),

@@ -14,6 +14,9 @@ export function phaseViews(kind: TaskKind | null, events: readonly StoredPhaseEv
   for (const event of events) {
     const key = `${event.direction} ${event.phase}`;
     if (event.status === "started") startedAt.set(key, event.at);
+    // What was over before its start could be told is told once.
+    else if (event.durationMs !== null && !startedAt.has(key))
+      startedAt.set(key, new Date(event.at.getTime() - event.durationMs));
     // A line of progress does not hide the message of the state before it; it is the message.
     newest.set(key, event);
   }

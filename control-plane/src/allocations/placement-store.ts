@@ -1,5 +1,5 @@
 import type { Gpu } from "@hostler/shared/node-protocol.ts";
-import type { Queryable, Tx } from "../db/sql.ts";
+import { idSet, type Queryable, type Tx } from "../db/sql.ts";
 import type { Candidate, PlacementWish } from "./choose-nodes.ts";
 
 /**
@@ -12,7 +12,8 @@ export async function listCandidates(
   nodeIds: readonly string[] | null = null,
 ): Promise<Candidate[]> {
   const { wish, projectId } = request;
-  const ids = nodeIds === null ? null : [...nodeIds];
+  const among = (column: "node_id" | "n.id") =>
+    nodeIds === null ? db`true` : db`${db(column)} in ${idSet(db, nodeIds)}`;
   return await db<Candidate[]>`
     select n.id, n.name, n.state, n.labels,
       coalesce(l.last_seen_at > now() - interval '45 seconds', false) as "isOnline",
@@ -29,10 +30,10 @@ export async function listCandidates(
       select node_id, count(*)::int as free
       from gpu_slots
       where state = 'available' and (${wish.gpus.kind}::text is null or gpu_kind = ${wish.gpus.kind})
-        and (${ids}::text[] is null or node_id = any(${ids}))
+        and ${among("node_id")}
       group by node_id
     ) as s on s.node_id = n.id
-    where n.state not in ('revoked', 'retired') and (${ids}::text[] is null or n.id = any(${ids}))
+    where n.state not in ('revoked', 'retired') and ${among("n.id")}
     order by "freeGpus", "freeMemoryMib", n.id
   `;
 }

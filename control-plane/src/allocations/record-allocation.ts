@@ -28,27 +28,23 @@ export async function moveAllAndRecord(
   deps: Pick<Deps, "clock">,
   moves: readonly { readonly allocation: AllocationRow; readonly move: AllocationMove }[],
 ): Promise<void> {
-  const states = new Map<string, { state: AllocationState; version: number }>();
+  const states = new Map<string, { readonly state: AllocationState; readonly times: number }>();
   const changes: Change[] = [];
-  let round: MovedAllocation[] = [];
-  const makeRound = async (): Promise<void> => {
-    if (round.length > 0 && (await moveAllocations(tx, round)) !== round.length)
-      throw new Error("an allocation whose row was held had moved");
-    round = [];
-  };
+  /** A row changes once in a statement: the first moves of all, then the second ones. */
+  const rounds: MovedAllocation[][] = [];
   for (const { allocation, move } of moves) {
-    const before = states.get(allocation.id) ?? allocation;
-    if (!canMove(ALLOCATION_TRANSITIONS, before.state, move.target))
-      throw new Error(`allocation ${allocation.id} cannot move from ${before.state} to ${move.target}`);
-    // A row changes once in a statement.
-    if (round.some(({ id }) => id === allocation.id)) await makeRound();
+    const { id } = allocation;
     const { target, reason, operationId } = move;
-    round.push({ id: allocation.id, source: before.state, target, reason, operationId });
-    const version = before.version + 1;
-    states.set(allocation.id, { state: target, version });
-    changes.push(changeOf(allocation, move, version));
+    const { state: source, times } = states.get(id) ?? { state: allocation.state, times: 0 };
+    if (!canMove(ALLOCATION_TRANSITIONS, source, target))
+      throw new Error(`allocation ${id} cannot move from ${source} to ${target}`);
+    states.set(id, { state: target, times: times + 1 });
+    (rounds[times] ??= []).push({ id, source, target, reason, operationId });
+    changes.push(changeOf(allocation, move, allocation.version + times + 1));
   }
-  await makeRound();
+  for (const round of rounds)
+    if ((await moveAllocations(tx, round)) !== round.length)
+      throw new Error("an allocation whose row was held had moved");
   await recordChanges(tx, deps.clock, changes);
 }
 

@@ -1,6 +1,7 @@
-import type { AllocationOperation } from "@hostler/shared/api/allocations.ts";
+import type { AllocationGroup, AllocationOperation } from "@hostler/shared/api/allocations.ts";
+import { onlyOutcome, outcomeOf, type Outcome } from "@hostler/shared/coalesce.ts";
 import { AppError } from "@hostler/shared/errors.ts";
-import { makeCoalescer, outcomeOf, type Outcome } from "../db/coalesce.ts";
+import { makeCoalescer } from "../db/coalesce.ts";
 import { nodeTopic, operationTopic } from "../db/wake-bus.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Tx } from "../db/sql.ts";
@@ -15,6 +16,7 @@ import {
   freeSlotsOf,
   giveCapacityBack,
   isDrainDue,
+  listGroup,
   lockAllocation,
   lockAllocations,
   type AllocationRow,
@@ -41,10 +43,22 @@ export function makeReleases(deps: ReleaseDeps): (request: ReleaseRequest) => Pr
 }
 
 export async function releaseAllocation(deps: ReleaseDeps, request: ReleaseRequest): Promise<AllocationOperation> {
-  const [outcome] = await releaseTogether(deps, [request]);
-  if (outcome === undefined) throw new Error("a request has an outcome");
-  if ("error" in outcome) throw outcome.error;
-  return outcome.value;
+  return onlyOutcome(await releaseTogether(deps, [request]));
+}
+
+/** Gives the slices of a gang back as `release` does each. Asking again is fine; those that have ended stay as they are. */
+export async function releaseGroup(
+  deps: Pick<Deps, "sql"> & { readonly release: ReturnType<typeof makeReleases> },
+  request: { readonly principal: Principal; readonly groupId: string; readonly requestId: string },
+): Promise<AllocationGroup> {
+  const { principal, groupId, requestId } = request;
+  const members = await listGroup(deps.sql, groupId);
+  if (members.length === 0) throw new AppError("not_found");
+  for (const { projectId } of members) requireInProject(principal, "compute.allocation.release", projectId);
+  const allocations = await Promise.all(
+    members.map(async ({ id: allocationId }) => await deps.release({ principal, allocationId, requestId })),
+  );
+  return { id: groupId, allocations };
 }
 
 async function releaseTogether(

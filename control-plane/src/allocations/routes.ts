@@ -43,8 +43,9 @@ export function allocationRoutes(deps: AllocationDeps): OpenAPIHono<PublicEnv> {
   const api = newApi();
   addCreate(api, deps);
   addReads(api, deps);
-  addRelease(api, deps);
-  addGroups(api, deps);
+  const releaseTogether = makeReleases(deps);
+  addRelease(api, releaseTogether);
+  addGroups(api, { ...deps, release: releaseTogether });
   addQuotas(api, deps);
   return api;
 }
@@ -142,8 +143,7 @@ function addReads(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
   });
 }
 
-function addRelease(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
-  const releaseTogether = makeReleases(deps);
+function addRelease(api: OpenAPIHono<PublicEnv>, releaseTogether: ReturnType<typeof makeReleases>): void {
   const release = createRoute({
     ...secured("compute.allocation.release"),
     method: "post",

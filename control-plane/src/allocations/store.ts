@@ -1,7 +1,7 @@
 import type { Allocation } from "@hostler/shared/api/allocations.ts";
 import type { AllocationState } from "@hostler/shared/states.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
-import type { Queryable, Tx } from "../db/sql.ts";
+import { idSet, type Queryable, type Tx } from "../db/sql.ts";
 import type { MovedAllocation } from "./record-allocation.ts";
 
 export interface NewAllocation {
@@ -94,6 +94,16 @@ export async function findAllocation(db: Queryable, id: string): Promise<Allocat
     where id = ${id}
   `;
   return row;
+}
+
+/** The slices that were asked for together, in the order in which they were asked for. */
+export async function listGroup(
+  db: Queryable,
+  groupId: string,
+): Promise<{ readonly id: string; readonly projectId: string }[]> {
+  return await db<{ id: string; projectId: string }[]>`
+    select id, project_id as "projectId" from allocations where group_id = ${groupId} order by id
+  `;
 }
 
 /** Moves allocations whose rows the caller holds, each out of the state that it was seen in. Resolves with how many moved. */
@@ -221,7 +231,7 @@ export async function readAllocationViews(
     readonly limit: number;
   },
 ): Promise<Allocation[]> {
-  const ids = filter.ids === null ? null : [...filter.ids];
+  const { ids, projectId, after } = filter;
   const rows = await db<AllocationViewRow[]>`
     select a.id, a.project_id as "projectId", a.name, a.state, a.reason, a.node_id as "nodeId", n.name as "nodeName", i.name as image, a.vcpus,
       a.memory_mib as "memoryMib", a.disk_gib as "diskGib", a.gpus, a.gpus_simulated as "gpusSimulated", a.labels, a.node_selector as "nodeSelector", a.spread_by as "spreadBy",
@@ -231,8 +241,9 @@ export async function readAllocationViews(
     from allocations a
     join images i on i.id = a.image_id
     left join nodes n on n.id = a.node_id
-    where (${ids}::text[] is null or a.id = any(${ids})) and (${filter.projectId}::text is null or a.project_id = ${filter.projectId})
-      and (${filter.after}::text is null or a.id < ${filter.after})
+    where ${ids === null ? db`true` : db`a.id in ${idSet(db, ids)}`}
+      and ${projectId === null ? db`true` : db`a.project_id = ${projectId}`}
+      and ${after === null ? db`true` : db`a.id < ${after}`}
     order by a.id desc
     limit ${filter.limit}
   `;

@@ -6,3 +6,11 @@ export type Sql = postgres.Sql;
 export type Tx = postgres.TransactionSql;
 /** Where a store function runs its statements: in the caller's transaction, or each on its own. */
 export type Queryable = Sql | Tx;
+
+/**
+ * The ids of a batch as a set: `id in ${idSet(db, ids)}`, for statements of every request. PostgreSQL sees how long an array is and so
+ * plans a statement with one anew at each execution, which takes longer than to look up what it asks for.
+ */
+export function idSet(db: Queryable, ids: readonly string[]) {
+  return db`(select jsonb_array_elements_text(${db.json([...ids])}))`;
+}

@@ -43,16 +43,23 @@ export function requestContext(deps: {
 /** The one place where errors become answers. Expected ones say what to do; everything else is logged and says nothing. */
 export function installErrorAnswers<E extends RequestEnv>(app: Hono<E>, fallbackLog: Logger): void {
   app.onError((error, c) => {
-    const appError = appErrorOf(error);
     // A failure before the first middleware has no logger of its own.
-    const log: Pick<Logger, "error" | "warn"> = (c.var as Partial<RequestEnv["Variables"]>).log ?? fallbackLog;
-    if (appError.code === "internal") log.error({ err: error }, "request failed unexpectedly");
-    else if (appError.code === "service_unavailable") log.warn({ err: error }, "request refused: a part is away");
-    return answerProblem(c, appError);
+    const log: ErrorLog = (c.var as Partial<RequestEnv["Variables"]>).log ?? fallbackLog;
+    return answerProblem(c, refusalOf(error, log));
   });
   app.notFound((c) =>
     answerProblem(c, new AppError("not_found", { detail: `There is no ${c.req.method} ${c.req.path}.` })),
   );
+}
+
+type ErrorLog = Pick<Logger, "error" | "warn">;
+
+/** What a client is told of an error; what is ours to know of it goes to the log. */
+export function refusalOf(error: unknown, log: ErrorLog): AppError {
+  const refusal = appErrorOf(error);
+  if (refusal.code === "internal") log.error({ err: error }, "request failed unexpectedly");
+  else if (refusal.code === "service_unavailable") log.warn({ err: error }, "request refused: a part is away");
+  return refusal;
 }
 
 export function answerProblem(c: Context, error: AppError): Response {

@@ -14,10 +14,10 @@ import {
   type NewOperation,
   type OperationError,
   type OperationMove,
-  type OperationProgress,
+  type OperationStep,
 } from "./store.ts";
 
-export type { OperationMove };
+export type { OperationMove, OperationStep };
 
 /** Opens an operation for long work, in the transaction that asks for the work. */
 export async function openOperation(tx: Tx, operation: NewOperation): Promise<void> {
@@ -43,8 +43,18 @@ export async function advanceOperations(tx: Tx, moves: readonly OperationMove[])
   if (moves.length > 0) await moveOperations(tx, moves);
 }
 
-export async function noteOperationsProgress(tx: Tx, reports: readonly OperationProgress[]): Promise<void> {
-  await noteProgress(tx, reports);
+/** What was told of operations, oldest first. */
+export async function noteOperationsProgress(tx: Tx, told: readonly OperationStep[]): Promise<void> {
+  const steps = new Map<string, OperationStep>();
+  for (const { id, phase, phasesDone } of told) {
+    const before = steps.get(id);
+    steps.set(id, {
+      id,
+      phase: phase ?? before?.phase ?? null,
+      phasesDone: Math.max(phasesDone, before?.phasesDone ?? 0),
+    });
+  }
+  if (steps.size > 0) await noteProgress(tx, [...steps.values()]);
 }
 
 /** The same for work whose steps are counted by whoever does them. */

@@ -28,7 +28,15 @@ export interface OperationError {
   readonly phase: string | null;
 }
 
-export interface OperationMove {
+/** How far work has come. */
+export interface OperationStep {
+  readonly id: string;
+  /** Null: it stays what it was. */
+  readonly phase: string | null;
+  readonly phasesDone: number;
+}
+
+export interface OperationMove extends Partial<OperationStep> {
   readonly id: string;
   readonly target: OperationState;
   readonly error: OperationError | null;
@@ -43,47 +51,39 @@ const SOURCES = OPERATION_STATES.flatMap((target) =>
 export async function moveOperations(tx: Tx, moves: readonly OperationMove[]): Promise<void> {
   await tx`
     with held as (
-      select o.id, move.target, move.error
+      select o.id, move.target, move.error, move.phase, move."phasesDone"
       from operations o
-      join jsonb_to_recordset(${tx.json(moves as never)}) as move (id text, target text, error jsonb) on move.id = o.id
+      join jsonb_to_recordset(${tx.json(moves as never)}) as move (id text, target text, error jsonb, phase text, "phasesDone" int) on move.id = o.id
       join jsonb_to_recordset(${tx.json(SOURCES)}) as allowed (source text, target text)
         on allowed.target = move.target and allowed.source = o.state
       order by o.id
       for no key update of o
     )
     update operations o
-    set state = held.target, version = version + 1, error = held.error, updated_at = now()
+    set state = held.target, version = version + 1, error = held.error, phase = coalesce(held.phase, o.phase),
+      phases_done = greatest(o.phases_done, held."phasesDone"), updated_at = now()
     from held
     where o.id = held.id
   `;
 }
 
-export interface OperationProgress {
-  readonly id: string;
-  /** Null: it only says that work goes on. */
-  readonly phase: string | null;
-  readonly phasesDone: number;
-}
-
-/** Signs of work: what waited runs now, and the count of finished phases only rises. */
-export async function noteProgress(tx: Tx, reports: readonly OperationProgress[]): Promise<void> {
+/** Signs of work, one of each operation: what waited runs now, and the count of finished phases only rises. */
+export async function noteProgress(tx: Tx, steps: readonly OperationStep[]): Promise<void> {
   await tx`
     with held as (
-      select o.id, max(report."phasesDone") as phases_done, max(report.phase) as phase
+      select o.id, step.phase, step."phasesDone"
       from operations o
-      join jsonb_to_recordset(${tx.json(reports as never)}) as report (id text, phase text, "phasesDone" int) on report.id = o.id
+      join jsonb_to_recordset(${tx.json(steps as never)}) as step (id text, phase text, "phasesDone" int) on step.id = o.id
       where o.state in ('pending', 'running', 'retrying')
-      group by o.id
-    ), locked as (
-      select id from operations where id in (select id from held) order by id for no key update
+      order by o.id
+      for no key update of o
     )
     update operations o
-    set state = 'running', version = version + (o.state <> 'running')::int, phases_done = greatest(o.phases_done, held.phases_done),
+    set state = 'running', version = version + (o.state <> 'running')::int, phases_done = greatest(o.phases_done, held."phasesDone"),
       phase = coalesce(held.phase, o.phase), updated_at = now()
     from held
-    join locked on locked.id = held.id
-    where o.id = held.id and o.state in ('pending', 'running', 'retrying')
-      and (o.state <> 'running' or o.phases_done < held.phases_done or o.phase is distinct from coalesce(held.phase, o.phase))
+    where o.id = held.id
+      and (o.state <> 'running' or o.phases_done < held."phasesDone" or o.phase is distinct from coalesce(held.phase, o.phase))
   `;
 }
 

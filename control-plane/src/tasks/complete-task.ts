@@ -1,15 +1,15 @@
 import type { KeyObject } from "node:crypto";
+import { type Outcome, onlyOutcome } from "@hostler/shared/coalesce.ts";
 import { AppError } from "@hostler/shared/errors.ts";
-import type { ResultClaims } from "@hostler/shared/tasks.ts";
+import type { PhaseEvent, ResultClaims } from "@hostler/shared/tasks.ts";
 import { sha256Hex } from "@hostler/pki";
 import { insertAuditRows } from "../audit/store.ts";
-import type { Outcome } from "../db/coalesce.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
 import { quarantineNode } from "../nodes/quarantine-node.ts";
 import { settleTasks, type Settled } from "./end-tasks.ts";
-import { findPastTasks, type PastTask } from "./history-store.ts";
+import { findPastTasks, insertPhaseReports, type PastTask } from "./history-store.ts";
 import { judgeResult } from "./model.ts";
 import { isHeldBy, staleError } from "./progress-task.ts";
 import { lockTasks, type TaskRow } from "./store.ts";
@@ -19,6 +19,8 @@ export interface TaskCompletion {
   readonly nodeId: string;
   readonly taskId: string;
   readonly resultJws: string;
+  /** What the node did not tell of the task before; empty when it told everything. */
+  readonly events: readonly PhaseEvent[];
   readonly requestId: string;
 }
 
@@ -77,10 +79,14 @@ async function completeEach(deps: CompleteDeps, completions: readonly VerifiedCo
     const taken = judged.flatMap((one) => (one.kind === "taken" ? [one] : []));
     if (taken.length === 0) return { outcomes: judged.map(({ outcome }) => outcome), topics: [] };
     await insertAuditRows(tx, taken.map(auditRowOf));
+    await insertPhaseReports(
+      tx,
+      taken.map(({ task, completion }) => ({ taskId: task.id, attempt: task.attempt, events: completion.events })),
+    );
     const settled = taken.map(({ task, completion }): Settled => ({
       task,
       verdict: judgeResult(task, completion.claims, deps.random),
-      result: { claims: completion.claims, jws: completion.resultJws },
+      result: { claims: completion.claims, jws: completion.resultJws, events: completion.events },
       requestId: completion.requestId,
     }));
     const woken = await settleTasks(tx, deps, settled);
@@ -97,8 +103,7 @@ export async function completeTask(
   completion: TaskCompletion,
 ): Promise<void> {
   const verified = await verifyCompletion(deps, completion);
-  const [outcome] = await completeTasks({ ...deps, random: deps.random ?? Math.random }, [verified]);
-  if (outcome !== undefined && "error" in outcome) throw outcome.error;
+  onlyOutcome(await completeTasks({ ...deps, random: deps.random ?? Math.random }, [verified]));
 }
 
 type Judged =

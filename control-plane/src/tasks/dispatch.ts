@@ -1,7 +1,8 @@
 import type { KeyObject } from "node:crypto";
+import type { Outcome } from "@hostler/shared/coalesce.ts";
 import { LEASE_TTL_MS } from "@hostler/shared/node-protocol.ts";
 import { sha256Hex } from "@hostler/pki";
-import { makeCoalescer, type Outcome } from "../db/coalesce.ts";
+import { makeCoalescer } from "../db/coalesce.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode } from "../http/node-env.ts";

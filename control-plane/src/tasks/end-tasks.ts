@@ -1,4 +1,4 @@
-import type { ResultClaims } from "@hostler/shared/tasks.ts";
+import type { PhaseEvent, ResultClaims } from "@hostler/shared/tasks.ts";
 import { applyTaskEnds, type TaskEnd } from "../allocations/apply-task-ends.ts";
 import { nodeTopic, operationTopic } from "../db/wake-bus.ts";
 import type { Tx } from "../db/sql.ts";
@@ -12,7 +12,12 @@ export interface Settled {
   readonly task: TaskRow;
   readonly verdict: Verdict | { readonly kind: "expired" };
   /** Null when no host said anything. */
-  readonly result: { readonly claims: ResultClaims; readonly jws: string } | null;
+  readonly result: {
+    readonly claims: ResultClaims;
+    readonly jws: string;
+    /** What the host told together with it. */
+    readonly events: readonly PhaseEvent[];
+  } | null;
   readonly requestId: string | null;
 }
 
@@ -39,7 +44,7 @@ function endedTask({ task, verdict, result }: Settled): EndedTask {
 }
 
 function taskEnd({ task, verdict, result, requestId }: Settled): TaskEnd {
-  const end = { task, requestId };
+  const end = { task, events: result?.events ?? [], requestId };
   switch (verdict.kind) {
     case "retry":
       return { ...end, kind: "retry" };

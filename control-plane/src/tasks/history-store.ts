@@ -61,9 +61,14 @@ export interface PhaseReport {
   readonly events: readonly PhaseEvent[];
 }
 
-/** One row a report. One that is sent again because its answer was lost is stored again; readers go by the events' numbers. */
+/**
+ * One row for each report that tells of anything. One that is sent again because its answer was lost is stored again; readers go by
+ * the events' numbers.
+ */
 export async function insertPhaseReports(tx: Tx, reports: readonly PhaseReport[]): Promise<void> {
-  const rows = reports.map(({ taskId, attempt, events }) => ({
+  const telling = reports.filter(({ events }) => events.length > 0);
+  if (telling.length === 0) return;
+  const rows = telling.map(({ taskId, attempt, events }) => ({
     taskId,
     attempt,
     first: events[0]?.seq ?? 0,

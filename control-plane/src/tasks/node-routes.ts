@@ -1,26 +1,32 @@
 import type { KeyObject } from "node:crypto";
 import { TLSSocket } from "node:tls";
+import { outcomeOf } from "@hostler/shared/coalesce.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { idSchema } from "@hostler/shared/ids.ts";
 import {
+  LEASE_TTL_MS,
   NODE_PATHS,
   pollRequestSchema,
   progressRequestSchema,
   PROTOCOL_VERSION,
   PROTOCOL_VERSION_MIN,
   resultRequestSchema,
+  resultsRequestSchema,
 } from "@hostler/shared/node-protocol.ts";
+import { problemOf } from "@hostler/shared/problem.ts";
 import { Hono, type Context } from "hono";
+import { refusalOf } from "../http/answers.ts";
 import type { NodeEnv } from "../http/node-env.ts";
 import { readJson } from "../http/read-json.ts";
 import type { Dispatch } from "./dispatch.ts";
-import { gatherProgress, pollTasks, type PollDeps } from "./poll-tasks.ts";
+import { gatherPolls, type PollReads } from "./gather-polls.ts";
+import { pollTasks, type PollDeps } from "./poll-tasks.ts";
 
 /** How a node gets work, tells of it and ends it. */
 export function taskNodeRoutes(
-  ports: Omit<PollDeps, "readProgress"> & { readonly dispatch: Dispatch; readonly closing: AbortSignal },
+  ports: Omit<PollDeps, keyof PollReads> & { readonly dispatch: Dispatch; readonly closing: AbortSignal },
 ): Hono<NodeEnv> {
-  const deps = { ...ports, readProgress: gatherProgress(ports.sql) };
+  const deps = { ...ports, ...gatherPolls(ports.sql, ports.leaseTtlMs ?? LEASE_TTL_MS) };
   const polls = makePolls(ports.closing);
   const app = new Hono<NodeEnv>();
   app.post(NODE_PATHS.poll, async (c) => {
@@ -50,10 +56,25 @@ export function taskNodeRoutes(
       await deps.dispatch.report({ nodeId: c.var.node.id, taskId: taskIdOf(c), requestId: c.var.requestId, ...body }),
     );
   });
+  app.post(NODE_PATHS.results, async (c) => {
+    const { results } = await readJson(c, resultsRequestSchema);
+    const { node, requestId, log } = c.var;
+    const key = connectionKey(c.env.incoming.socket);
+    const outcomes = await Promise.all(
+      results.map(async ({ taskId, result: resultJws, events }) => {
+        const completion = { nodeId: node.id, taskId, resultJws, events, requestId };
+        return { taskId, outcome: await outcomeOf(async () => await deps.dispatch.complete(completion, key)) };
+      }),
+    );
+    const refused = outcomes.flatMap(({ taskId, outcome }) =>
+      "error" in outcome ? [{ taskId, problem: problemOf(refusalOf(outcome.error, log), requestId) }] : [],
+    );
+    return c.json({ refused });
+  });
   app.post(NODE_PATHS.result(":taskId"), async (c) => {
-    const { result } = await readJson(c, resultRequestSchema);
+    const { result: resultJws } = await readJson(c, resultRequestSchema);
     await deps.dispatch.complete(
-      { nodeId: c.var.node.id, taskId: taskIdOf(c), resultJws: result, requestId: c.var.requestId },
+      { nodeId: c.var.node.id, taskId: taskIdOf(c), resultJws, events: [], requestId: c.var.requestId },
       connectionKey(c.env.incoming.socket),
     );
     return c.json({});

@@ -1,6 +1,5 @@
 import { LEASE_TTL_MS, type PollAnswer, type PollRequest } from "@hostler/shared/node-protocol.ts";
 import { AppError } from "@hostler/shared/errors.ts";
-import { makeCoalescer } from "../db/coalesce.ts";
 import { nodeTopic } from "../db/wake-bus.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode } from "../http/node-env.ts";
@@ -9,7 +8,8 @@ import type { Liveness, Seen } from "../nodes/liveness.ts";
 import type { Pki } from "../pki/open-pki.ts";
 import type { Dispatch, Granted } from "./dispatch.ts";
 import { endForgottenLeases, endLostGrants } from "./lose-holders.ts";
-import { readHeld, readProgressOfNodes, renewLeases, type NodeProgress } from "./store.ts";
+import type { PollReads } from "./gather-polls.ts";
+import type { NodeProgress } from "./store.ts";
 
 /**
  * When the CA of their certificates goes out, hosts renew at random moments within a time that grows with their number, so that
@@ -17,27 +17,13 @@ import { readHeld, readProgressOfNodes, renewLeases, type NodeProgress } from ".
  */
 const RENEW_WITHIN_MS = { least: 2000, perConnection: 10 };
 
-export interface PollDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log" | "leaseTtlMs"> {
+export interface PollDeps extends PollReads, Pick<Deps, "sql" | "clock" | "wake" | "log" | "leaseTtlMs"> {
   readonly pki: Pick<Pki, "trust" | "authority">;
   readonly dispatch: Pick<Dispatch, "take">;
   readonly liveness: Liveness;
   readonly liveSockets: Pick<LiveSockets, "size">;
-  /** As it is when asked, made by `gatherProgress`. */
-  readProgress(nodeId: string): Promise<NodeProgress | undefined>;
 }
 
-/** Polls that come together are looked up together. */
-export function gatherProgress(sql: Deps["sql"]): PollDeps["readProgress"] {
-  return makeCoalescer<string, NodeProgress | undefined>({
-    batchMax: LOOKUPS_MAX,
-    run: async (nodeIds) => {
-      const found = await readProgressOfNodes(sql, nodeIds);
-      return nodeIds.map((nodeId) => ({ value: found.get(nodeId) }));
-    },
-  });
-}
-
-const LOOKUPS_MAX = 500;
 const ANSWERED = new Error("answered");
 /** Timers count whole milliseconds and may end that much early. */
 const TIMER_SLACK_MS = 2;
@@ -185,9 +171,8 @@ async function lookAtHeld(
   { body, isWoken }: { readonly body: PollRequest; readonly isWoken: boolean },
 ): Promise<{ stale: string[]; cancel: string[] }> {
   if (body.running.length === 0) return { stale: [], cancel: [] };
-  const asked = { nodeId, held: body.running };
-  const leaseMs = deps.leaseTtlMs ?? LEASE_TTL_MS;
-  const renewed = isWoken ? await readHeld(deps.sql, asked) : await renewLeases(deps.sql, { ...asked, leaseMs });
+  const held = body.running.map(({ taskId, fence }) => ({ taskId, fence, nodeId }));
+  const renewed = isWoken ? await deps.look(held) : await deps.renew(held);
   const ours = new Set(renewed.map((lease) => lease.taskId));
   return {
     stale: body.running.map((task) => task.taskId).filter((taskId) => !ours.has(taskId)),

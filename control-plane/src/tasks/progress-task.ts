@@ -1,8 +1,8 @@
+import { type Outcome, onlyOutcome } from "@hostler/shared/coalesce.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { LEASE_TTL_MS } from "@hostler/shared/node-protocol.ts";
 import type { PhaseEvent } from "@hostler/shared/tasks.ts";
 import { applyTaskProgress } from "../allocations/apply-task-progress.ts";
-import type { Outcome } from "../db/coalesce.ts";
 import { operationTopic } from "../db/wake-bus.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
@@ -43,12 +43,10 @@ export async function progressTasks(
       const task = rows.get(report.taskId);
       return task !== undefined && isHeldBy(task, report) ? [{ task, ...report }] : [];
     });
-    const telling = taken.filter(({ events }) => events.length > 0);
-    if (telling.length > 0)
-      await insertPhaseReports(
-        tx,
-        telling.map(({ task, events }) => ({ taskId: task.id, attempt: task.attempt, events })),
-      );
+    await insertPhaseReports(
+      tx,
+      taken.map(({ task, events }) => ({ taskId: task.id, attempt: task.attempt, events })),
+    );
     await applyTaskProgress(tx, deps, taken);
     return rows;
   });
@@ -67,10 +65,7 @@ export async function progressTask(
   deps: Pick<Deps, "sql" | "clock" | "wake" | "leaseTtlMs">,
   progress: TaskProgress,
 ): Promise<ProgressTaken> {
-  const [outcome] = await progressTasks(deps, [progress]);
-  if (outcome === undefined) throw new Error("one report has one outcome");
-  if ("error" in outcome) throw outcome.error;
-  return outcome.value;
+  return onlyOutcome(await progressTasks(deps, [progress]));
 }
 
 /** A statement names each row once: of several reports of one holder the newest says the phase. */

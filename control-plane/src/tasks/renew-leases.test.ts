@@ -21,8 +21,8 @@ test("a renewal of several leases and a batch that holds their tasks never wait 
   let renewal: ReturnType<typeof renewLeases> | undefined;
   await sql.begin(async (batch) => {
     await batch`select from tasks where id = 'task_1' for update`;
-    const held = ids.toReversed().map((taskId) => ({ taskId, fence: "1" }));
-    renewal = renewLeases(sql, { nodeId: "node_1", held, leaseMs: 30_000 });
+    const held = ids.toReversed().map((taskId) => ({ taskId, nodeId: "node_1", fence: "1" }));
+    renewal = renewLeases(sql, held, 30_000);
     renewal.catch(() => "looked at below");
     await expect.poll(isWaiting, { timeout: 5000 }).toBe(true);
     await batch`select from tasks where id = 'task_2' for update`;

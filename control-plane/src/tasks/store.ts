@@ -1,5 +1,5 @@
 import type { TaskKind } from "@hostler/shared/tasks.ts";
-import type { Queryable, Tx } from "../db/sql.ts";
+import { idSet, type Queryable, type Tx } from "../db/sql.ts";
 
 /**
  * The live tasks: those that wait for their node and those that one holds. The table stays as small as the work in progress;
@@ -88,23 +88,26 @@ export interface Held {
 /** A lease that has lost no more of its time is left alone: a third of the agent's own margin, so it still ends there first. */
 const FRESH_SHARE = 1 / 30;
 
+export interface HeldBy extends Held {
+  readonly nodeId: string;
+}
+
+export interface StillHeld extends Held {
+  readonly cancelRequested: boolean;
+}
+
 /**
- * Prolongs the leases that the node still holds under these fences; what does not come back is not its any more. A host that tells
+ * Prolongs the leases that nodes still hold under these fences; what does not come back is not theirs any more. A host that tells
  * of its progress all the time has just renewed: its rows are read, not written, and nobody waits for them.
  */
-export async function renewLeases(
-  db: Queryable,
-  renewal: { readonly nodeId: string; readonly held: readonly Held[]; readonly leaseMs: number },
-): Promise<{ readonly taskId: string; readonly cancelRequested: boolean }[]> {
-  const { nodeId, held, leaseMs } = renewal;
+export async function renewLeases(db: Queryable, held: readonly HeldBy[], leaseMs: number): Promise<StillHeld[]> {
   const freshSeconds = (leaseMs / 1000) * (1 - FRESH_SHARE);
-  return await db<{ taskId: string; cancelRequested: boolean }[]>`
+  return await db<StillHeld[]>`
     with ours as (
       select t.id, t.fence, t.cancel_requested, t.lease_until
       from tasks t
-      join unnest(${held.map(({ taskId }) => taskId)}::text[], ${held.map(({ fence }) => fence)}::bigint[]) as held (id, fence)
-        on held.id = t.id and held.fence = t.fence
-      where t.node_id = ${nodeId} and t.state = 'leased'
+      join ${givenHeld(db, held)} on held.id = t.id and held.node_id = t.node_id and held.fence = t.fence
+      where t.state = 'leased'
     ), due as (
       select t.id
       from tasks t
@@ -119,24 +122,25 @@ export async function renewLeases(
       where t.id = due.id
       returning t.id
     )
-    select id as "taskId", cancel_requested as "cancelRequested"
+    select id as "taskId", fence::text, cancel_requested as "cancelRequested"
     from ours
     where lease_until >= now() + make_interval(secs => ${freshSeconds}) or id in (select id from renewed)
   `;
 }
 
-/** Which of them the node still holds, without renewing: nobody waits for a row, and no row for it. */
-export async function readHeld(
-  db: Queryable,
-  asked: { readonly nodeId: string; readonly held: readonly Held[] },
-): Promise<{ readonly taskId: string; readonly cancelRequested: boolean }[]> {
-  return await db<{ taskId: string; cancelRequested: boolean }[]>`
-    select t.id as "taskId", t.cancel_requested as "cancelRequested"
+/** Which of them nodes still hold, without renewing: nobody waits for a row, and no row for it. */
+export async function readHeld(db: Queryable, held: readonly HeldBy[]): Promise<StillHeld[]> {
+  return await db<StillHeld[]>`
+    select t.id as "taskId", t.fence::text, t.cancel_requested as "cancelRequested"
     from tasks t
-    join unnest(${asked.held.map(({ taskId }) => taskId)}::text[], ${asked.held.map(({ fence }) => fence)}::bigint[]) as held (id, fence)
-      on held.id = t.id and held.fence = t.fence
-    where t.node_id = ${asked.nodeId} and t.state = 'leased'
+    join ${givenHeld(db, held)} on held.id = t.id and held.node_id = t.node_id and held.fence = t.fence
+    where t.state = 'leased'
   `;
+}
+
+function givenHeld(db: Queryable, held: readonly HeldBy[]) {
+  return db`unnest(${held.map(({ taskId }) => taskId)}::text[], ${held.map(({ nodeId }) => nodeId)}::text[],
+    ${held.map(({ fence }) => fence)}::bigint[]) as held (id, node_id, fence)`;
 }
 
 export interface ProgressNote {
@@ -232,7 +236,7 @@ export async function readProgressOfNodes(
       from tasks t
       where t.node_id = n.id and t.state = 'ready' and t.run_at <= now() and t.expires_at > now()
     ) as waiting
-    where n.id = any(${[...nodeIds]})
+    where n.id in ${idSet(db, nodeIds)}
   `;
   return new Map(rows.map(({ id, ...row }) => [id, { ...row, session: Number(row.session), seq: Number(row.seq) }]));
 }

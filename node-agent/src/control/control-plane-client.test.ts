@@ -202,16 +202,39 @@ describe("what is sent", () => {
     const { client, seen } = await startNodeServer((request, response) => {
       void text(request).then((body) => {
         bodies.push(JSON.parse(body));
-        response.end(JSON.stringify({ leaseTtlMs: 5, cancel: false }));
+        response.end(JSON.stringify({ leaseTtlMs: 5, cancel: false, refused: [] }));
       });
     });
     const taskId = "task_01900000-0000-7000-8000-000000000002";
     expect(await client.sendProgress({ taskId, fence: "3", events: [], signal: never })).toMatchObject({
       leaseTtlMs: 5,
     });
-    await client.sendResult({ taskId, resultJws: "a.b.c", signal: never });
-    expect(seen.map(({ path }) => path)).toEqual([NODE_PATHS.progress(taskId), NODE_PATHS.result(taskId)]);
-    expect(bodies).toEqual([{ fence: "3", events: [] }, { result: "a.b.c" }]);
+    await client.sendResult({ taskId, resultJws: "a.b.c", events: [], signal: never });
+    expect(seen.map(({ path }) => path)).toEqual([NODE_PATHS.progress(taskId), NODE_PATHS.results]);
+    expect(bodies).toEqual([{ fence: "3", events: [] }, { results: [{ taskId, result: "a.b.c", events: [] }] }]);
+  });
+
+  test("results that come while one is on its way leave together, and each has its own refusal", async () => {
+    const batches: string[][] = [];
+    const { client } = await startNodeServer((request, response) => {
+      void text(request).then((body) => {
+        const { results } = JSON.parse(body) as { results: { taskId: string }[] };
+        batches.push(results.map(({ taskId }) => taskId));
+        const stale = problemOf(new AppError("lease_stale", { detail: "another grant owns it" }), "req_1");
+        const refused = results
+          .filter(({ taskId }) => taskId === "c")
+          .map(({ taskId }) => ({ taskId, problem: stale }));
+        response.end(JSON.stringify({ refused }));
+      });
+    });
+    const outcomes = await Promise.allSettled(
+      ["a", "b", "c", "d"].map(
+        async (taskId) => await client.sendResult({ taskId, resultJws: "a.b.c", events: [], signal: never }),
+      ),
+    );
+    expect(batches).toEqual([["a"], ["b", "c", "d"]]);
+    expect(outcomes.map(({ status }) => status)).toEqual(["fulfilled", "fulfilled", "rejected", "fulfilled"]);
+    expect(outcomes[2]).toMatchObject({ reason: { code: "lease_stale" } });
   });
 
   test("an image comes as a stream, from any offset on", async () => {

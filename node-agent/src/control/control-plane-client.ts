@@ -1,13 +1,17 @@
 import { lookup } from "node:dns";
 import type { LookupFunction } from "node:net";
 import { serverNameOf } from "@hostler/pki";
-import { AppError } from "@hostler/shared/errors.ts";
+import { makeCoalescer } from "@hostler/shared/coalesce.ts";
+import { AppError, isAppError } from "@hostler/shared/errors.ts";
 import {
   identitySchema,
   NODE_PATHS,
   POLL_WAIT_MS_MAX,
   pollAnswerSchema,
   progressAnswerSchema,
+  RESULTS_MAX,
+  resultsAnswerSchema,
+  type resultsRequestSchema,
   SESSION_HEADER,
   sessionAnswerSchema,
   type IdentityAnswer,
@@ -86,8 +90,9 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
       void (await post(NODE_PATHS.telemetry, { samples }, { schema: nothing, signal })),
     sendProgress: async ({ taskId, fence, events, signal, timeoutMs = ANSWER_TIMEOUT_MS }) =>
       await post(NODE_PATHS.progress(taskId), { fence, events }, { schema: progressAnswerSchema, signal, timeoutMs }),
-    sendResult: async ({ taskId, resultJws, signal }) =>
-      void (await post(NODE_PATHS.result(taskId), { result: resultJws }, { schema: nothing, signal })),
+    sendResult: makeResultSender(
+      async (results, signal) => await post(NODE_PATHS.results, { results }, { schema: resultsAnswerSchema, signal }),
+    ),
     open: async (image, { offset, signal }) => {
       // The transfer may take long; it is bounded by the phase's own deadline.
       const headers = offset > 0 ? { range: `bytes=${offset}-` } : {};
@@ -238,4 +243,30 @@ function makeSender(connection: () => Connection, suspect: (connection: Connecti
       throw connectionFailure(identity.identity.nodeListener, error);
     }
   };
+}
+
+type Result = z.infer<typeof resultsRequestSchema>["results"][number];
+
+/** Results that come while others are on their way leave together. */
+function makeResultSender(
+  post: (results: readonly Result[], signal: AbortSignal) => Promise<z.infer<typeof resultsAnswerSchema>>,
+): ControlPlane["sendResult"] {
+  return makeCoalescer<Parameters<ControlPlane["sendResult"]>[0], void>({
+    batchMax: RESULTS_MAX,
+    // One that is too large for a request of many has one of its own.
+    isEverybodys: (error) => !isAppError(error, "payload_too_large") && !isAppError(error, "validation_failed"),
+    run: async (sendings) => {
+      const results = sendings.map(({ taskId, resultJws, events }) => ({
+        taskId,
+        result: resultJws,
+        events: [...events],
+      }));
+      const { refused } = await post(results, AbortSignal.any(sendings.map(({ signal }) => signal)));
+      const refusals = new Map(refused.map(({ taskId, problem }) => [taskId, errorOfProblem(problem, 200)]));
+      return sendings.map(({ taskId }) => {
+        const error = refusals.get(taskId);
+        return error === undefined ? { value: undefined } : { error };
+      });
+    },
+  });
 }

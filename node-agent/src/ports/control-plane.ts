@@ -27,10 +27,15 @@ export interface ControlPlane extends ImageSource {
     /** After this long without an answer it counts as unanswered, and the next request takes another connection. */
     readonly timeoutMs?: number;
   }): Promise<{ readonly leaseTtlMs: number; readonly cancel: boolean }>;
-  /** Repeating it is safe: the same result twice is accepted once. Rejects with `lease_stale` when another grant owns the task. */
+  /**
+   * Repeating it is safe: the same result twice is accepted once. Rejects with `lease_stale` when another grant owns the task.
+   * Results that come while others are on their way leave together.
+   */
   sendResult(request: {
     readonly taskId: string;
     readonly resultJws: string;
+    /** What the control plane was not told of the task before. */
+    readonly events: readonly PhaseEvent[];
     readonly signal: AbortSignal;
   }): Promise<void>;
   /** Dials the socket of a terminal; resolves when it is open. */

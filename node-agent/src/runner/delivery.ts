@@ -27,7 +27,7 @@ export async function deliverResult(deps: DeliveryDeps, entry: OutboxEntry, sign
     try {
       // Signed at each try: the identity may have been renewed since the last one.
       const resultJws = await deps.identity.signResult({ jti: taskId, tdig: entry.tdig, fence, ...entry.outcome });
-      await deps.controlPlane.sendResult({ taskId, resultJws, signal });
+      await deps.controlPlane.sendResult({ taskId, resultJws, events: entry.events, signal });
       if ((await deps.outbox.get(taskId))?.fence === fence) await deps.outbox.remove(taskId);
       deps.log.info({ taskId, fence, outcome: entry.outcome.outcome }, "result accepted");
       return;

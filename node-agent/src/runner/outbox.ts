@@ -1,4 +1,4 @@
-import { fenceSchema, resultClaimsSchema } from "@hostler/shared/tasks.ts";
+import { fenceSchema, phaseEventSchema, resultClaimsSchema } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
 import type { StateFiles } from "../ports/state-files.ts";
 
@@ -13,6 +13,8 @@ const entrySchema = z.object({
   /** Digest of the task as granted. */
   tdig: z.string(),
   outcome: resultClaimsSchema.pick({ outcome: true, facts: true, failure: true }),
+  /** What the control plane was not told of the task before. */
+  events: z.array(phaseEventSchema).default([]),
   /** The slice whose journal goes once this file is on disk; null when the slice stays. */
   closes: z.object({ allocationId: z.string(), generation: z.int() }).nullable(),
   /** False after the control plane answered that another grant owns the task. */

@@ -146,7 +146,6 @@ export function makeRunner(deps: RunnerDeps): Runner {
       await earlier?.ended;
       const entry = (await settledBefore(task)) ?? (await concluded(task));
       if (entry === null) return;
-      await task.progress.flush(FLUSH_MS);
       await deliver(entry);
     } catch (error) {
       const fields = { taskId: claims.jti, key: plan.key, fence: claims.fence, error: describeError(error) };
@@ -176,6 +175,7 @@ export function makeRunner(deps: RunnerDeps): Runner {
         fence: task.claims.fence,
         tdig: task.digest,
         isDeliverable: true,
+        events: await task.progress.takeUntold(FLUSH_MS),
         ...conclusion,
       };
       await deps.outbox.put(entry);

@@ -3,6 +3,7 @@ import { request, type RequestOptions } from "node:https";
 import { text } from "node:stream/consumers";
 import type { StoredIdentity } from "@hostler/node-agent/identity/identity-files.ts";
 import { NODE_PATHS, PROTOCOL_VERSION, SESSION_HEADER } from "@hostler/shared/node-protocol.ts";
+import * as z from "zod";
 import { ACCEPTED, codeOf } from "./attack.ts";
 import type { Stage } from "./stage.ts";
 
@@ -49,9 +50,14 @@ export async function outcomeOfAsking(options: RequestOptions, body: unknown): P
 }
 
 export function outcomeOfAnswer({ status, body }: Answer): string {
+  const refused = refusedSchema.safeParse(body);
+  if (refused.success) return refused.data.refused[0].problem.code;
   if (status < 400) return ACCEPTED;
   return typeof body === "object" && body !== null && "code" in body ? String(body.code) : `http ${status}`;
 }
+
+/** The answer to several results says of each that was not taken why. */
+const refusedSchema = z.object({ refused: z.tuple([z.object({ problem: z.object({ code: z.string() }) })]) });
 
 /** Sends a proof to the enrol listener as a stranger does. */
 export async function askToEnrol(stage: Stage, proof: unknown): Promise<string> {

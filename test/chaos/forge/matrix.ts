@@ -11,7 +11,7 @@ import { outcomeOfAsking, POLL, tlsOf } from "./ask.ts";
 import { ACCEPTED, type Attack } from "./attack.ts";
 import type { Member } from "./crew.ts";
 import { claimsOf } from "./proofs.ts";
-import { forgeResult, postResult } from "./results.ts";
+import { forgeResult, postResult, postResultAlone } from "./results.ts";
 import type { Stage } from "./stage.ts";
 
 type Pair = (attacker: Member, victim: Member) => Promise<string>;
@@ -129,19 +129,8 @@ function routesOf(
       run: async (attacker, { task }) =>
         await post(attacker, NODE_PATHS.progress(task.claims.jti), { fence: task.claims.fence, events: [] }),
     },
-    result: {
-      expects: ["lease_stale", "result_invalid"],
-      run: async (attacker, victim) => {
-        const { task } = victim;
-        const own = await postResult(stage, attacker.node, {
-          taskId: task.claims.jti,
-          jws: forgeResult(attacker.node, task, {}),
-        });
-        if (own !== "lease_stale") return own;
-        const heard = forgeResult(victim.node, task, {});
-        return await postResult(stage, attacker.node, { taskId: task.claims.jti, jws: heard });
-      },
-    },
+    results: resultsEntry(stage, postResult),
+    result: resultsEntry(stage, postResultAlone),
     inventory: {
       // It names no node; the GPUs of another are told of as one's own.
       expects: [NOTHING_CHANGED],
@@ -248,4 +237,18 @@ async function slotsOf(stage: Stage, member: Member): Promise<string> {
   return JSON.stringify(
     await stage.sql`select * from gpu_slots where node_id = ${member.node.nodeId} order by gpu_uuid`,
   );
+}
+
+/** Another node's task ended with a result of one's own, and with one of that node that was heard on its way. */
+function resultsEntry(stage: Stage, send: typeof postResult): Entry {
+  return {
+    expects: ["lease_stale", "result_invalid"],
+    run: async (attacker, victim) => {
+      const { task } = victim;
+      const taskId = task.claims.jti;
+      const own = await send(stage, attacker.node, { taskId, jws: forgeResult(attacker.node, task, {}) });
+      if (own !== "lease_stale") return own;
+      return await send(stage, attacker.node, { taskId, jws: forgeResult(victim.node, task, {}) });
+    },
+  };
 }

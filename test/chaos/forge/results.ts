@@ -71,7 +71,7 @@ export function resultAttacks(stage: Stage, [alpha, beta]: readonly Member[]): A
     attack(
       "a path instead of a task",
       ["not_found"],
-      async () => await post(good(), alpha.node, "..%2f..%2fcertificate%2frenew"),
+      async () => await postResultAlone(stage, alpha.node, { taskId: "..%2f..%2fcertificate%2frenew", jws: good() }),
     ),
     attack("under the fence of a lease that lapsed", STALE, async () => {
       const before = good();
@@ -116,13 +116,20 @@ export function afterwardsAttacks(stage: Stage, [alpha]: readonly Member[]): Att
   ];
 }
 
-export async function postResult(
-  stage: Stage,
-  from: ScriptedNode,
-  sending: { readonly taskId: string; readonly jws: string },
-): Promise<string> {
-  const target = { ...stage.plainTls, ...tlsOf(from.stored), port: stage.nodePort };
-  return await outcomeOfAsking({ ...target, path: NODE_PATHS.result(sending.taskId) }, { result: sending.jws });
+interface Sending {
+  readonly taskId: string;
+  readonly jws: string;
+}
+
+export async function postResult(stage: Stage, from: ScriptedNode, { taskId, jws }: Sending): Promise<string> {
+  const target = { ...stage.plainTls, ...tlsOf(from.stored), port: stage.nodePort, path: NODE_PATHS.results };
+  return await outcomeOfAsking(target, { results: [{ taskId, result: jws, events: [] }] });
+}
+
+/** As agents before version 4 do. */
+export async function postResultAlone(stage: Stage, from: ScriptedNode, { taskId, jws }: Sending): Promise<string> {
+  const target = { ...stage.plainTls, ...tlsOf(from.stored), port: stage.nodePort, path: NODE_PATHS.result(taskId) };
+  return await outcomeOfAsking(target, { result: jws });
 }
 
 /** The true result of a task, or with whatever is wrong about it. */

@@ -34,6 +34,24 @@ export const placementCommands: readonly Command[] = [
         table(
           ["name", "node", "id"],
           value.allocations.map(({ allocation }) => [allocation.name, allocation.nodeName ?? "-", allocation.id]),
+        ).concat(`\nThe group is ${value.id}.`),
+      );
+      return 0;
+    },
+  },
+  {
+    words: "allocations release-group",
+    summary: "Give all slices of a group back; what they held is erased.",
+    positionals: ["group"],
+    options: {},
+    run: async (invocation) => {
+      const client = await invocation.client();
+      const path = `/api/tenant/v1/allocation-groups/${encodeURIComponent(positional(invocation, 0))}/release`;
+      const group = await client.post(path, {}, allocationGroupSchema);
+      invocation.print.result(group, (value) =>
+        table(
+          ["name", "state", "id"],
+          value.allocations.map(({ allocation }) => [allocation.name, allocation.state, allocation.id]),
         ),
       );
       return 0;

@@ -6,6 +6,7 @@ function makeHeld(answer: (items: readonly number[]) => Outcome<number>[]) {
   const batches: { items: readonly number[]; end(): void }[] = [];
   const add = makeCoalescer<number, number>({
     batchMax: 3,
+    isEverybodys: () => false,
     run: async (items) => {
       const { promise, resolve } = Promise.withResolvers<void>();
       batches.push({ items, end: resolve });
@@ -52,6 +53,7 @@ test("an item that cannot be written takes no other with it", async () => {
   const seen: (readonly number[])[] = [];
   const add = makeCoalescer<number, number>({
     batchMax: 8,
+    isEverybodys: () => false,
     run: async (items) => {
       seen.push(items);
       await Promise.resolve();
@@ -64,14 +66,15 @@ test("an item that cannot be written takes no other with it", async () => {
   expect(seen).toEqual([[1], [2, 3, 4], [2], [3], [4]]);
 });
 
-test("a lost database is everybody's: nobody waits for it once more", async () => {
+test("what is everybody's is not tried once more for each", async () => {
   let runs = 0;
   const add = makeCoalescer<number, number>({
     batchMax: 8,
+    isEverybodys: (error) => error instanceof Error && error.message === "away",
     run: async () => {
       runs += 1;
       await Promise.resolve();
-      throw Object.assign(new Error("away"), { code: "ECONNREFUSED" });
+      throw new Error("away");
     },
   });
   const answers = await Promise.allSettled([1, 2, 3, 4].map(async (item) => await add(item)));
