@@ -13,13 +13,13 @@ const PEER_SECONDS = 10;
 const PEER_WARM_UP_S = 3;
 
 /** Hosts of a size that slices which are alive at once need many of them: a signer signs 20 tasks a second for one host. */
-export const FLEET = { nodes: 200, gpusPerNode: 4, workers: 2 } as const;
+export const FLEET = { nodes: 200, gpusPerNode: 4 } as const;
 export const GANGS = { atOnce: 480, perSecond: 0, gangSize: 8, keptMs: 0 } as const;
 const SINGLES = { ...GANGS, gangSize: 1 } as const;
 
 /**
- * A task counts when the control plane took its signed result; a slice's way up and its way down count one each. Slices are asked for
- * and given back on the public HTTP API of two replicas, with an API key, permissions, idempotency, placement, GPU slots and quota.
+ * A task counts when the control plane took its signed result; a slice's way up and its way down count one each. Gangs of slices are
+ * asked for, and given back once all of one are active, on the public HTTP API of two replicas, with an API key, permissions, idempotency, placement, GPU slots and quota.
  * They are placed, signed, granted over mTLS, journaled with all their phases by scripted hosts, answered for and recorded, as ever.
  */
 export const dispatchSuite: Suite = {

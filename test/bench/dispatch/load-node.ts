@@ -9,7 +9,14 @@ import {
 } from "node:crypto";
 import { connect } from "node:tls";
 import { keyThumbprint } from "@hostler/pki";
-import { NODE_PATHS, POLL_WAIT_MS_MAX, PROTOCOL_VERSION, SESSION_HEADER } from "@hostler/shared/node-protocol.ts";
+import { makeCoalescer } from "@hostler/shared/coalesce.ts";
+import {
+  NODE_PATHS,
+  POLL_WAIT_MS_MAX,
+  PROTOCOL_VERSION,
+  RESULTS_MAX,
+  SESSION_HEADER,
+} from "@hostler/shared/node-protocol.ts";
 import { PROVISION_PHASE_NAMES, RELEASE_PHASE_NAMES } from "@hostler/shared/phases.ts";
 import type { TaskClaims } from "@hostler/shared/tasks.ts";
 import type { BulkNode } from "../../support/bulk-nodes.ts";
@@ -48,8 +55,8 @@ export interface NodeWorld {
 
 /**
  * A host as the control plane sees one: mTLS, inventory, long polls that renew what is in hand, every task's signature, audience,
- * digest and sequence checked, its phases written ahead and synced before anything is told, all phase events sent, the result
- * signed. Its phases take no time. It never stops by itself.
+ * digest and sequence checked, its phases written ahead and synced before anything is told, the result signed and sent with all
+ * phase events. Its phases take no time. It never stops by itself.
  */
 export async function runLoadNode(plan: NodePlan, world: NodeWorld): Promise<void> {
   const [host = "", port = ""] = plan.listener.split(":");
@@ -75,6 +82,7 @@ export async function runLoadNode(plan: NodePlan, world: NodeWorld): Promise<voi
     taskKeys: Object.fromEntries(
       Object.entries(world.taskKeys).map(([kid, jwk]) => [kid, createPublicKey({ key: { ...jwk }, format: "jwk" })]),
     ),
+    sendResult: makeResultSender(client),
     running: new Map(),
     highWaterMark: 0,
   };
@@ -88,6 +96,7 @@ interface Hand {
   readonly plan: NodePlan;
   readonly world: NodeWorld;
   readonly client: ReturnType<typeof makeLeanClient>;
+  readonly sendResult: (result: string) => Promise<void>;
   readonly key: KeyObject;
   readonly thumbprint: string;
   readonly taskKeys: Readonly<Record<string, KeyObject>>;
@@ -137,19 +146,26 @@ async function pollOnce(hand: Hand, waitMs: number): Promise<void> {
 }
 
 async function work(hand: Hand, jws: string, claims: TaskClaims): Promise<void> {
-  const { client, world } = hand;
+  const { world } = hand;
   const events = eventsOf(claims.kind);
   await world.journal.append(`${journalOf(claims, events)}\n`);
-  requireOk(
-    await client.post(NODE_PATHS.progress(claims.jti), `{"fence":"${claims.fence}","events":${events}}`),
-    "progress",
-  );
-  requireOk(
-    await client.post(NODE_PATHS.result(claims.jti), JSON.stringify({ result: resultOf(hand, jws, claims) })),
-    "result",
-  );
+  await hand.sendResult(`{"taskId":"${claims.jti}","result":"${resultOf(hand, jws, claims)}","events":${events}}`);
   const { allocationId = "" } = JSON.parse(claims.params) as { readonly allocationId?: string };
   world.onAccepted({ kind: claims.kind, allocationId });
+}
+
+/** As the agent does: results that come while others are on their way leave together. */
+function makeResultSender(client: Hand["client"]): (result: string) => Promise<void> {
+  return makeCoalescer<string, void>({
+    batchMax: RESULTS_MAX,
+    isEverybodys: () => true,
+    run: async (results) => {
+      const answer = await client.post(NODE_PATHS.results, `{"results":[${results.join(",")}]}`);
+      const { refused } = JSON.parse(requireOk(answer, "results")) as { readonly refused: readonly unknown[] };
+      if (refused.length > 0) throw new Error(`refused: ${JSON.stringify(refused)}`);
+      return results.map(() => ({ value: undefined }));
+    },
+  });
 }
 
 /** Every check of `verifyTask` in `pki`, and the agent's own against replays, without a schema library. */
@@ -187,24 +203,21 @@ function resultOf(hand: Hand, jws: string, claims: TaskClaims): string {
 
 const RESULT_HEAD = Buffer.from(JSON.stringify({ alg: "ES256", typ: "hostler-result+jws" })).toString("base64url");
 
-/** What a real agent tells of a task whose every phase went well: each begins and is done. */
+/** What a real agent tells of a task whose every phase went well at once: that each is done. */
 function eventsOf(kind: string): string {
   const phases = kind === "slice.vm_release" ? RELEASE_PHASE_NAMES : PROVISION_PHASE_NAMES;
   const at = new Date().toISOString();
   return JSON.stringify(
-    phases.flatMap((phase, index) => [
-      {
-        seq: 2 * index + 1,
-        phase,
-        direction: "apply",
-        status: "started",
-        attempt: 1,
-        at,
-        durationMs: null,
-        message: null,
-      },
-      { seq: 2 * index + 2, phase, direction: "apply", status: "done", attempt: 1, at, durationMs: 1, message: null },
-    ]),
+    phases.map((phase, index) => ({
+      seq: index + 1,
+      phase,
+      direction: "apply",
+      status: "done",
+      attempt: 1,
+      at,
+      durationMs: 1,
+      message: null,
+    })),
   );
 }
 

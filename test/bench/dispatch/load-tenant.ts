@@ -10,11 +10,12 @@ export interface TenantPlan {
   readonly projectId: string;
 }
 
-/** Tenants of one project on the public API: slices are asked for in gangs and given back one by one. */
+/** Tenants of one project on the public API: slices are asked for in gangs and given back in gangs, once all of one are active. */
 export interface LoadTenant {
   /** Resolves when the gang was placed; false when there is no room for it now. */
   createGang(size: number): Promise<boolean>;
-  release(allocationId: string): Promise<void>;
+  /** A host built the slice. The last one of its gang gives the gang back after a while; resolves when that is accepted. */
+  noteActive(allocationId: string, keptMs: number): Promise<void>;
 }
 
 export function makeLoadTenant(plan: TenantPlan): LoadTenant {
@@ -28,6 +29,18 @@ export function makeLoadTenant(plan: TenantPlan): LoadTenant {
     const client = clients[turn % clients.length];
     if (client === undefined) throw new Error("at least one listener");
     return client;
+  };
+  const gangs = new Map<string, Gang>();
+  /** Built before the answer came that says which gang it is of. */
+  const early = new Map<string, number>();
+  const noteActive = async (allocationId: string, keptMs: number): Promise<void> => {
+    const gang = gangs.get(allocationId);
+    if (gang === undefined) return void early.set(allocationId, keptMs);
+    gangs.delete(allocationId);
+    gang.building.delete(allocationId);
+    if (gang.building.size > 0) return;
+    if (keptMs > 0) await new Promise((resolve) => setTimeout(resolve, keptMs));
+    requireOk(await inTurn().post(gang.path, "{}"), "release");
   };
   const template = {
     image: "tiny",
@@ -45,11 +58,33 @@ export function makeLoadTenant(plan: TenantPlan): LoadTenant {
       const path = `${API_PREFIX.tenant}/projects/${plan.projectId}/${what}`;
       const answer = await inTurn().post(path, body, { "idempotency-key": name });
       if (answer.status === 409 && answer.body.includes("capacity_unavailable")) return false;
-      requireOk(answer, "create");
+      const made = JSON.parse(requireOk(answer, "create")) as Made;
+      const ids =
+        "allocations" in made ? made.allocations.map(({ allocation }) => allocation.id) : [made.allocation.id];
+      const whole = "allocations" in made ? `allocation-groups/${made.id}` : `allocations/${made.allocation.id}`;
+      const gang: Gang = { path: `${API_PREFIX.tenant}/${whole}/release`, building: new Set(ids) };
+      for (const id of ids) gangs.set(id, gang);
+      await Promise.all(
+        ids.map(async (id) => {
+          const keptMs = early.get(id);
+          early.delete(id);
+          if (keptMs !== undefined) await noteActive(id, keptMs);
+        }),
+      );
       return true;
     },
-    release: async (allocationId) => {
-      requireOk(await inTurn().post(`${API_PREFIX.tenant}/allocations/${allocationId}/release`, "{}"), "release");
-    },
+    noteActive,
   };
+}
+
+/** What the API answers with, as far as it is looked at. */
+type Made =
+  | { readonly allocation: { readonly id: string } }
+  | { readonly id: string; readonly allocations: readonly { readonly allocation: { readonly id: string } }[] };
+
+interface Gang {
+  /** Where it is given back. */
+  readonly path: string;
+  /** The slices that are not active yet. */
+  readonly building: Set<string>;
 }

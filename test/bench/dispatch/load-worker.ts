@@ -4,7 +4,7 @@ import { makeLoadTenant, type TenantPlan } from "./load-tenant.ts";
 import { keepPace } from "./pace.ts";
 import { openWorkerDesk, type WorkerDesk } from "./worker-news.ts";
 
-/** One process of hosts and tenants. */
+/** The process of the hosts and of the tenants, who hear from them what became of their slices. */
 export interface LoadStart {
   readonly nodes: readonly NodePlan[];
   readonly rootPem: string;
@@ -16,8 +16,8 @@ export interface LoadStart {
 openWorkerDesk<LoadStart>(async (start: LoadStart, desk: WorkerDesk) => {
   const { counts, noteTrouble } = desk;
   const tenant = makeLoadTenant(start.tenant);
-  const release = (allocationId: string): void =>
-    void tenant.release(allocationId).catch((error: unknown) => noteTrouble(String(error)));
+  const noteActive = (allocationId: string): void =>
+    void tenant.noteActive(allocationId, desk.pace.keptMs).catch((error: unknown) => noteTrouble(String(error)));
   const world: NodeWorld = {
     rootPem: start.rootPem,
     taskKeys: start.taskKeys,
@@ -27,7 +27,7 @@ openWorkerDesk<LoadStart>(async (start: LoadStart, desk: WorkerDesk) => {
       counts.done += 1;
       if (task.kind === "slice.vm_release") counts.ended += 1;
       // The tenant is told by the host itself, so that looking at operations is not part of what is measured.
-      else setTimeout(() => release(task.allocationId), desk.pace.keptMs);
+      else noteActive(task.allocationId);
     },
     onTrouble: noteTrouble,
   };

@@ -11,12 +11,11 @@ import type { LoadStart } from "./load-worker.ts";
 export interface LoadOptions {
   readonly nodes: number;
   readonly gpusPerNode: number;
-  readonly workers: number;
   say(line: string): void;
 }
 
 /**
- * Hosts and tenants in processes of their own, spread over all replicas of the planes. What is made are slices, what is done are
+ * Hosts and tenants in a process of their own, spread over all replicas of the planes. What is made are slices, what is done are
  * tasks, each twice for a slice: its way up and its way down.
  */
 export async function startDispatchLoad(planes: SuitePlanes, options: LoadOptions): Promise<Crowd> {
@@ -34,15 +33,15 @@ export async function startDispatchLoad(planes: SuitePlanes, options: LoadOption
     apiKey: planes.apiKey,
     projectId: planes.projectId,
   };
-  const starts = Array.from({ length: options.workers }, (_, index): LoadStart => ({
-    nodes: nodes.filter((_node, at) => Math.floor(at / replicas.length) % options.workers === index),
+  const start: LoadStart = {
+    nodes,
     rootPem: bulk.rootPem,
     taskKeys,
-    journalPath: join(planes.folder, `hosts-${index}.journal`),
+    journalPath: join(planes.folder, "hosts.journal"),
     tenant,
-  }));
+  };
   const script = fileURLToPath(new URL("./load-worker.ts", import.meta.url));
-  return await startCrowd({ script, starts, readyTotal: options.nodes, say: options.say });
+  return await startCrowd({ script, starts: [start], readyTotal: options.nodes, say: options.say });
 }
 
 async function readTaskKeys(planes: SuitePlanes): Promise<Record<string, TaskJwk>> {

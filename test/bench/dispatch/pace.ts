@@ -13,7 +13,7 @@ export const NO_PACE: Pace = { atOnce: 0, perSecond: 0, gangSize: 1, keptMs: 0 }
 const TICK_MS = 10;
 const NO_ROOM_PAUSE_MS = 50;
 /** Requests that wait for their answer at once. */
-const ASKING_MAX = 6;
+const ASKING_MAX = 12;
 /** After a stall so many gangs are caught up with, and no more. */
 const CATCH_UP_GANGS_MAX = 20;
 
