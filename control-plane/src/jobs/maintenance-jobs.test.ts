@@ -1,9 +1,8 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { waitFor } from "../../../test/support/wait-for.ts";
-import { startJob } from "./enqueue-job.ts";
 import type { JobKind } from "./job-kind.ts";
 import { maintenanceJobs } from "./maintenance-jobs.ts";
-import { openJobPlane, type JobPlane } from "./test-jobs.ts";
+import { openJobPlane, startJob, type JobPlane } from "./test-jobs.ts";
 
 let plane: JobPlane;
 beforeAll(async () => void (plane = await openJobPlane()));
