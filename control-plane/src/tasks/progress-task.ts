@@ -62,17 +62,6 @@ export async function progressTasks(
   });
 }
 
-/** One report. Rejects with `lease_stale` when another grant owns the task. */
-export async function progressTask(
-  deps: Pick<Deps, "sql" | "clock" | "wake" | "leaseTtlMs">,
-  progress: TaskProgress,
-): Promise<ProgressTaken> {
-  const [outcome] = await progressTasks(deps, [progress]);
-  if (outcome === undefined) throw new Error("one report has one outcome");
-  if ("error" in outcome) throw outcome.error;
-  return outcome.value;
-}
-
 /** A statement names each row once: of several reports of one holder the newest says the phase. */
 function latestOf(reports: readonly TaskProgress[]): Map<string, TaskProgress> {
   const latest = new Map<string, TaskProgress>();
