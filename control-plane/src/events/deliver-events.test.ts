@@ -1,11 +1,14 @@
 import { randomUUID } from "node:crypto";
 import { setTimeout as laterMs } from "node:timers/promises";
 import { webhookSchema, natsSinkSchema, type Event, type Webhook } from "@hostler/shared/api/events.ts";
+import { systemClock } from "@hostler/shared/clock.ts";
+import { pino } from "pino";
 import * as z from "zod";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { waitFor } from "../../../test/support/wait-for.ts";
 import type { DeliveryLimits } from "./deliver-events.ts";
 import { claimSink, releaseSink, type ClaimedSink } from "./delivery-store.ts";
+import { disableSink } from "./disable-sink.ts";
 import type { EventSink } from "./event-sink.ts";
 import { openEventPlane, outOfOrder, type EventPlane } from "./test-event-plane.ts";
 import { TARGETS, type Target } from "./test-targets.ts";
@@ -332,4 +335,15 @@ test("receivers that are slow with much to take leave others their turn, however
     await Promise.resolve();
     return ids.every((id) => (takenBy.get(id) ?? 0) === 40);
   });
+});
+
+test("a sink that is not active is not said to have been disabled once more", async () => {
+  const lines: string[] = [];
+  const log = pino({}, { write: (line: string) => void lines.push(line) });
+  await makeSinks(1);
+  const [row] = await plane.sql<{ id: string }[]>`select id from event_sinks`;
+  const sink = { id: row?.id ?? "", kind: "webhook", projectId: null } as const;
+  for (let round = 0; round < 2; round += 1)
+    await disableSink({ sql: plane.sql, clock: systemClock, log }, sink, "as the test says");
+  expect(lines).toHaveLength(1);
 });
