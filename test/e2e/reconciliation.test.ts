@@ -1,6 +1,3 @@
-import { execFile } from "node:child_process";
-import { join } from "node:path";
-import { promisify } from "node:util";
 import type { Allocation } from "@hostler/shared/api/allocations.ts";
 import { operationSchema } from "@hostler/shared/api/common.ts";
 import { incidentSchema, type Incident } from "@hostler/shared/api/incidents.ts";
@@ -12,12 +9,11 @@ import type { SliceEntry } from "@hostler/shared/node-protocol.ts";
 import { TASK_PARAMS, type TaskClaims, type TaskOutcome } from "@hostler/shared/tasks.ts";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { readAllocation, readPhases, requestRelease, requestSlice } from "../../deploy/demo/journey.ts";
+import { runHostler } from "../support/run-hostler.ts";
 import { sliceEntryOf } from "../support/slice-entry.ts";
 import { startScriptedFleet, type FleetNode, type ScriptedFleet } from "../support/scripted-fleet.ts";
 
 /** A real control plane, told by scripted hosts what they have. Time is shifted in the database. */
-const run = promisify(execFile);
-const CLI = join(import.meta.dirname, "../../control-plane/cli/src/main.ts");
 const never = new AbortController().signal;
 let fleet: ScriptedFleet;
 let node: FleetNode;
@@ -82,8 +78,10 @@ async function tasks(kind: string): Promise<number> {
 
 async function cli(...args: readonly string[]): Promise<string> {
   const { publicUrl, firstOperatorKey } = fleet.plane.ready;
-  const env = { ...process.env, HOSTLER_URL: publicUrl, HOSTLER_API_KEY: firstOperatorKey ?? "" };
-  return (await run(process.execPath, [CLI, ...args], { env })).stdout;
+  const signIn = { url: publicUrl, apiKey: firstOperatorKey ?? "" };
+  const { code, stdout } = await runHostler(args, { home: fleet.folder, signIn });
+  expect(code).toBe(0);
+  return stdout;
 }
 
 async function passTime(minutes: number): Promise<void> {
