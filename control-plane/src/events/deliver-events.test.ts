@@ -278,6 +278,12 @@ test("any sink behind the port is served in the same way, with as many aggregate
   const path = "/api/ops/v1/webhooks";
   await plane.call("POST", path, plane.operatorKey, { url: "http://127.0.0.1:9/not-used", topics: ["thing.*"] });
   for (let round = 0; round < 30; round += 1) await plane.change(`agg_${round % 6}`);
+  await waitFor("all are placed", async () => {
+    const rows = await plane.sql`
+      select from event_positions p join events e on e.seq = p.event_seq where e.topic = 'thing.changed'
+    `;
+    return rows.length === 30;
+  });
   plane.startRelay({ ...FAST, failuresMax: 100 }, () => sink);
   await waitFor("all taken", async () => await Promise.resolve(new Set(taken.map(({ id }) => id)).size === 30));
   expect({ atOnce, wrong, outOfOrder: outOfOrder(taken) }).toEqual({ atOnce: 4, wrong: [], outOfOrder: [] });
