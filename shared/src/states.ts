@@ -49,18 +49,6 @@ export const JOB_TRANSITIONS = {
 export type JobState = keyof typeof JOB_TRANSITIONS;
 export const JOB_STATES = Object.keys(JOB_TRANSITIONS) as readonly JobState[];
 
-export const TASK_TRANSITIONS = {
-  /** Waits for its node to pull it. */
-  ready: ["leased", "cancelled"],
-  /** Held by the node until `lease_until` under a fence. */
-  leased: ["leased", "ready", "succeeded", "failed", "cancelled"],
-  succeeded: [],
-  failed: [],
-  cancelled: [],
-} as const satisfies Record<string, readonly string[]>;
-export type TaskState = keyof typeof TASK_TRANSITIONS;
-export const TASK_STATES = Object.keys(TASK_TRANSITIONS) as readonly TaskState[];
-
 export const NODE_TRANSITIONS = {
   /** Enrolled, inventory not seen yet: nothing is placed on it. */
   enrolled: ["ready", "quarantined", "retired", "frozen", "revoked"],

@@ -6,7 +6,6 @@ import * as z from "zod";
  */
 export const AUTHORITY_PHASES = ["prepared", "active", "outgoing"] as const;
 /** `prepared`: trusted, signs nothing yet. `active`: signs, exactly one. `outgoing`: still trusted, signs nothing more. */
-export type AuthorityPhase = (typeof AUTHORITY_PHASES)[number];
 
 export const authoritySchema = z.looseObject({
   /** Counts up with every rotation; names the folder of its keys. */

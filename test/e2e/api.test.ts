@@ -1,18 +1,11 @@
 import { randomUUID } from "node:crypto";
-import { chmod, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import { createConfig, lintFromString } from "@redocly/openapi-core";
 import { apiKeyCreatedSchema } from "@hostler/shared/api/identity.ts";
 import { problemSchema, type Problem } from "@hostler/shared/problem.ts";
 import * as z from "zod";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
-import {
-  clientFor,
-  prepareTenancy,
-  startControlPlaneProgram,
-  type LocalControlPlane,
-} from "../../deploy/demo/local-cloud.ts";
+import { clientFor } from "../../deploy/demo/local-cloud.ts";
+import { startTenantedPlane, type TenantedPlane } from "../support/tenanted-plane.ts";
 
 /** The public API as its own document describes it. */
 const bodySchema = z.looseObject({ content: z.record(z.string(), z.unknown()) });
@@ -24,8 +17,8 @@ const operationSchema = z.looseObject({
 const documentSchema = z.looseObject({ paths: z.record(z.string(), z.record(z.string(), operationSchema)) });
 const SOME_ID = "01900000-0000-7000-8000-000000000001";
 
-let folder: string;
-let plane: LocalControlPlane;
+let started: TenantedPlane;
+let plane: TenantedPlane["plane"];
 let apiKey: string;
 let projectId: string;
 let text: string;
@@ -36,10 +29,8 @@ let operations: {
 }[];
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "hostler-api-"));
-  await chmod(folder, 0o755);
-  plane = await startControlPlaneProgram({ stateDir: join(folder, "plane"), logPath: join(folder, "plane.log") });
-  ({ apiKey, projectId } = await prepareTenancy(clientFor(plane.ready.publicUrl, plane.ready.firstOperatorKey ?? "")));
+  started = await startTenantedPlane();
+  ({ plane, apiKey, projectId } = started);
   text = await (await fetch(`${plane.ready.publicUrl}/api/common/v1/openapi.json`)).text();
   const document = documentSchema.parse(JSON.parse(text));
   operations = Object.entries(document.paths).flatMap(([path, methods]) =>
@@ -47,8 +38,7 @@ beforeAll(async () => {
   );
 });
 afterAll(async () => {
-  await plane?.program.stop();
-  await rm(folder, { recursive: true, force: true });
+  await started?.close();
 });
 
 async function call(

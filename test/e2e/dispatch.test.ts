@@ -1,26 +1,18 @@
-import { chmod, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import type { ApiClient } from "@hostler/cli/api-client.ts";
 import type { Sql } from "@hostler/control-plane/db/sql.ts";
 import type { Allocation } from "@hostler/shared/api/allocations.ts";
 import { imageSchema } from "@hostler/shared/api/nodes.ts";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ownedSlots, readAllocation, requestRelease, requestSlice } from "../../deploy/demo/journey.ts";
-import {
-  clientFor,
-  prepareTenancy,
-  startControlPlaneProgram,
-  type LocalControlPlane,
-} from "../../deploy/demo/local-cloud.ts";
 import { openEmbeddedDatabase } from "../support/embedded-database.ts";
 import { makeScriptedNode, type ScriptedNode } from "../support/scripted-node.ts";
+import { startTenantedPlane, type TenantedPlane } from "../support/tenanted-plane.ts";
 import { waitFor } from "../support/wait-for.ts";
 
 /** Leases, fences and results, with a scripted agent on the real protocol. */
 const never = new AbortController().signal;
-let folder: string;
-let plane: LocalControlPlane;
+let started: TenantedPlane;
+let plane: TenantedPlane["plane"];
 let operator: ApiClient;
 let projectId: string;
 let node: ScriptedNode;
@@ -29,15 +21,11 @@ let sql: Sql;
 let serial = 0;
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "hostler-dispatch-"));
-  await chmod(folder, 0o755);
-  plane = await startControlPlaneProgram({ stateDir: join(folder, "plane"), logPath: join(folder, "plane.log") });
-  const prepared = await prepareTenancy(clientFor(plane.ready.publicUrl, plane.ready.firstOperatorKey ?? ""));
-  ({ projectId } = prepared);
-  operator = clientFor(plane.ready.publicUrl, prepared.apiKey);
+  started = await startTenantedPlane();
+  ({ plane, operator, projectId } = started);
   await operator.upload("/api/ops/v1/images/tiny?format=raw", new Blob(["tiny"]), imageSchema);
-  sql = await openEmbeddedDatabase(join(folder, "plane"));
-  const common = { operator, server: plane.ready.enrolUrl.replace("https://", ""), folder };
+  sql = await openEmbeddedDatabase(started.stateDir);
+  const common = { operator, server: plane.ready.enrolUrl.replace("https://", ""), folder: started.folder };
   node = await makeScriptedNode({ ...common, name: "alpha", gpus: 8 });
   other = await makeScriptedNode({ ...common, name: "beta", gpus: 0 });
 });
@@ -45,8 +33,7 @@ afterAll(async () => {
   await node?.close();
   await other?.close();
   await sql?.end();
-  await plane?.program.stop();
-  await rm(folder, { recursive: true, force: true });
+  await started?.close();
 });
 
 async function request(gpus = 1): Promise<Allocation> {

@@ -1,65 +1,42 @@
-import { execFile } from "node:child_process";
-import { chmod, mkdtemp, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { setTimeout as laterMs } from "node:timers/promises";
 import type { ApiClient } from "@hostler/cli/api-client.ts";
 import { eventSchema, webhookCreatedSchema, webhookSchema, type Event } from "@hostler/shared/api/events.ts";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import {
-  clientFor,
-  prepareTenancy,
-  startControlPlaneProgram,
-  type LocalControlPlane,
-} from "../../deploy/demo/local-cloud.ts";
 import { openReceiver, outOfOrder, type Receiver } from "../../control-plane/src/events/test-event-plane.ts";
 import { webhookSignature } from "../../control-plane/src/events/webhook-sink.ts";
 import { makeStream, readStream as readStored } from "../../control-plane/src/events/test-targets.ts";
 import { startNatsServer } from "../support/nats-server.ts";
+import { runHostler } from "../support/run-hostler.ts";
+import { startTenantedPlane, type TenantedPlane } from "../support/tenanted-plane.ts";
 import { waitFor } from "../support/wait-for.ts";
 
-const CLI = join(import.meta.dirname, "../../control-plane/cli/src/main.ts");
 const HOOKS = "/api/ops/v1/webhooks";
 const NOWHERE = { url: "http://127.0.0.1:9/nowhere", topics: ["nothing.ever"] };
 
+let started: TenantedPlane;
 let folder: string;
-let plane: LocalControlPlane;
+let plane: TenantedPlane["plane"];
 let operator: ApiClient;
 let apiKey: string;
 let projectId: string;
 const receivers: Receiver[] = [];
 
-const start = async (env: Readonly<Record<string, string>> = {}): Promise<LocalControlPlane> =>
-  await startControlPlaneProgram({
-    stateDir: join(folder, "plane"),
-    logPath: join(folder, "plane.log"),
-    env: { HOSTLER_WEBHOOK_ALLOW_PRIVATE: "true", ...env },
-  });
-
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "hostler-events-"));
-  await chmod(folder, 0o755);
-  plane = await start();
-  ({ apiKey, projectId } = await prepareTenancy(clientFor(plane.ready.publicUrl, plane.ready.firstOperatorKey ?? "")));
-  operator = clientFor(plane.ready.publicUrl, apiKey);
+  started = await startTenantedPlane({ HOSTLER_WEBHOOK_ALLOW_PRIVATE: "true" });
+  ({ folder, plane, operator, apiKey, projectId } = started);
 });
 afterAll(async () => {
-  await plane?.program.stop();
+  await started?.close();
   for (const receiver of receivers) await receiver.close();
-  await rm(folder, { recursive: true, force: true });
 });
 
 async function hostler(
   args: readonly string[],
   noun = "webhooks",
 ): Promise<{ code: number; stdout: string; stderr: string }> {
-  const signIn = { HOSTLER_URL: plane.ready.publicUrl, HOSTLER_API_KEY: apiKey };
-  const env = { PATH: process.env["PATH"] ?? "", HOME: folder, ...signIn };
-  return await new Promise((resolve) => {
-    const child = execFile(process.execPath, [CLI, noun, ...args], { env }, (_error, stdout, stderr) =>
-      resolve({ code: child.exitCode ?? -1, stdout, stderr }),
-    );
-  });
+  return await runHostler([noun, ...args], { home: folder, signIn: { url: plane.ready.publicUrl, apiKey } });
 }
 
 /** Two events of a thing of its own: it is made and removed. */
@@ -132,8 +109,8 @@ test(
     await plane.program.exited;
     const streamed = await before;
     const takenBefore = receiver.taken.length;
-    plane = await start({ HOSTLER_PUBLIC_LISTEN: host });
-    operator = clientFor(plane.ready.publicUrl, apiKey);
+    await started.startAgain({ HOSTLER_PUBLIC_LISTEN: host });
+    ({ plane, operator } = started);
     for (let made = 0; made < 5; made += 1) await makeTwoEvents();
 
     await waitFor(
@@ -199,8 +176,8 @@ test("a stopping control plane ends its streams in good order at once", async ()
 });
 
 test("private addresses are refused unless the operator allows them", async () => {
-  plane = await start({ HOSTLER_WEBHOOK_ALLOW_PRIVATE: "false" });
-  operator = clientFor(plane.ready.publicUrl, apiKey);
+  await started.startAgain({ HOSTLER_WEBHOOK_ALLOW_PRIVATE: "false" });
+  ({ plane, operator } = started);
   const refused = await hostler(["create", "https://169.254.169.254/latest", "--project", projectId]);
   expect(refused).toMatchObject({ code: 1 });
   expect(refused.stderr).toContain("/url: This address is private");

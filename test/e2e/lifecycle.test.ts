@@ -190,6 +190,23 @@ test(
   },
 );
 
+test("a slice that a drain cannot give back does not keep the others on the host", { timeout: 60_000 }, async () => {
+  const stuck = await makeActive();
+  const other = await makeActive();
+  await fleet.sql.unsafe(`
+      create function refuse_it() returns trigger language plpgsql as $$ begin raise exception 'as the test says'; end $$;
+      create trigger refuse_it before update on allocations for each row when (old.id = '${stuck.id}') execute function refuse_it();
+    `);
+  await fleet.act(alpha, "drain", { policy: "stop", noticeSeconds: 0 });
+  await finishRelease();
+  expect((await readAllocation(fleet.operator, other.id)).state).toBe("released");
+  await fleet.sql`drop function refuse_it cascade`;
+  await finishRelease();
+  expect((await readAllocation(fleet.operator, stuck.id)).state).toBe("released");
+  await waitFor("cordoned", async () => (await fleet.show(alpha)).state === "cordoned");
+  await fleet.act(alpha, "uncordon");
+});
+
 test("a task that blames its host quarantines it, and a retired host is refused", { timeout: 60_000 }, async () => {
   await request();
   const task = await alpha.takeTask();

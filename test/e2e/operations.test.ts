@@ -1,7 +1,3 @@
-import { execFile } from "node:child_process";
-import { chmod, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import type { ApiClient } from "@hostler/cli/api-client.ts";
 import type { Sql } from "@hostler/control-plane/db/sql.ts";
 import { allocationOperationSchema, type Allocation } from "@hostler/shared/api/allocations.ts";
@@ -11,23 +7,20 @@ import { imageSchema } from "@hostler/shared/api/nodes.ts";
 import * as z from "zod";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { readAllocation, requestRelease, requestSlice } from "../../deploy/demo/journey.ts";
-import {
-  clientFor,
-  prepareTenancy,
-  startControlPlaneProgram,
-  type LocalControlPlane,
-} from "../../deploy/demo/local-cloud.ts";
+import { clientFor } from "../../deploy/demo/local-cloud.ts";
 import { openEmbeddedDatabase } from "../support/embedded-database.ts";
+import { runHostler } from "../support/run-hostler.ts";
 import { makeScriptedNode, type ScriptedNode } from "../support/scripted-node.ts";
+import { startTenantedPlane, type TenantedPlane } from "../support/tenanted-plane.ts";
 import { waitFor } from "../support/wait-for.ts";
 
 /** Operations of tenants and of the control plane itself, through the API and the command line. */
-const CLI = join(import.meta.dirname, "../../control-plane/cli/src/main.ts");
 const OPERATIONS = "/api/common/v1/operations";
 const SYSTEM = "/api/ops/v1/operations";
 
+let started: TenantedPlane;
 let folder: string;
-let plane: LocalControlPlane;
+let plane: TenantedPlane["plane"];
 let apiKey: string;
 let both: ApiClient;
 let member: ApiClient;
@@ -37,17 +30,14 @@ let sql: Sql;
 let serial = 0;
 
 beforeAll(async () => {
-  folder = await mkdtemp(join(tmpdir(), "hostler-operations-"));
-  await chmod(folder, 0o755);
-  plane = await startControlPlaneProgram({ stateDir: join(folder, "plane"), logPath: join(folder, "plane.log") });
-  const { publicUrl, enrolUrl, firstOperatorKey } = plane.ready;
-  ({ projectId, apiKey } = await prepareTenancy(clientFor(publicUrl, firstOperatorKey ?? "")));
-  both = clientFor(publicUrl, apiKey);
+  started = await startTenantedPlane();
+  ({ folder, plane, apiKey, projectId, operator: both } = started);
+  const { publicUrl, enrolUrl } = plane.ready;
   const bindings = [{ role: "member", projectId }];
   const key = await both.post("/api/ops/v1/api-keys", { name: "member", bindings }, apiKeyCreatedSchema);
   member = clientFor(publicUrl, key.secret);
   await both.upload("/api/ops/v1/images/tiny?format=raw", new Blob(["tiny"]), imageSchema);
-  sql = await openEmbeddedDatabase(join(folder, "plane"));
+  sql = await openEmbeddedDatabase(started.stateDir);
   node = await makeScriptedNode({
     operator: both,
     server: enrolUrl.replace("https://", ""),
@@ -59,18 +49,11 @@ beforeAll(async () => {
 afterAll(async () => {
   await node?.close();
   await sql?.end();
-  await plane?.program.stop();
-  await rm(folder, { recursive: true, force: true });
+  await started?.close();
 });
 
 async function hostler(...args: readonly string[]): Promise<{ code: number; stdout: string; stderr: string }> {
-  const signIn = { HOSTLER_URL: plane.ready.publicUrl, HOSTLER_API_KEY: apiKey };
-  const env = { PATH: process.env["PATH"] ?? "", HOME: folder, ...signIn };
-  return await new Promise((resolve) => {
-    const child = execFile(process.execPath, [CLI, ...args], { env }, (_error, stdout, stderr) =>
-      resolve({ code: child.exitCode ?? -1, stdout, stderr }),
-    );
-  });
+  return await runHostler(args, { home: folder, signIn: { url: plane.ready.publicUrl, apiKey } });
 }
 async function request(): Promise<Allocation> {
   serial += 1;

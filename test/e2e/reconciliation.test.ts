@@ -1,6 +1,3 @@
-import { execFile } from "node:child_process";
-import { join } from "node:path";
-import { promisify } from "node:util";
 import type { Allocation } from "@hostler/shared/api/allocations.ts";
 import { operationSchema } from "@hostler/shared/api/common.ts";
 import { incidentSchema, type Incident } from "@hostler/shared/api/incidents.ts";
@@ -12,11 +9,11 @@ import type { SliceEntry } from "@hostler/shared/node-protocol.ts";
 import { TASK_PARAMS, type TaskClaims, type TaskOutcome } from "@hostler/shared/tasks.ts";
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 import { readAllocation, readPhases, requestRelease, requestSlice } from "../../deploy/demo/journey.ts";
+import { runHostler } from "../support/run-hostler.ts";
+import { sliceEntryOf } from "../support/slice-entry.ts";
 import { startScriptedFleet, type FleetNode, type ScriptedFleet } from "../support/scripted-fleet.ts";
 
 /** A real control plane, told by scripted hosts what they have. Time is shifted in the database. */
-const run = promisify(execFile);
-const CLI = join(import.meta.dirname, "../../control-plane/cli/src/main.ts");
 const never = new AbortController().signal;
 let fleet: ScriptedFleet;
 let node: FleetNode;
@@ -59,22 +56,6 @@ async function makeActive(): Promise<Allocation> {
   return await readAllocation(fleet.operator, allocation.id);
 }
 
-/** A slice as the host shows it when all is well with it. */
-function entryOf(allocation: Allocation, changes: Partial<SliceEntry> = {}): SliceEntry {
-  return {
-    allocationId: allocation.id,
-    generation: 1,
-    driver: "mock",
-    state: "running",
-    fence: "1",
-    gpuUuids: allocation.gpus.map((gpu) => gpu.uuid),
-    vcpus: allocation.vcpus,
-    memoryMib: allocation.memoryMib,
-    diskGib: allocation.diskGib,
-    ...changes,
-  };
-}
-
 async function tell(slices: SliceEntry[], changes: { highWaterMark?: number; isWhole?: boolean } = {}): Promise<void> {
   const digest = String(++serial).padStart(64, "0");
   await node.client.sendSlices({ digest, highWaterMark: mark, isWhole: true, slices, ...changes }, never);
@@ -97,8 +78,10 @@ async function tasks(kind: string): Promise<number> {
 
 async function cli(...args: readonly string[]): Promise<string> {
   const { publicUrl, firstOperatorKey } = fleet.plane.ready;
-  const env = { ...process.env, HOSTLER_URL: publicUrl, HOSTLER_API_KEY: firstOperatorKey ?? "" };
-  return (await run(process.execPath, [CLI, ...args], { env })).stdout;
+  const signIn = { url: publicUrl, apiKey: firstOperatorKey ?? "" };
+  const { code, stdout } = await runHostler(args, { home: fleet.folder, signIn });
+  expect(code).toBe(0);
+  return stdout;
 }
 
 async function passTime(minutes: number): Promise<void> {
@@ -124,7 +107,7 @@ async function topicsOf(id: string): Promise<string[]> {
 
 test("nothing is found of a slice that is as it should be, and the poll is told whose list is known", async () => {
   const allocation = await makeActive();
-  await tell([entryOf(allocation)]);
+  await tell([sliceEntryOf(allocation)]);
   const digest = String(serial).padStart(64, "0");
   expect(await slices()).toMatchObject([{ allocationId: allocation.id, shown: { state: "running" }, finding: null }]);
   expect(await node.poll({ slicesDigest: digest })).toMatchObject({ wantSlices: false });
@@ -135,8 +118,8 @@ test("nothing is found of a slice that is as it should be, and the poll is told 
 describe("a slice whose machine ended", () => {
   test("is repaired once, from what it was made of, and its allocation stays active all the way", async () => {
     const allocation = await makeActive();
-    await tell([entryOf(allocation, { state: "stopped" })]);
-    await tell([entryOf(allocation, { state: "stopped" })]);
+    await tell([sliceEntryOf(allocation, { state: "stopped" })]);
+    await tell([sliceEntryOf(allocation, { state: "stopped" })]);
     expect(await tasks("slice.vm_repair")).toBe(1);
     expect((await readAllocation(fleet.operator, allocation.id)).state).toBe("active");
     const { params } = await work("slice.vm_repair");
@@ -145,7 +128,7 @@ describe("a slice whose machine ended", () => {
     expect(spec).toMatchObject({ allocationId: allocation.id, hostName: allocation.name, image: { name: "tiny" } });
     const { operation } = await readPhases(fleet.operator, allocation.id);
     expect(operation).toMatchObject({ kind: "allocation.repair", state: "succeeded" });
-    await tell([entryOf(allocation)]);
+    await tell([sliceEntryOf(allocation)]);
     expect(await slices()).toMatchObject([{ finding: null }]);
     expect(await incidents()).toEqual([]);
     expect((await topicsOf(allocation.id)).slice(-3)).toEqual(["active", "repair_started", "repaired"]);
@@ -154,10 +137,10 @@ describe("a slice whose machine ended", () => {
   test("is tried so often with growing pauses, then it is an incident, which ends with it", async () => {
     const allocation = await makeActive();
     for (let round = 1; round <= 5; round += 1) {
-      await tell([entryOf(allocation, { state: "stopped" })]);
+      await tell([sliceEntryOf(allocation, { state: "stopped" })]);
       expect(await tasks("slice.vm_repair"), `round ${round}`).toBe(round);
       await work("slice.vm_repair", "failed");
-      await tell([entryOf(allocation, { state: "stopped" })]);
+      await tell([sliceEntryOf(allocation, { state: "stopped" })]);
       expect(await tasks("slice.vm_repair"), `in the pause of round ${round}`).toBe(round);
       const [row] = await fleet.sql<{ seconds: number | null }[]>`
         select extract(epoch from due_at - now())::int as seconds from slice_findings where node_id = ${node.nodeId}
@@ -166,20 +149,34 @@ describe("a slice whose machine ended", () => {
       else expect(row?.seconds).toBeNull();
       await passTime(31);
     }
-    await tell([entryOf(allocation, { state: "stopped" })]);
+    await tell([sliceEntryOf(allocation, { state: "stopped" })]);
     expect(await tasks("slice.vm_repair")).toBe(5);
     expect(await incidents()).toMatchObject([{ kind: "slice.stopped", state: "open", severity: "critical" }]);
     expect((await readAllocation(fleet.operator, allocation.id)).state).toBe("active");
     const path = `/api/ops/v1/nodes/${node.nodeId}/slices/${allocation.id}/rebuild`;
     await fleet.operator.post(path, {}, operationSchema);
     await work("slice.vm_repair");
-    await tell([entryOf(allocation)]);
+    await tell([sliceEntryOf(allocation)]);
     expect(await incidents()).toMatchObject([{ state: "closed" }]);
+  });
+
+  test("is not brought back for ever when it ends again after each repair", async () => {
+    const allocation = await makeActive();
+    for (let round = 1; round <= 5; round += 1) {
+      await tell([sliceEntryOf(allocation, { state: "stopped" })]);
+      expect(await tasks("slice.vm_repair"), `round ${round}`).toBe(round);
+      await work("slice.vm_repair");
+      await tell([sliceEntryOf(allocation)]);
+      await passTime(31);
+    }
+    await tell([sliceEntryOf(allocation, { state: "stopped" })]);
+    expect(await tasks("slice.vm_repair")).toBe(5);
+    expect(await incidents()).toMatchObject([{ kind: "slice.stopped", state: "open", severity: "critical" }]);
   });
 
   test("can be given back while it is repaired", async () => {
     const allocation = await makeActive();
-    await tell([entryOf(allocation, { state: "stopped" })]);
+    await tell([sliceEntryOf(allocation, { state: "stopped" })]);
     await requestRelease(fleet.operator, allocation.id);
     await work("slice.vm_repair", "cancelled");
     await work("slice.vm_release");
@@ -191,7 +188,7 @@ describe("a slice whose machine ended", () => {
 
   test("that nobody picks up the repair of loses nothing", async () => {
     const allocation = await makeActive();
-    await tell([entryOf(allocation, { state: "stopped" })]);
+    await tell([sliceEntryOf(allocation, { state: "stopped" })]);
     await fleet.sql`update tasks set expires_at = now() - interval '1 second' where node_id = ${node.nodeId} and state = 'ready'`;
     await expect.poll(async () => await topicsOf(allocation.id), { timeout: 10_000 }).toContain("repair_failed");
     expect((await readAllocation(fleet.operator, allocation.id)).state).toBe("active");
@@ -218,7 +215,7 @@ describe("a list that is empty, cut off or old", () => {
     await fleet.operator.post(`${path}/rebuild`, {}, operationSchema);
     const { params } = await work("slice.vm_repair");
     expect(TASK_PARAMS["slice.vm_repair"].parse(JSON.parse(params)).newDisk).toBe(true);
-    await tell([entryOf(allocation)]);
+    await tell([sliceEntryOf(allocation)]);
     expect(await incidents()).toMatchObject([{ state: "closed" }]);
   });
 
@@ -237,7 +234,7 @@ describe("a list that is empty, cut off or old", () => {
     const old = mark;
     await requestRelease(fleet.operator, allocation.id);
     await work("slice.vm_release");
-    await tell([entryOf(allocation)], { highWaterMark: old });
+    await tell([sliceEntryOf(allocation)], { highWaterMark: old });
     expect(await slices()).toMatchObject([{ finding: null }]);
     expect(await incidents()).toEqual([]);
     expect(await slot()).toEqual({ state: "available", reason: null });
@@ -257,7 +254,7 @@ describe("a slice that should not be there", () => {
     const allocation = await makeActive();
     await requestRelease(fleet.operator, allocation.id);
     await work("slice.vm_release");
-    return entryOf(allocation);
+    return sliceEntryOf(allocation);
   }
 
   test("keeps its GPU from others, and is removed after ten minutes by a signed tombstone", async () => {
@@ -319,7 +316,7 @@ describe("a slice that should not be there", () => {
 
   test("and that nobody here knows stays until an operator removes it", async () => {
     const stranger = {
-      ...entryOf(await makeActive()),
+      ...sliceEntryOf(await makeActive()),
       allocationId: newId("allocation", systemClock),
       gpuUuids: [node.inventory.gpus[1]?.uuid ?? ""],
     };
@@ -360,7 +357,7 @@ describe("a slice that should not be there", () => {
 
   test("an allocation's slice is not removed by hand", async () => {
     const allocation = await makeActive();
-    await tell([entryOf(allocation)]);
+    await tell([sliceEntryOf(allocation)]);
     const path = `/api/ops/v1/nodes/${node.nodeId}/slices/${allocation.id}/removal`;
     await expect(fleet.operator.post(path, { generation: 1 }, operationSchema)).rejects.toMatchObject({
       code: "conflict",
@@ -370,19 +367,19 @@ describe("a slice that should not be there", () => {
 
 test("a slice that differs is one incident, and one that is unclear only after a minute", async () => {
   const allocation = await makeActive();
-  await tell([entryOf(allocation, { gpuUuids: [] })]);
+  await tell([sliceEntryOf(allocation, { gpuUuids: [] })]);
   expect(await incidents()).toMatchObject([{ kind: "slice.drift", detail: expect.stringContaining("gpus is none") }]);
-  await tell([entryOf(allocation, { state: "unclear" })]);
+  await tell([sliceEntryOf(allocation, { state: "unclear" })]);
   expect(await incidents()).toMatchObject([{ kind: "slice.drift", state: "closed" }]);
   await passTime(2);
-  await tell([entryOf(allocation, { state: "unclear" })]);
+  await tell([sliceEntryOf(allocation, { state: "unclear" })]);
   expect(await incidents()).toMatchObject([{ kind: "slice.unclear", state: "open" }, { state: "closed" }]);
   expect(await tasks("slice.vm_repair")).toBe(0);
 });
 
 test("what is the matter is counted in the metrics", async () => {
   const allocation = await makeActive();
-  await tell([entryOf(allocation, { state: "lost" })]);
+  await tell([sliceEntryOf(allocation, { state: "lost" })]);
   const answer = await fetch(`${fleet.plane.ready.publicUrl}/metrics`, {
     headers: { authorization: `Bearer ${fleet.plane.ready.firstOperatorKey}` },
   });
@@ -393,6 +390,8 @@ test("what is the matter is counted in the metrics", async () => {
 
 test("two lists at once, and the same list twice, are judged one after the other", async () => {
   const allocation = await makeActive();
-  await Promise.all(Array.from({ length: 6 }, async () => await tell([entryOf(allocation, { state: "stopped" })])));
+  await Promise.all(
+    Array.from({ length: 6 }, async () => await tell([sliceEntryOf(allocation, { state: "stopped" })])),
+  );
   expect(await tasks("slice.vm_repair")).toBe(1);
 });

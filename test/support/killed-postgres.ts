@@ -3,8 +3,7 @@ import { once } from "node:events";
 import { existsSync } from "node:fs";
 import { appendFile, open, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { startEmbeddedPostgres } from "@hostler/control-plane/db/embedded-postgres.ts";
-import { openPool } from "@hostler/control-plane/db/pool.ts";
+import { answersQueries, startEmbeddedPostgres } from "@hostler/control-plane/db/embedded-postgres.ts";
 import { findPostgres } from "@hostler/control-plane/db/postgres-program.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { childrenOf } from "./child-processes.ts";
@@ -53,7 +52,10 @@ export async function startKilledPostgres(options: {
       env: { LC_ALL: "C" },
     });
     await log.close();
-    await waitFor("PostgreSQL accepting", async () => await answers(url.href), { timeoutMs: 60_000, everyMs: 10 });
+    await waitFor("PostgreSQL accepting", async () => await answersQueries(url.href), {
+      timeoutMs: 60_000,
+      everyMs: 10,
+    });
   };
   const end = async (signal: NodeJS.Signals): Promise<void> => {
     const pid = await postmasterIn(data);
@@ -77,17 +79,4 @@ async function postmasterIn(data: string): Promise<number | null> {
   const text = await readFile(join(data, "postmaster.pid"), "utf8").catch(() => "");
   const pid = Number(text.split("\n")[0]);
   return Number.isInteger(pid) && pid > 1 && existsSync(`/proc/${pid}`) ? pid : null;
-}
-
-async function answers(url: string): Promise<boolean> {
-  const sql = openPool({ url, applicationName: "is it there", connectionsMax: 1 });
-  try {
-    await sql`select 1`;
-    return true;
-  } catch {
-    // Not yet: it recovers.
-    return false;
-  } finally {
-    await sql.end({ timeout: 1 });
-  }
 }

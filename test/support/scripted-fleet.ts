@@ -1,17 +1,10 @@
-import { chmod, mkdtemp, rm } from "node:fs/promises";
-import { tmpdir } from "node:os";
-import { join } from "node:path";
 import type { ApiClient } from "@hostler/cli/api-client.ts";
 import type { Sql } from "@hostler/control-plane/db/sql.ts";
 import { imageSchema, nodeSchema, type Node } from "@hostler/shared/api/nodes.ts";
-import {
-  clientFor,
-  prepareTenancy,
-  startControlPlaneProgram,
-  type LocalControlPlane,
-} from "../../deploy/demo/local-cloud.ts";
+import type { LocalControlPlane } from "../../deploy/demo/local-cloud.ts";
 import { openEmbeddedDatabase } from "./embedded-database.ts";
 import { makeScriptedNode, type ScriptedNode } from "./scripted-node.ts";
+import { startTenantedPlane } from "./tenanted-plane.ts";
 
 /** A scripted node that polls until it is silenced, as an agent does. */
 export interface FleetNode extends ScriptedNode {
@@ -36,23 +29,17 @@ export interface ScriptedFleet {
 const NODES = "/api/ops/v1/nodes";
 
 export async function startScriptedFleet(): Promise<ScriptedFleet> {
-  const folder = await mkdtemp(join(tmpdir(), "hostler-fleet-"));
-  await chmod(folder, 0o755);
-  const plane = await startControlPlaneProgram({
-    stateDir: join(folder, "plane"),
-    logPath: join(folder, "plane.log"),
-  });
-  const prepared = await prepareTenancy(clientFor(plane.ready.publicUrl, plane.ready.firstOperatorKey ?? ""));
-  const operator = clientFor(plane.ready.publicUrl, prepared.apiKey);
+  const started = await startTenantedPlane();
+  const { folder, plane, operator, projectId } = started;
   await operator.upload("/api/ops/v1/images/tiny?format=raw", new Blob(["tiny"]), imageSchema);
-  const sql = await openEmbeddedDatabase(join(folder, "plane"));
+  const sql = await openEmbeddedDatabase(started.stateDir);
   const server = plane.ready.enrolUrl.replace("https://", "");
   const nodes: FleetNode[] = [];
   return {
     folder,
     plane,
     operator,
-    projectId: prepared.projectId,
+    projectId,
     sql,
     add: async (name, gpus) => {
       const node = makeSpeaking(await makeScriptedNode({ operator, server, folder, name, gpus }));
@@ -66,8 +53,7 @@ export async function startScriptedFleet(): Promise<ScriptedFleet> {
       for (const node of nodes) await node.silence();
       for (const node of nodes) await node.close();
       await sql.end();
-      await plane.program.stop();
-      await rm(folder, { recursive: true, force: true });
+      await started.close();
     },
   };
 }

@@ -12,17 +12,10 @@ export interface AllocationMove {
   readonly requestId: string | null;
 }
 
-/** Moves an allocation and writes the event and audit row of the move. A move that the table does not allow is a bug of the caller. */
-export async function moveAndRecord(
-  tx: Tx,
-  deps: Pick<Deps, "clock">,
-  allocation: AllocationRow,
-  move: AllocationMove,
-): Promise<void> {
-  await moveAllAndRecord(tx, deps, [{ allocation, move }]);
-}
-
-/** The same for several allocations whose rows the caller holds; of several moves of one, each is made and told of in order. */
+/**
+ * Moves allocations whose rows the caller holds, each with its event and audit row; of several moves of one, each is made and told of
+ * in order. A move that the table does not allow is a bug of the caller.
+ */
 export async function moveAllAndRecord(
   tx: Tx,
   deps: Pick<Deps, "clock">,

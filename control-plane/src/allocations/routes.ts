@@ -19,7 +19,7 @@ import {
   securedOnceInTransaction,
 } from "../http/api-route.ts";
 import type { PublicEnv } from "../http/env.ts";
-import { decodeCursor, pageOfRows } from "../http/pagination.ts";
+import { readPage } from "../http/pagination.ts";
 import { requireInProject } from "../identity/permissions.ts";
 import { getOperation } from "../operations/operations.ts";
 import { readOperationEvents } from "../tasks/read-phase-events.ts";
@@ -91,17 +91,11 @@ function addReads(api: OpenAPIHono<PublicEnv>, deps: AllocationDeps): void {
   api.openapi(list, async (c) => {
     const { projectId } = c.req.valid("param");
     requireInProject(c.var.principal, "compute.allocation.read", projectId);
-    const { limit, cursor } = c.req.valid("query");
-    const rows = await readAllocationViews(deps.sql, {
-      ids: null,
-      projectId,
-      after: decodeCursor(cursor),
-      limit: limit + 1,
-    });
-    return c.json(
-      pageOfRows(rows, limit, (row) => row.id),
-      200,
+    const page = await readPage(
+      c.req.valid("query"),
+      async (at) => await readAllocationViews(deps.sql, { ids: null, projectId, ...at }),
     );
+    return c.json(page, 200);
   });
   const get = createRoute({
     ...secured("compute.allocation.read"),

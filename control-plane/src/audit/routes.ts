@@ -6,12 +6,11 @@ import {
   auditQuerySchema,
 } from "@hostler/shared/api/audit.ts";
 import { API_PREFIX, pageOf } from "@hostler/shared/api/common.ts";
-import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
 import type { Deps } from "../deps.ts";
 import { jsonAnswer, newApi, PROBLEMS, secured } from "../http/api-route.ts";
 import type { PublicEnv } from "../http/env.ts";
-import { decodeCursor, pageOfRows } from "../http/pagination.ts";
+import { decodeNumberCursor, pageOfRows } from "../http/pagination.ts";
 import type { AuditSigner } from "./audit-signer.ts";
 import { exportAudit } from "./export-audit.ts";
 import { listAuditRows } from "./store.ts";
@@ -35,7 +34,7 @@ export function auditRoutes(deps: Pick<Deps, "sql"> & { readonly auditSigner: Au
   });
   api.openapi(list, async (c) => {
     const { limit, cursor, ...filter } = c.req.valid("query");
-    const rows = await listAuditRows(deps.sql, { ...filter, before: seqOf(cursor), limit: limit + 1 });
+    const rows = await listAuditRows(deps.sql, { ...filter, before: decodeNumberCursor(cursor), limit: limit + 1 });
     return c.json(
       pageOfRows(rows, limit, (row) => String(row.seq)),
       200,
@@ -81,15 +80,6 @@ export function auditRoutes(deps: Pick<Deps, "sql"> & { readonly auditSigner: Au
     return c.body(body, 200, { "content-type": LINES_CONTENT_TYPE }) as never;
   });
   return api;
-}
-
-function seqOf(cursor: string | undefined): number | null {
-  const text = decodeCursor(cursor);
-  if (text === null) return null;
-  if (/^\d{1,15}$/.test(text)) return Number(text);
-  throw new AppError("validation_failed", {
-    errors: [{ pointer: "?cursor", message: "This is not a cursor of this listing." }],
-  });
 }
 
 /** Asks for the next piece only when the reader has taken the last one. */

@@ -158,7 +158,7 @@ async function waitUntilUp(options: {
   void options.ended.then(() => (hasEnded = true));
   const deadline = options.clock.monotonicMs() + START_TIMEOUT_MS;
   for (;;) {
-    if (await answers(options.port, options.password)) return;
+    if (await answersQueries(urlOf(options.port, options.password, "postgres"))) return;
     if (hasEnded || options.clock.monotonicMs() > deadline) {
       const tail = (await readFile(options.logPath, "utf8").catch(() => ""))
         .trimEnd()
@@ -173,8 +173,9 @@ async function waitUntilUp(options: {
   }
 }
 
-async function answers(port: number, password: string): Promise<boolean> {
-  const sql = postgres(urlOf(port, password, "postgres"), { max: 1, connect_timeout: 2, onnotice: () => undefined });
+/** Whether the server is there and has recovered. */
+export async function answersQueries(url: string): Promise<boolean> {
+  const sql = postgres(url, { max: 1, connect_timeout: 2, onnotice: () => undefined });
   try {
     await sql`select 1`;
     return true;

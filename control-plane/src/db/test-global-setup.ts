@@ -8,7 +8,11 @@ import { migrate } from "./migrate.ts";
 import { maintainPartitions } from "./partitions.ts";
 import { openDriver } from "./pool.ts";
 
-/** Starts one PostgreSQL for the whole test run and migrates a template, from which each test file copies its database. */
+/**
+ * Starts one PostgreSQL for the whole test run and migrates a template, from which each test file copies its database.
+ *
+ * @public vitest calls it by its name
+ */
 export async function setup(): Promise<() => Promise<void>> {
   const stateDir = await mkdtemp(join(tmpdir(), "hostler-test-postgres-"));
   await chmod(stateDir, 0o755);

@@ -1,9 +1,14 @@
+import { randomUUID } from "node:crypto";
 import { setTimeout as laterMs } from "node:timers/promises";
 import { webhookSchema, natsSinkSchema, type Event, type Webhook } from "@hostler/shared/api/events.ts";
+import { systemClock } from "@hostler/shared/clock.ts";
+import { pino } from "pino";
 import * as z from "zod";
 import { afterEach, beforeEach, describe, expect, test } from "vitest";
 import { waitFor } from "../../../test/support/wait-for.ts";
 import type { DeliveryLimits } from "./deliver-events.ts";
+import { claimSink, releaseSink, type ClaimedSink } from "./delivery-store.ts";
+import { disableSink } from "./disable-sink.ts";
 import type { EventSink } from "./event-sink.ts";
 import { openEventPlane, outOfOrder, type EventPlane } from "./test-event-plane.ts";
 import { TARGETS, type Target } from "./test-targets.ts";
@@ -176,9 +181,12 @@ describe.each(TARGETS)("to $kind", ({ open, awayError, testTopic }) => {
     expect(await look(path)).toMatchObject({ deadLetters: 3, reason: expect.stringContaining("3 dead letters") });
     await target.refuse("nothing");
     await replay(path);
-    const taken = await waitFor("all came", async () => {
-      const things = (await target.taken()).filter(({ aggregateId }) => aggregateId.startsWith("agg_"));
-      return new Set(things.map(({ id }) => id)).size === 24 && (await target.taken());
+    const taken = await waitFor("all came, and in its own time the word that it was disabled", async () => {
+      const all = await target.taken();
+      const things = all.filter(({ aggregateId }) => aggregateId.startsWith("agg_"));
+      return (
+        new Set(things.map(({ id }) => id)).size === 24 && all.some(({ topic }) => topic.endsWith(".disabled")) && all
+      );
     });
     expect(outOfOrder(taken.filter(({ aggregateId }) => aggregateId.startsWith("agg_")))).toEqual([]);
     expect(taken.some(({ topic }) => topic.endsWith(".disabled"))).toBe(true);
@@ -270,7 +278,78 @@ test("any sink behind the port is served in the same way, with as many aggregate
   const path = "/api/ops/v1/webhooks";
   await plane.call("POST", path, plane.operatorKey, { url: "http://127.0.0.1:9/not-used", topics: ["thing.*"] });
   for (let round = 0; round < 30; round += 1) await plane.change(`agg_${round % 6}`);
+  await waitFor("all are placed", async () => {
+    const rows = await plane.sql`
+      select from event_positions p join events e on e.seq = p.event_seq where e.topic = 'thing.changed'
+    `;
+    return rows.length === 30;
+  });
   plane.startRelay({ ...FAST, failuresMax: 100 }, () => sink);
   await waitFor("all taken", async () => await Promise.resolve(new Set(taken.map(({ id }) => id)).size === 30));
   expect({ atOnce, wrong, outOfOrder: outOfOrder(taken) }).toEqual({ atOnce: 4, wrong: [], outOfOrder: [] });
+});
+
+const makeSinks = async (count: number): Promise<void> => {
+  for (let made = 0; made < count; made += 1) {
+    const body = { url: `http://127.0.0.1:9/${made}`, topics: ["thing.*"] };
+    await plane.call("POST", "/api/ops/v1/webhooks", plane.operatorKey, body);
+  }
+};
+
+test("a sink that was served waits behind those that were not, however much there is to do", async () => {
+  await makeSinks(2);
+  await plane.change("agg_a");
+  await waitFor("both are due", async () => {
+    const due = await plane.sql`select from event_sinks where position < (select position from event_sequencer)`;
+    return due.length === 2;
+  });
+  const claim = async (): Promise<ClaimedSink> =>
+    (await claimSink(plane.sql, { token: randomUUID(), leaseMs: 20_000 })) ?? expect.fail("nothing is due");
+  const first = await claim();
+  await releaseSink(plane.sql, first);
+  const second = await claim();
+  expect(second.id).not.toBe(first.id);
+  await releaseSink(plane.sql, second);
+  expect((await claim()).id).toBe(first.id);
+});
+
+test("receivers that are slow with much to take leave others their turn, however many they are", async () => {
+  // As many as a relay serves at once, and one more.
+  await makeSinks(17);
+  const ids = (await plane.sql<{ id: string }[]>`select id from event_sinks order by next_attempt_at`).map(
+    ({ id }) => id,
+  );
+  const last = ids.at(-1);
+  const takenBy = new Map<string, number>();
+  for (let round = 0; round < 40; round += 1) await plane.change("agg_a");
+  const openSink = ({ id }: ClaimedSink): EventSink => ({
+    inFlightMax: 1,
+    deliver: async () => {
+      if (id !== last) await laterMs(25);
+      takenBy.set(id, (takenBy.get(id) ?? 0) + 1);
+      return { outcome: "delivered", status: null };
+    },
+  });
+  plane.startRelay({ turnMs: 50 }, openSink);
+  const others = await waitFor("the last one has its turn", async () => {
+    await Promise.resolve();
+    if (last === undefined || !takenBy.has(last)) return undefined;
+    return ids.slice(0, -1).map((id) => takenBy.get(id) ?? 0);
+  });
+  expect(others.filter((taken) => taken === 40)).toEqual([]);
+  await waitFor("everybody has everything", async () => {
+    await Promise.resolve();
+    return ids.every((id) => (takenBy.get(id) ?? 0) === 40);
+  });
+});
+
+test("a sink that is not active is not said to have been disabled once more", async () => {
+  const lines: string[] = [];
+  const log = pino({}, { write: (line: string) => void lines.push(line) });
+  await makeSinks(1);
+  const [row] = await plane.sql<{ id: string }[]>`select id from event_sinks`;
+  const sink = { id: row?.id ?? "", kind: "webhook", projectId: null } as const;
+  for (let round = 0; round < 2; round += 1)
+    await disableSink({ sql: plane.sql, clock: systemClock, log }, sink, "as the test says");
+  expect(lines).toHaveLength(1);
 });

@@ -20,6 +20,8 @@ import { readTip } from "./store.ts";
 export interface DeliveryLimits {
   /** Longer than any sink's own time limit: a lease that lapses while its round still sends would let two send at once. */
   readonly leaseMs: number;
+  /** A round that lasts longer begins nothing more: whoever is slow, with much to take, leaves others their turn. */
+  readonly turnMs: number;
   /** So many events are read at once, and at most so many are settled ahead of one that waits. */
   readonly pageMax: number;
   readonly backoff: Backoff;
@@ -34,6 +36,7 @@ export interface DeliveryLimits {
 }
 export const DELIVERY_LIMITS: DeliveryLimits = {
   leaseMs: 20_000,
+  turnMs: 10_000,
   pageMax: 256,
   backoff: { firstMs: 1000, maxMs: 300_000 },
   attemptsMax: 12,
@@ -58,6 +61,7 @@ interface RoundState extends Round {
   readonly failures: Failure[];
   /** Resolves when what was settled until now is in the database; false when the lease is lost. */
   readonly save: () => Promise<boolean>;
+  readonly isTurnOver: () => boolean;
   failedInARow: number;
   /** The sink is somebody else's now, or disabled. */
   isOver: boolean;
@@ -83,7 +87,9 @@ export async function deliverDue(deps: DeliveryDeps, round: Round): Promise<void
   const save = coalesce(
     async () => await saveProgress(deps.sql, { ...progress.read(), sink: claimed, leaseMs: round.limits.leaseMs }),
   );
-  const state: RoundState = { ...round, progress, failures: [], save, failedInARow: 0, isOver: false };
+  const endsAtMs = deps.clock.monotonicMs() + round.limits.turnMs;
+  const isTurnOver = (): boolean => deps.clock.monotonicMs() >= endsAtMs;
+  const state: RoundState = { ...round, progress, failures: [], save, isTurnOver, failedInARow: 0, isOver: false };
   try {
     while (await deliverPage(deps, state)) signal.throwIfAborted();
   } catch (error) {
@@ -110,6 +116,7 @@ async function deliverPage(deps: DeliveryDeps, state: RoundState): Promise<boole
     await fail(deps, state);
     return false;
   }
+  if (state.isTurnOver()) return false;
   if (!isNews || page.length === limit) return true;
   progress.reach(tip);
   await state.save();
@@ -120,7 +127,7 @@ async function runLanes(deps: DeliveryDeps, state: RoundState, lanes: readonly L
   const waiting = [...lanes];
   const work = async (): Promise<void> => {
     for (let lane = waiting.shift(); lane !== undefined && !state.isOver; lane = waiting.shift()) {
-      if (state.failedInARow >= state.limits.failuresMax) return;
+      if (state.failedInARow >= state.limits.failuresMax || state.isTurnOver()) return;
       await runLane(deps, state, lane);
     }
   };
@@ -149,7 +156,7 @@ async function runLane(deps: DeliveryDeps, state: RoundState, lane: Lane): Promi
     }
     // A failure is nothing to save, but the lease has to last for those that go on.
     if (!(await state.save())) state.isOver = true;
-    if (delivery.outcome === "failed") return;
+    if (delivery.outcome === "failed" || state.isTurnOver()) return;
   }
 }
 

@@ -63,7 +63,7 @@ export async function claimSink(
           d.position < (select position from event_sequencer)
           or exists (select from event_dead_letters l where l.sink_id = d.id and l.replay_at is not null)
         )
-      order by d.next_attempt_at
+      order by d.next_attempt_at, d.id
       limit 1
       for update skip locked
     )
@@ -234,10 +234,13 @@ export async function endReplay(
   return rows.length > 0;
 }
 
-/** Nothing is left to do for now, or the process stops: the next round may begin at once, here or elsewhere. */
+/**
+ * Nothing is left to do for now, its turn is over, or the process stops: the next round may begin at once, here or elsewhere, but
+ * after those of all sinks that wait already.
+ */
 export async function releaseSink(db: Queryable, sink: ClaimedSink): Promise<void> {
   await db`
-    update event_sinks set lease_token = null, lease_until = null
+    update event_sinks set lease_token = null, lease_until = null, next_attempt_at = greatest(next_attempt_at, clock_timestamp())
     where id = ${sink.id} and lease_token = ${sink.token}
   `;
 }

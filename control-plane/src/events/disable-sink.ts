@@ -16,9 +16,9 @@ export async function disableSink(
   sink: { readonly id: string; readonly kind: SinkKind; readonly projectId: string | null },
   reason: string,
 ): Promise<void> {
-  await inTransaction(deps.sql, async (tx) => {
+  const isDisabled = await inTransaction(deps.sql, async (tx) => {
     const version = await moveSink(tx, { id: sink.id, from: ["active"], to: "disabled", reason });
-    if (version === undefined) return;
+    if (version === undefined) return false;
     await recordChange(tx, deps.clock, {
       actor: "system:event-relay",
       topic: `${SINK_TOPICS[sink.kind]}.disabled`,
@@ -28,6 +28,7 @@ export async function disableSink(
       requestId: null,
       body: { reason },
     });
+    return true;
   });
-  deps.log.warn({ sinkId: sink.id, kind: sink.kind, reason }, "event sink was disabled");
+  if (isDisabled) deps.log.warn({ sinkId: sink.id, kind: sink.kind, reason }, "event sink was disabled");
 }

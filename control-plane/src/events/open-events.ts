@@ -40,7 +40,11 @@ export async function openEvents(
       const relay = { ...deps, openSink, random: Math.random };
       await Promise.all([
         runEventSequencer(deps, { signal, onStatus: (status) => onStatus("events", status) }),
-        runSinkRetention(deps, { signal, keepDays: options.keepDays }),
+        runSinkRetention(deps, {
+          signal,
+          keepDays: options.keepDays,
+          onStatus: (status) => onStatus("sink retention", status),
+        }),
         runEventRelay(relay, { signal, onStatus: (status) => onStatus("webhooks", status) }),
       ]);
       await nats.close();

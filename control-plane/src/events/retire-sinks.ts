@@ -1,6 +1,5 @@
-import { isAborted } from "@hostler/shared/clock.ts";
-import { isDatabaseAway } from "../db/pool.ts";
 import type { Deps } from "../deps.ts";
+import { runLoop, type LoopOptions } from "../loops/run-loop.ts";
 import { disableSink } from "./disable-sink.ts";
 import { readLaggingSinks } from "./sink-store.ts";
 
@@ -10,10 +9,12 @@ const INTERVAL_MS = 600_000;
 
 /**
  * Events are kept for so many days; those that an active sink still has to deliver are held beyond that, which is told. A sink that
- * holds for too long is disabled with the reason, so that one receiver cannot fill the disk. May run anywhere, any number of times.
+ * holds for too long is disabled with the reason, so that one receiver cannot fill the disk. May run anywhere, any number of times;
+ * resolves with how many lag.
  */
-export async function retireSinks(deps: Pick<Deps, "sql" | "clock" | "log">, keepDays: number): Promise<void> {
-  for (const sink of await readLaggingSinks(deps.sql, keepDays)) {
+export async function retireSinks(deps: Pick<Deps, "sql" | "clock" | "log">, keepDays: number): Promise<number> {
+  const lagging = await readLaggingSinks(deps.sql, keepDays);
+  for (const sink of lagging) {
     const { id: sinkId, daysBehind } = sink;
     if (daysBehind >= keepDays + HOLD_DAYS_MAX) {
       await disableSink(deps, sink, `It is ${daysBehind} days behind; events are kept for ${keepDays}.`);
@@ -21,22 +22,18 @@ export async function retireSinks(deps: Pick<Deps, "sql" | "clock" | "log">, kee
       deps.log.warn({ sinkId, daysBehind, keepDays }, "event sink holds back days that would be dropped");
     }
   }
+  return lagging.length;
 }
 
 /** Every ten minutes, and at the start. */
 export async function runSinkRetention(
   deps: Pick<Deps, "sql" | "clock" | "log">,
-  options: { readonly signal: AbortSignal; readonly keepDays: number },
+  options: LoopOptions & { readonly keepDays: number },
 ): Promise<void> {
-  const { signal } = options;
-  while (!signal.aborted) {
-    try {
-      await retireSinks(deps, options.keepDays);
-    } catch (error) {
-      if (!isDatabaseAway(error)) deps.log.error({ err: error }, "lagging event sinks were not looked at");
-    }
-    await deps.clock.sleep(INTERVAL_MS, signal).catch((error: unknown) => {
-      if (!isAborted(error, signal)) throw error;
-    });
-  }
+  await runLoop(deps, options, {
+    begin: "with a round",
+    round: async () => `${await retireSinks(deps, options.keepDays)} sinks hold back days that would be dropped`,
+    pause: async () => await deps.clock.sleep(INTERVAL_MS, options.signal),
+    failure: "lagging event sinks were not looked at",
+  });
 }

@@ -20,8 +20,9 @@ export interface RelayDeps extends DeliveryDeps {
 }
 
 /**
- * Brings events to the sinks, on every replica: each takes sinks that nobody is at, so a slow receiver delays itself alone, and
- * the sinks of a replica that died are taken over when their leases lapse. Resolves when what was under way has ended.
+ * Brings events to the sinks, on every replica: each takes sinks that nobody is at, those first that wait the longest. So a slow
+ * receiver delays itself alone, and many of them others by a turn each; the sinks of a replica that died are taken over when their
+ * leases lapse. Resolves when what was under way has ended.
  */
 export async function runEventRelay(
   deps: RelayDeps,

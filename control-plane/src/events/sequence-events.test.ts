@@ -3,6 +3,7 @@ import { join } from "node:path";
 import { afterEach, beforeEach, expect, test } from "vitest";
 import { waitFor } from "../../../test/support/wait-for.ts";
 import { MIGRATIONS_DIR } from "../db/migrate.ts";
+import type { Queryable } from "../db/sql.ts";
 import { inTransaction } from "../db/transaction.ts";
 import { sequenceEvents } from "./sequence-events.ts";
 import { FIRST_PLACE, readEvents, trySequencerLock } from "./store.ts";
@@ -151,21 +152,44 @@ test("one replica at a time places events", async () => {
   expect(await placed()).toEqual([]);
 });
 
+/** What pg_dump brings along: numbers that this server has not given yet. */
+async function bringHighNumbers(db: Queryable): Promise<void> {
+  await db`alter table events disable trigger events_append_only`;
+  await db`update events set tx = '9000000000000'`;
+  await db`alter table events enable always trigger events_append_only`;
+  await db`update event_sequencer set below_tx = '9000000000001'`;
+}
+
 test("after a restore onto a server with lower transaction numbers, old and new events are placed once each", async () => {
   await plane.change("agg_a");
   await plane.change("agg_a");
   await allPlaced();
-  // What pg_dump brings along: numbers that this server has not given yet.
-  await plane.sql`alter table events disable trigger events_append_only`;
-  await plane.sql`update events set tx = '9000000000000'`;
-  await plane.sql`alter table events enable always trigger events_append_only`;
-  await plane.sql`update event_sequencer set below_tx = '9000000000001'`;
+  await bringHighNumbers(plane.sql);
   await plane.change("agg_a");
   await sequenceEvents(plane);
   expect(await placed()).toHaveLength(2);
   plane.startSequencer();
   const found = await allPlaced();
   expect(found.map(({ event }) => event.aggregateVersion)).toEqual([1, 2, 3]);
+});
+
+test("a restore under a control plane that runs on is noticed once the database is back", async () => {
+  plane.startSequencer();
+  await plane.change("agg_a");
+  await waitFor("it is placed", async () => (await placed()).length === 1);
+  await plane.sql.begin(async (tx) => {
+    await tx`lock table event_sequencer in access exclusive mode`;
+    const waiting = await waitFor("the sequencer waits for it", async () => {
+      const [found] = await plane.sql<{ pid: number }[]>`
+        select pid from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'
+      `;
+      return found;
+    });
+    await bringHighNumbers(tx);
+    await tx`select pg_terminate_backend(${waiting.pid})`;
+  });
+  await plane.change("agg_a");
+  await waitFor("what came since is placed", async () => (await placed()).length === 2);
 });
 
 test("events from before there was an order come first in it, in the order of their making", async () => {

@@ -45,6 +45,8 @@ export async function runEventSequencer(
     } catch (error) {
       if (isAborted(error, signal)) return;
       depth = "ever";
+      // It may have been restored before it came back.
+      hasRebased = false;
       if (!isDatabaseAway(error)) deps.log.error({ err: error }, "events were not placed");
       options.onStatus(`waiting: ${describeError(error)}`);
       await deps.clock.sleep(FAILED_RETRY_MS, signal).catch((abort: unknown) => {

@@ -10,13 +10,12 @@ import {
   webhookSchema,
   webhookTestSchema,
 } from "@hostler/shared/api/events.ts";
-import { AppError } from "@hostler/shared/errors.ts";
 import { idSchema } from "@hostler/shared/ids.ts";
 import type { Context } from "hono";
 import * as z from "zod";
 import { idempotencyHeader, jsonAnswer, jsonBody, newApi, PROBLEMS, secured, securedOnce } from "../http/api-route.ts";
 import type { PublicEnv } from "../http/env.ts";
-import { decodeCursor, pageOfRows } from "../http/pagination.ts";
+import { decodeNumberCursor, pageOfRows, readPage } from "../http/pagination.ts";
 import { requireInProject, type Permission } from "../identity/permissions.ts";
 import {
   createNatsSink,
@@ -151,13 +150,12 @@ function addReads(api: OpenAPIHono<PublicEnv>, deps: SinkDeps, surface: Surface)
     },
   });
   api.openapi(list, async (c) => {
-    const { limit, cursor } = c.req.valid("query");
     const { projectId, kind } = callOf(c, surface);
-    const page = { projectId, kind, id: null, after: decodeCursor(cursor), limit: limit + 1 };
-    return c.json(
-      pageOfRows(await readSinks(deps.sql, page), limit, (row) => row.id),
-      200,
+    const page = await readPage(
+      c.req.valid("query"),
+      async (at) => await readSinks(deps.sql, { projectId, kind, id: null, ...at }),
     );
+    return c.json(page, 200);
   });
   const get = createRoute({
     ...secured(surface.permission),
@@ -240,12 +238,7 @@ function addDeadLetters(api: OpenAPIHono<PublicEnv>, deps: SinkDeps, surface: Su
   api.openapi(route, async (c) => {
     const { limit, cursor } = c.req.valid("query");
     const { id: sinkId } = await getSink(deps, callOf(c, surface), idOf(c, surface));
-    const after = Number(decodeCursor(cursor) ?? 0);
-    if (!Number.isSafeInteger(after)) {
-      throw new AppError("validation_failed", {
-        errors: [{ pointer: "?cursor", message: "This is not a cursor of this listing." }],
-      });
-    }
+    const after = decodeNumberCursor(cursor) ?? 0;
     const rows = await readDeadLetters(deps.sql, { sinkId, after, limit: limit + 1 });
     const { items, nextCursor } = pageOfRows(rows, limit, (row) => String(row.position));
     return c.json({ items: items.map(({ letter }) => letter), nextCursor }, 200);

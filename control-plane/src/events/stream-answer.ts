@@ -39,7 +39,9 @@ export function streamAnswer(options: {
         taken.abort();
         try {
           const next = await pieces.next();
-          if (next.done === true || isClosed) {
+          // The reader has gone meanwhile, or was cut.
+          if (isClosed) return;
+          if (next.done === true) {
             close();
             controller.close();
             return;
@@ -48,6 +50,7 @@ export function streamAnswer(options: {
           void watch(taken.signal);
           controller.enqueue(encoder.encode(next.value));
         } catch (error) {
+          if (isClosed) return;
           // The server would end the answer in good order, and the reader would not know that it broke off.
           options.cut("failed", error);
           close();

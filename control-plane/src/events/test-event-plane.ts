@@ -19,6 +19,7 @@ import { publicApp } from "../http/public-app.ts";
 import { createApiKey, ensureFirstOperator } from "../identity/create-api-key.ts";
 import { identityRoutes } from "../identity/routes.ts";
 import { DELIVERY_LIMITS, type DeliveryLimits } from "./deliver-events.ts";
+import type { ClaimedSink } from "./delivery-store.ts";
 import type { EventSink } from "./event-sink.ts";
 import { runEventRelay } from "./run-event-relay.ts";
 import { makeSecretBox } from "./secret-box.ts";
@@ -47,7 +48,7 @@ export interface EventPlane {
   /** One more change of the aggregate, under its row lock as the product's own changes are; resolves after the commit. */
   change(aggregateId: string, options?: ChangeOptions): Promise<void>;
   startSequencer(): () => Promise<void>;
-  startRelay(limits?: Partial<DeliveryLimits>, openSink?: () => EventSink): () => Promise<void>;
+  startRelay(limits?: Partial<DeliveryLimits>, openSink?: (claimed: ClaimedSink) => EventSink): () => Promise<void>;
   /** Ends streams as a stopping control plane does. */
   stopStreams(): void;
   close(): Promise<void>;

@@ -74,9 +74,6 @@ export const idempotencyHeader = z.object({
     .meta({ description: "Required. A fresh UUID for each new thing, the same one for each retry." }),
 });
 
-/** A route that anybody may call; said out loud, so that a test can tell it from a forgotten permission. */
-export const open = { security: [], "x-permission": "public" };
-
 export function jsonBody<Schema extends z.ZodType>(schema: Schema) {
   return { required: true as const, content: { "application/json": { schema } } };
 }

@@ -12,6 +12,25 @@ export function decodeCursor(cursor: string | undefined): string | null {
   return id;
 }
 
+/** The same for a listing whose items are numbered. */
+export function decodeNumberCursor(cursor: string | undefined): number | null {
+  const text = decodeCursor(cursor);
+  if (text === null) return null;
+  if (/^\d{1,15}$/.test(text)) return Number(text);
+  throw new AppError("validation_failed", {
+    errors: [{ pointer: "?cursor", message: "This is not a cursor of this listing." }],
+  });
+}
+
+/** A page of a listing by ids. `read` is given where it begins, and how many rows to read. */
+export async function readPage<Row extends { readonly id: string }>(
+  query: { readonly limit: number; readonly cursor?: string | undefined },
+  read: (page: { readonly after: string | null; readonly limit: number }) => Promise<readonly Row[]>,
+): Promise<{ items: Row[]; nextCursor: string | null }> {
+  const { limit, cursor } = query;
+  return pageOfRows(await read({ after: decodeCursor(cursor), limit: limit + 1 }), limit, ({ id }) => id);
+}
+
 /** Cuts `limit` items off a read of `limit + 1` and says where the next page begins. */
 export function pageOfRows<Row>(
   rows: readonly Row[],

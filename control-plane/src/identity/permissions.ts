@@ -58,13 +58,6 @@ export function mayDo(principal: Principal, permission: Permission, projectId: s
   );
 }
 
-/** The projects in which the principal has the permission; listings are narrowed to them. */
-export function projectsWith(principal: Principal, permission: Permission): string[] {
-  return principal.bindings.flatMap((binding) =>
-    binding.projectId !== null && ROLE_PERMISSIONS[binding.role].includes(permission) ? [binding.projectId] : [],
-  );
-}
-
 /**
  * Throws `not_found` when the principal cannot do this in that project: other tenants' things do not exist for it.
  * Call it with the project of the thing that was read, never with one that the caller sent beside it.

@@ -18,7 +18,7 @@ import { isUniqueViolation } from "../db/pool.ts";
 import type { Deps } from "../deps.ts";
 import { idempotencyHeader, jsonAnswer, jsonBody, newApi, PROBLEMS, secured, securedOnce } from "../http/api-route.ts";
 import type { PublicEnv } from "../http/env.ts";
-import { decodeCursor, pageOfRows } from "../http/pagination.ts";
+import { readPage } from "../http/pagination.ts";
 import { createApiKey } from "./create-api-key.ts";
 import { permissionsOf } from "./permissions.ts";
 import {
@@ -102,12 +102,8 @@ function addOrganizations(api: OpenAPIHono<PublicEnv>, deps: IdentityDeps): void
     responses: { 200: jsonAnswer(pageOf(organizationSchema, "Organization"), "A page."), ...PROBLEMS },
   });
   api.openapi(list, async (c) => {
-    const { limit, cursor } = c.req.valid("query");
-    const rows = await listOrganizations(deps.sql, { after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(
-      pageOfRows(rows, limit, (row) => row.id),
-      200,
-    );
+    const page = await readPage(c.req.valid("query"), async (at) => await listOrganizations(deps.sql, at));
+    return c.json(page, 200);
   });
 }
 
@@ -140,12 +136,8 @@ function addProjects(api: OpenAPIHono<PublicEnv>, deps: IdentityDeps): void {
     responses: { 200: jsonAnswer(pageOf(projectSchema, "Project"), "A page."), ...PROBLEMS },
   });
   api.openapi(list, async (c) => {
-    const { limit, cursor } = c.req.valid("query");
-    const rows = await listProjects(deps.sql, { after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(
-      pageOfRows(rows, limit, (row) => row.id),
-      200,
-    );
+    const page = await readPage(c.req.valid("query"), async (at) => await listProjects(deps.sql, at));
+    return c.json(page, 200);
   });
 }
 
@@ -181,12 +173,8 @@ function addKeys(api: OpenAPIHono<PublicEnv>, deps: IdentityDeps): void {
     responses: { 200: jsonAnswer(pageOf(apiKeySchema, "ApiKey"), "A page."), ...PROBLEMS },
   });
   api.openapi(list, async (c) => {
-    const { limit, cursor } = c.req.valid("query");
-    const rows = await listKeys(deps.sql, { after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(
-      pageOfRows(rows, limit, (row) => row.id),
-      200,
-    );
+    const page = await readPage(c.req.valid("query"), async (at) => await listKeys(deps.sql, at));
+    return c.json(page, 200);
   });
   const revoke = createRoute({
     ...secured("identity.key.manage"),

@@ -9,7 +9,7 @@ import { insertAuditRow } from "../audit/store.ts";
 import type { Deps } from "../deps.ts";
 import { jsonAnswer, newApi, PROBLEMS, secured } from "../http/api-route.ts";
 import type { PublicEnv } from "../http/env.ts";
-import { decodeCursor, pageOfRows } from "../http/pagination.ts";
+import { readPage } from "../http/pagination.ts";
 import type { ImageFiles } from "./image-files.ts";
 import { listImages, upsertImage } from "./store.ts";
 
@@ -69,12 +69,8 @@ export function imageRoutes(
     responses: { 200: jsonAnswer(pageOf(imageSchema, "Image"), "A page."), ...PROBLEMS },
   });
   api.openapi(list, async (c) => {
-    const { limit, cursor } = c.req.valid("query");
-    const rows = await listImages(deps.sql, { after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(
-      pageOfRows(rows, limit, (row) => row.id),
-      200,
-    );
+    const page = await readPage(c.req.valid("query"), async (at) => await listImages(deps.sql, at));
+    return c.json(page, 200);
   });
   return api;
 }

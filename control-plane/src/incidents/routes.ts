@@ -4,7 +4,7 @@ import { INCIDENT_STATES, incidentQuerySchema, incidentSchema } from "@hostler/s
 import type { Deps } from "../deps.ts";
 import { jsonAnswer, newApi, PROBLEMS, secured } from "../http/api-route.ts";
 import type { PublicEnv } from "../http/env.ts";
-import { decodeCursor, pageOfRows } from "../http/pagination.ts";
+import { readPage } from "../http/pagination.ts";
 import { readIncidents } from "./store.ts";
 
 const LIVE = INCIDENT_STATES.filter((state) => state !== "closed");
@@ -23,13 +23,10 @@ export function incidentRoutes(deps: Pick<Deps, "sql">): OpenAPIHono<PublicEnv> 
     responses: { 200: jsonAnswer(pageOf(incidentSchema, "Incident"), "A page."), ...PROBLEMS },
   });
   api.openapi(list, async (c) => {
-    const { limit, cursor, state } = c.req.valid("query");
+    const { state, ...query } = c.req.valid("query");
     const states = state === "live" ? LIVE : INCIDENT_STATES;
-    const rows = await readIncidents(deps.sql, { states, after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(
-      pageOfRows(rows, limit, (row) => row.id),
-      200,
-    );
+    const page = await readPage(query, async (at) => await readIncidents(deps.sql, { states, ...at }));
+    return c.json(page, 200);
   });
   return api;
 }

@@ -2,10 +2,10 @@ import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { waitFor } from "../../../test/support/wait-for.ts";
 import { inTransaction } from "../db/transaction.ts";
 import { cancelJob } from "./cancel-job.ts";
-import { startJob, wakeForJob } from "./enqueue-job.ts";
+import { wakeForJob } from "./enqueue-job.ts";
 import { endLapsedJobs } from "./run-jobs.ts";
 import { claimJobs } from "./store.ts";
-import { makeKind, openJobPlane, step, untilAborted, type JobPlane } from "./test-jobs.ts";
+import { makeKind, openJobPlane, startJob, step, untilAborted, type JobPlane } from "./test-jobs.ts";
 
 let plane: JobPlane;
 beforeAll(async () => void (plane = await openJobPlane()));

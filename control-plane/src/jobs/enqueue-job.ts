@@ -1,7 +1,6 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import { newId } from "@hostler/shared/ids.ts";
 import type { Tx } from "../db/sql.ts";
-import { inTransaction } from "../db/transaction.ts";
 import { JOBS_TOPIC, operationTopic } from "../db/wake-bus.ts";
 import type { Deps } from "../deps.ts";
 import { openOperation } from "../operations/operations.ts";
@@ -64,17 +63,6 @@ export async function enqueueJob(
     phasesTotal: kind.steps.length,
   });
   return { operationId, isNew: true };
-}
-
-/** Enqueues in a transaction of its own and wakes the runners. */
-export async function startJob(
-  deps: Pick<Deps, "sql" | "clock" | "wake">,
-  kind: JobKind,
-  wish: JobWish = {},
-): Promise<Enqueued> {
-  const enqueued = await inTransaction(deps.sql, async (tx) => await enqueueJob(tx, deps, kind, wish));
-  wakeForJob(deps, enqueued.operationId);
-  return enqueued;
 }
 
 /** After the commit, never inside: runners look for work, and whoever watches the operation looks again. */

@@ -1,9 +1,8 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { waitFor } from "../../../test/support/wait-for.ts";
-import { startJob } from "./enqueue-job.ts";
 import type { JobContext, JobStep } from "./job-kind.ts";
-import { makeGate, makeKind, openJobPlane, step, untilAborted, type JobPlane } from "./test-jobs.ts";
+import { makeGate, makeKind, openJobPlane, startJob, step, untilAborted, type JobPlane } from "./test-jobs.ts";
 
 let plane: JobPlane;
 beforeAll(async () => void (plane = await openJobPlane()));

@@ -3,11 +3,10 @@ import { systemClock } from "@hostler/shared/clock.ts";
 import { afterAll, afterEach, beforeAll, expect, test } from "vitest";
 import { waitFor } from "../../../test/support/wait-for.ts";
 import { inTransaction } from "../db/transaction.ts";
-import { startJob } from "./enqueue-job.ts";
 import { redriveJob } from "./redrive-job.ts";
 import { endLapsedJobs } from "./run-jobs.ts";
 import { claimJobs, readJobs } from "./store.ts";
-import { makeGate, makeKind, openJobPlane, step, untilAborted, type JobPlane } from "./test-jobs.ts";
+import { makeGate, makeKind, openJobPlane, startJob, step, untilAborted, type JobPlane } from "./test-jobs.ts";
 
 let plane: JobPlane;
 beforeAll(async () => {

@@ -1,9 +1,11 @@
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { waitFor } from "../../../test/support/wait-for.ts";
-import { startJob } from "./enqueue-job.ts";
+import { recordChange } from "../audit/record-change.ts";
+import { inTransaction } from "../db/transaction.ts";
+import { syncIncidents } from "../incidents/sync-incidents.ts";
 import type { JobKind } from "./job-kind.ts";
 import { maintenanceJobs } from "./maintenance-jobs.ts";
-import { openJobPlane, type JobPlane } from "./test-jobs.ts";
+import { openJobPlane, startJob, type JobPlane } from "./test-jobs.ts";
 
 let plane: JobPlane;
 beforeAll(async () => void (plane = await openJobPlane()));
@@ -46,6 +48,33 @@ test("idempotency keys are forgotten after a day, and not before", async () => {
   `;
   await runNow("storage.expire");
   expect(await sql`select key from idempotency_keys`).toEqual([{ key: "new" }]);
+});
+
+test("incidents of a host that left the fleet are closed, those of the others stay", async () => {
+  const { sql, deps } = plane;
+  for (const state of ["ready", "retired"]) {
+    const nodeId = `node_${state}`;
+    const incident = { kind: "slice.gone", severity: "critical", aboutId: nodeId, detail: "as the test says" } as const;
+    await inTransaction(sql, async (tx) => {
+      await tx`insert into nodes (id, name, state, protocol_version, agent_version) values (${nodeId}, ${nodeId}, ${state}, 3, 'test')`;
+      await recordChange(tx, deps.clock, {
+        actor: "system:test",
+        topic: `node.${state}`,
+        targetId: nodeId,
+        targetVersion: 1,
+        projectId: null,
+        requestId: null,
+        body: {},
+      });
+      const seen = [{ ...incident, key: `slice/${nodeId}`, nodeId }];
+      await syncIncidents(tx, deps, { source: `slices:${nodeId}`, seen, undecided: [], escalateAfterMs: 60_000 });
+    });
+  }
+  await runNow("storage.expire");
+  expect(await sql`select node_id as id, state from incidents order by node_id`).toEqual([
+    { id: "node_ready", state: "open" },
+    { id: "node_retired", state: "closed" },
+  ]);
 });
 
 test("jobs that ended are forgotten with their operations after two weeks, the dead after six, what waits never", async () => {

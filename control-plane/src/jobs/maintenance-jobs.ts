@@ -1,5 +1,6 @@
 import { maintainPartitions, type KeepDays } from "../db/partitions.ts";
 import { expireIdempotencyKeys } from "../http/idempotency.ts";
+import { closeIncidentsOfGoneNodes } from "../incidents/sync-incidents.ts";
 import { forgetOperations } from "../operations/operations.ts";
 import type { JobContext, JobKind } from "./job-kind.ts";
 import type { Schedule } from "./schedules.ts";
@@ -22,13 +23,14 @@ const partitionsOf = (keepDays: KeepDays): JobKind => ({
   ],
 });
 
-/** Rows that nobody will ask for again. */
+/** Rows that nobody will ask for again, and incidents that nobody else will close. */
 const expiry: JobKind = {
   kind: "storage.expire",
   scope: "system:storage",
   steps: [
     { name: "idempotency_keys", run: async ({ sql, signal }) => await expireIdempotencyKeys(sql, signal) },
     { name: "finished_jobs", run: forgetFinishedJobs },
+    { name: "incidents_of_gone_nodes", run: closeIncidentsOfGoneNodes },
   ],
 };
 

@@ -10,6 +10,7 @@ import type { Sql } from "../db/sql.ts";
 import { inTransaction } from "../db/transaction.ts";
 import { openWakeBus, type RunningWakeBus, type WakeBus } from "../db/wake-bus.ts";
 import { getOperation } from "../operations/operations.ts";
+import { enqueueJob, wakeForJob, type Enqueued, type JobWish } from "./enqueue-job.ts";
 import { JOB_LIMITS, type JobDeps, type JobKind, type JobLimits, type JobStep } from "./job-kind.ts";
 import { endLapsedJobs, runJobs } from "./run-jobs.ts";
 import type { Schedule } from "./schedules.ts";
@@ -126,6 +127,17 @@ function makeLooks(deps: JobDeps): Pick<JobPlane, "operation" | "untilState" | "
       await endLapsedJobs(deps);
     },
   };
+}
+
+/** Enqueues in a transaction of its own and wakes the runners. */
+export async function startJob(
+  deps: Pick<JobDeps, "sql" | "clock" | "wake">,
+  kind: JobKind,
+  wish: JobWish = {},
+): Promise<Enqueued> {
+  const enqueued = await inTransaction(deps.sql, async (tx) => await enqueueJob(tx, deps, kind, wish));
+  wakeForJob(deps, enqueued.operationId);
+  return enqueued;
 }
 
 let kinds = 0;

@@ -1,29 +1,19 @@
-import { isAborted } from "@hostler/shared/clock.ts";
-import { describeError } from "@hostler/shared/errors.ts";
 import { readOldestSnapshotAge } from "../db/oldest-transaction.ts";
-import { isDatabaseAway } from "../db/pool.ts";
 import type { Deps } from "../deps.ts";
+import { runLoop, type LoopOptions } from "./run-loop.ts";
 
 const INTERVAL_MS = 30_000;
 /** Our own transactions end before that; an older one is somebody's session, a backup or a forgotten prepared transaction. */
 const AGE_MAX_SECONDS = 60;
 
 /** Warns while a transaction is so old that dead rows pile up behind it, which slows every queue in the database. */
-export async function watchSnapshots(
-  deps: Pick<Deps, "sql" | "clock" | "log">,
-  options: { readonly signal: AbortSignal; onStatus(status: string): void },
-): Promise<void> {
-  while (!options.signal.aborted) {
-    try {
-      options.onStatus(await checkSnapshots(deps));
-    } catch (error) {
-      if (!isDatabaseAway(error)) deps.log.error({ err: error }, "the age of transactions was not read");
-      options.onStatus(`waiting: ${describeError(error)}`);
-    }
-    await deps.clock.sleep(INTERVAL_MS, options.signal).catch((error: unknown) => {
-      if (!isAborted(error, options.signal)) throw error;
-    });
-  }
+export async function watchSnapshots(deps: Pick<Deps, "sql" | "clock" | "log">, options: LoopOptions): Promise<void> {
+  await runLoop(deps, options, {
+    begin: "with a round",
+    round: async () => await checkSnapshots(deps),
+    pause: async () => await deps.clock.sleep(INTERVAL_MS, options.signal),
+    failure: "the age of transactions was not read",
+  });
 }
 
 /** Resolves with a line for the status. */

@@ -1,7 +1,7 @@
 import type { Clock } from "@hostler/shared/clock.ts";
+import { makeTokenBuckets } from "@hostler/shared/token-buckets.ts";
 
-const ROWS_AT_ONCE = 600;
-const ROWS_PER_SECOND = 1;
+const ROWS = { burst: 600, perSecond: 1, keysMax: 1 };
 
 /**
  * How many rows a stranger may cause in the audit log, which nobody can ever delete: measured, one machine brought 1100 a second.
@@ -13,19 +13,14 @@ export interface AuditBudget {
 }
 
 export function makeAuditBudget(clock: Pick<Clock, "monotonicMs">): AuditBudget {
-  let rows = ROWS_AT_ONCE;
-  let filledAtMs = clock.monotonicMs();
+  const rows = makeTokenBuckets(clock, ROWS);
   let omitted = 0;
   return {
     spend: () => {
-      const nowMs = clock.monotonicMs();
-      rows = Math.min(ROWS_AT_ONCE, rows + ((nowMs - filledAtMs) / 1000) * ROWS_PER_SECOND);
-      filledAtMs = nowMs;
-      if (rows < 1) {
+      if (!rows.take("all")) {
         omitted += 1;
         return null;
       }
-      rows -= 1;
       const spent = { omitted };
       omitted = 0;
       return spent;

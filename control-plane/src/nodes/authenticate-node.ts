@@ -11,7 +11,7 @@ import type { AuthenticatedNode, NodeEnv } from "../http/node-env.ts";
 import type { CertificateAuthority } from "../pki/certificate-authority.ts";
 import { judgeUse } from "./judge-session.ts";
 import type { LiveSockets } from "./live-sockets.ts";
-import type { Refusals } from "./refusals.ts";
+import type { RefusedRequest, Refusals } from "./refusals.ts";
 import type { SessionTokens } from "./session-token.ts";
 import { confirmSession } from "./session-store.ts";
 import { findJudgements, supersedeOlder, type Judgement } from "./store.ts";
@@ -177,8 +177,9 @@ async function judgeSession(deps: AuthenticateDeps, row: Judgement, token: strin
   return used;
 }
 
-function namesOf(socket: TLSSocket): { readonly serial: string | null; readonly address: string | null } {
+function namesOf(socket: TLSSocket): Omit<RefusedRequest, "requestId"> {
   return {
+    isProven: socket.authorized,
     serial: socket.getPeerX509Certificate()?.serialNumber ?? null,
     address: socket.remoteAddress ?? null,
   };

@@ -49,11 +49,27 @@ export function startLiveSockets(
     const refused = new Set(await findRefused(deps.sql, ids));
     if (refused.size > 0) cutWhere(({ nodeId }) => refused.has(nodeId));
   };
+  /** Under load every hint may be one of everything: those that come during a look share the next. */
+  let isLooking = false;
+  let isAskedAgain = false;
+  const lookAtAll = async (): Promise<void> => {
+    isAskedAgain = true;
+    if (isLooking) return;
+    isLooking = true;
+    try {
+      while (isAskedAgain) {
+        isAskedAgain = false;
+        await cutRefused(null);
+      }
+    } finally {
+      isLooking = false;
+    }
+  };
   deps.wake.listen((topic) => {
     const refused = nodeOfRefusedTopic(topic);
     if (refused !== null) cutWhere(({ nodeId }) => nodeId === refused);
     // More at once than a wake-up names, or wake-ups were lost: the tables know.
-    if (topic === EVERYTHING) void cutRefused(null).catch(() => "read again within seconds");
+    if (topic === EVERYTHING) void lookAtAll().catch(() => "read again within seconds");
   });
   const round = async (part: number): Promise<void> => {
     const now = deps.clock.now();

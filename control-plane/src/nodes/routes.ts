@@ -19,7 +19,7 @@ import type { Deps } from "../deps.ts";
 import type { Tx } from "../db/sql.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { PublicEnv } from "../http/env.ts";
-import { decodeCursor, pageOfRows } from "../http/pagination.ts";
+import { readPage } from "../http/pagination.ts";
 import { addActions } from "./action-routes.ts";
 import type { EnrolDeps } from "./enrol-node.ts";
 import { allowRecoveries } from "./recovery-store.ts";
@@ -100,12 +100,8 @@ function addTokenList(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
     responses: { 200: jsonAnswer(pageOf(bootstrapTokenSchema, "BootstrapToken"), "A page."), ...PROBLEMS },
   });
   api.openapi(list, async (c) => {
-    const { limit, cursor } = c.req.valid("query");
-    const rows = await listTokens(deps.sql, { after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(
-      pageOfRows(rows, limit, (row) => row.id),
-      200,
-    );
+    const page = await readPage(c.req.valid("query"), async (at) => await listTokens(deps.sql, at));
+    return c.json(page, 200);
   });
   const revoke = createRoute({
     ...secured("fleet.token.manage"),
@@ -147,12 +143,8 @@ function addNodes(api: OpenAPIHono<PublicEnv>, deps: NodeRoutesDeps): void {
     responses: { 200: jsonAnswer(pageOf(nodeSchema, "Node"), "A page."), ...PROBLEMS },
   });
   api.openapi(list, async (c) => {
-    const { limit, cursor } = c.req.valid("query");
-    const rows = await readNodes(deps.sql, { id: null, after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(
-      pageOfRows(rows, limit, (row) => row.id),
-      200,
-    );
+    const page = await readPage(c.req.valid("query"), async (at) => await readNodes(deps.sql, { id: null, ...at }));
+    return c.json(page, 200);
   });
   const get = createRoute({
     ...secured("fleet.node.read"),

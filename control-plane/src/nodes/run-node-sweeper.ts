@@ -1,26 +1,16 @@
-import { isAborted } from "@hostler/shared/clock.ts";
-import { describeError } from "@hostler/shared/errors.ts";
-import { isDatabaseAway } from "../db/pool.ts";
+import { runLoop, type LoopOptions } from "../loops/run-loop.ts";
 import { sweepNodes, type SweepDeps } from "./sweep-nodes.ts";
 
 const INTERVAL_MS = 3000;
 
 /** Judges the nodes every three seconds. It runs on every replica; one at a time judges, another goes on when that one is gone. */
-export async function runNodeSweeper(
-  deps: SweepDeps,
-  options: { readonly signal: AbortSignal; onStatus(status: string): void },
-): Promise<void> {
-  while (!options.signal.aborted) {
-    try {
-      await deps.clock.sleep(INTERVAL_MS, options.signal);
-      const outcome = await sweepNodes(deps);
-      options.onStatus(statusOf(outcome));
-    } catch (error) {
-      if (isAborted(error, options.signal)) return;
-      if (!isDatabaseAway(error)) deps.log.error({ err: error }, "nodes were not judged");
-      options.onStatus(`waiting: ${describeError(error)}`);
-    }
-  }
+export async function runNodeSweeper(deps: SweepDeps, options: LoopOptions): Promise<void> {
+  await runLoop(deps, options, {
+    begin: "with a pause",
+    pause: async () => await deps.clock.sleep(INTERVAL_MS, options.signal),
+    failure: "nodes were not judged",
+    round: async () => statusOf(await sweepNodes(deps)),
+  });
 }
 
 function statusOf(outcome: Awaited<ReturnType<typeof sweepNodes>>): string {

@@ -1,6 +1,7 @@
 import { newId } from "@hostler/shared/ids.ts";
 import { releaseForDrain } from "../allocations/release-allocation.ts";
 import { recordChange } from "../audit/record-change.ts";
+import { isDatabaseAway } from "../db/pool.ts";
 import type { Tx } from "../db/sql.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
@@ -43,10 +44,20 @@ export async function sweepNodes(deps: SweepDeps): Promise<SweepOutcome | null> 
   const judged = await inTransaction(deps.sql, async (tx) => await judgeRound(tx, deps));
   if (judged === null) return null;
   const drained = await inTransaction(deps.sql, async (tx) => await endDrains(tx, deps));
-  for (const allocationId of await listDueAllocations(deps.sql, RELEASES_MAX)) {
-    await releaseForDrain(deps, { allocationId, actor: ACTOR });
-  }
+  await giveBackDue(deps);
   return { ...judged, drained };
+}
+
+/** One that cannot be given back is told, and does not keep the others. */
+async function giveBackDue(deps: SweepDeps): Promise<void> {
+  for (const allocationId of await listDueAllocations(deps.sql, RELEASES_MAX)) {
+    try {
+      await releaseForDrain(deps, { allocationId, actor: ACTOR });
+    } catch (error) {
+      if (isDatabaseAway(error)) throw error;
+      deps.log.error({ err: error, allocationId }, "slice on a draining host was not given back");
+    }
+  }
 }
 
 async function judgeRound(tx: Tx, deps: SweepDeps): Promise<Omit<SweepOutcome, "drained"> | null> {

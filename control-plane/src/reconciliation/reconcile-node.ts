@@ -55,7 +55,11 @@ export async function reconcileNode(
   );
   const open = new Set(undecided);
   const due = findings.filter(
-    (finding) => finding.isDue && settings.policy[finding.kind].correction !== null && !open.has(finding.allocationId),
+    (finding) =>
+      finding.isDue &&
+      !finding.isGivenUp &&
+      settings.policy[finding.kind].correction !== null &&
+      !open.has(finding.allocationId),
   );
   const ordered = { repair: 0, remove: 0 };
   for (const finding of due.slice(0, settings.actionsMax)) {

@@ -1,25 +1,18 @@
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { TASK_KINDS, TASK_PARAMS, taskClaimsSchema, type TaskClaims } from "@hostler/shared/tasks.ts";
+import { makeTokenBuckets } from "@hostler/shared/token-buckets.ts";
 import { sha256Hex } from "@hostler/pki";
 
 /** The longest that a task may stay good, in seconds. */
 const LIFE_SECONDS_MAX = 2 * 3600;
 /** How far the time in a task may lie from now, in seconds. */
 const SKEW_SECONDS_MAX = 60;
-/** Tasks for one node: so many at once, then so many a second. */
-const NODE_RATE = { burst: 200, perSecond: 20 };
-/** Nodes whose rate is remembered; the one that was asked for least recently is forgotten first. */
-const NODES_MAX = 50_000;
+/** Tasks for one node. */
+const NODE_RATE = { burst: 200, perSecond: 20, keysMax: 50_000 };
 
 /** What a node may be asked, and how often. Throws `signing_refused` naming the rule. */
 export type SigningPolicy = (claims: TaskClaims) => void;
-
-interface NodeRecord {
-  /** Tasks that may be signed now. */
-  readonly tokens: number;
-  readonly atMs: number;
-}
 
 /**
  * The signer's own judgment, which does not trust who asks: only kinds of task that exist, with params that have their shape, for
@@ -27,18 +20,12 @@ interface NodeRecord {
  * that is rolled back gives its sequence numbers again, and the agent's high-water mark refuses what is not new.
  */
 export function makeSigningPolicy(clock: Clock): SigningPolicy {
-  const nodes = new Map<string, NodeRecord>();
+  const nodes = makeTokenBuckets(clock, NODE_RATE);
   return (asked) => {
     const claims = parseClaims(asked);
     judgeTimes(claims, Math.floor(clock.now().getTime() / 1000));
-    const before = nodes.get(claims.aud);
-    const nowMs = clock.monotonicMs();
-    const tokens = before === undefined ? NODE_RATE.burst : refilled(before, nowMs);
-    if (tokens < 1) throw refused(`${claims.aud} was asked for more than ${NODE_RATE.perSecond} tasks a second`);
-    nodes.delete(claims.aud);
-    nodes.set(claims.aud, { tokens: tokens - 1, atMs: nowMs });
-    const [oldest] = nodes.keys();
-    if (nodes.size > NODES_MAX && oldest !== undefined) nodes.delete(oldest);
+    if (!nodes.take(claims.aud))
+      throw refused(`${claims.aud} was asked for more than ${NODE_RATE.perSecond} tasks a second`);
   };
 }
 
@@ -58,10 +45,6 @@ function judgeTimes(claims: TaskClaims, nowSeconds: number): void {
     throw refused("it does not begin now");
   if (claims.exp <= nowSeconds || claims.exp - claims.iat > LIFE_SECONDS_MAX)
     throw refused(`it does not end within ${LIFE_SECONDS_MAX / 3600} h`);
-}
-
-function refilled(record: NodeRecord, nowMs: number): number {
-  return Math.min(NODE_RATE.burst, record.tokens + ((nowMs - record.atMs) / 1000) * NODE_RATE.perSecond);
 }
 
 function parseJson(text: string): unknown {

@@ -1,8 +1,6 @@
-import { isAborted } from "@hostler/shared/clock.ts";
-import { describeError } from "@hostler/shared/errors.ts";
 import { LEASE_TTL_MS } from "@hostler/shared/node-protocol.ts";
-import { isDatabaseAway } from "../db/pool.ts";
 import type { Deps } from "../deps.ts";
+import { runLoop, type LoopOptions } from "../loops/run-loop.ts";
 import { wasReplicaLost } from "../nodes/lost-replica.ts";
 import { endExpiredTasks, endLapsedLeases } from "./lose-holders.ts";
 import { prolongAllLeases } from "./store.ts";
@@ -18,27 +16,25 @@ const OUTAGE_SHARE = 1 / 6;
  */
 export async function runTaskLoop(
   deps: Pick<Deps, "sql" | "clock" | "wake" | "log" | "leaseTtlMs">,
-  options: { readonly signal: AbortSignal; onStatus(status: string): void },
+  options: LoopOptions,
 ): Promise<void> {
   const { leaseTtlMs = LEASE_TTL_MS } = deps;
   const outageMs = Math.max(2 * INTERVAL_MS, leaseTtlMs * OUTAGE_SHARE);
   let lastRoundMs = deps.clock.monotonicMs();
-  while (!options.signal.aborted) {
-    try {
-      await deps.clock.sleep(INTERVAL_MS, options.signal);
+  await runLoop(deps, options, {
+    begin: "with a pause",
+    pause: async () => await deps.clock.sleep(INTERVAL_MS, options.signal),
+    failure: "task loop round failed",
+    round: async () => {
       if (deps.clock.monotonicMs() - lastRoundMs > outageMs) {
         const prolonged = await prolongAllLeases(deps.sql, leaseTtlMs);
         deps.log.info({ leases: prolonged }, "back after an outage; leases were prolonged");
       }
       const ended = (await endLeases(deps)) + (await endExpiredTasks(deps));
       lastRoundMs = deps.clock.monotonicMs();
-      options.onStatus(`last round ended ${ended} leases or tasks`);
-    } catch (error) {
-      if (isAborted(error, options.signal)) return;
-      if (!isDatabaseAway(error)) deps.log.error({ err: error }, "task loop round failed");
-      options.onStatus(`waiting: ${describeError(error)}`);
-    }
-  }
+      return `last round ended ${ended} leases or tasks`;
+    },
+  });
 }
 
 /** Resolves with how many ended. */

@@ -1,4 +1,4 @@
-import { type Outcome, onlyOutcome } from "@hostler/shared/coalesce.ts";
+import type { Outcome } from "@hostler/shared/coalesce.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { LEASE_TTL_MS } from "@hostler/shared/node-protocol.ts";
 import type { PhaseEvent } from "@hostler/shared/tasks.ts";
@@ -58,14 +58,6 @@ export async function progressTasks(
     if (task === undefined || !isHeldBy(task, report)) return { error: staleError(task, report) };
     return { value: { leaseTtlMs, cancel: task.cancelRequested } };
   });
-}
-
-/** One report. Rejects with `lease_stale` when another grant owns the task. */
-export async function progressTask(
-  deps: Pick<Deps, "sql" | "clock" | "wake" | "leaseTtlMs">,
-  progress: TaskProgress,
-): Promise<ProgressTaken> {
-  return onlyOutcome(await progressTasks(deps, [progress]));
 }
 
 /** A statement names each row once: of several reports of one holder the newest says the phase. */

@@ -7,7 +7,7 @@ import * as z from "zod";
 import type { Deps } from "../deps.ts";
 import { jsonAnswer, newApi, PROBLEMS, secured } from "../http/api-route.ts";
 import type { PublicEnv } from "../http/env.ts";
-import { decodeCursor, pageOfRows } from "../http/pagination.ts";
+import { readPage } from "../http/pagination.ts";
 import { listDeadTasks, type DeadTask } from "./history-store.ts";
 import { redriveTask } from "./redrive-task.ts";
 
@@ -28,12 +28,8 @@ export function taskRoutes(deps: Pick<Deps, "sql" | "clock" | "wake">): OpenAPIH
     responses: { 200: jsonAnswer(pageOf(deadTaskSchema, "DeadTask"), "A page."), ...PROBLEMS },
   });
   api.openapi(list, async (c) => {
-    const { limit, cursor } = c.req.valid("query");
-    const rows = await listDeadTasks(deps.sql, { after: decodeCursor(cursor), limit: limit + 1 });
-    return c.json(
-      pageOfRows(rows.map(viewOf), limit, ({ id }) => id),
-      200,
-    );
+    const page = await readPage(c.req.valid("query"), async (at) => (await listDeadTasks(deps.sql, at)).map(viewOf));
+    return c.json(page, 200);
   });
   const redrive = createRoute({
     ...secured("fleet.node.manage"),

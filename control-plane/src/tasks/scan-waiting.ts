@@ -1,8 +1,6 @@
-import { isAborted } from "@hostler/shared/clock.ts";
-import { describeError } from "@hostler/shared/errors.ts";
-import { isDatabaseAway } from "../db/pool.ts";
 import { nodeTopic } from "../db/wake-bus.ts";
 import type { Deps } from "../deps.ts";
+import { runLoop, type LoopOptions } from "../loops/run-loop.ts";
 import { findWaitingNodes } from "./store.ts";
 
 /** A hint that was lost costs this much and no more, however many polls wait. */
@@ -14,19 +12,17 @@ const INTERVAL_MS = 250;
  */
 export async function scanWaiting(
   deps: Pick<Deps, "sql" | "clock" | "wake" | "log">,
-  options: { readonly signal: AbortSignal; onStatus(status: string): void },
+  options: LoopOptions,
 ): Promise<void> {
-  while (!options.signal.aborted) {
-    try {
-      await deps.clock.sleep(INTERVAL_MS, options.signal);
-      if (!deps.wake.hasWaiters) continue;
+  await runLoop(deps, options, {
+    begin: "with a pause",
+    pause: async () => await deps.clock.sleep(INTERVAL_MS, options.signal),
+    failure: "scan of waiting tasks failed, soon again",
+    round: async () => {
+      if (!deps.wake.hasWaiters) return null;
       const nodeIds = await findWaitingNodes(deps.sql);
       for (const nodeId of nodeIds) deps.wake.wakeHere(nodeTopic(nodeId));
-      options.onStatus(`${nodeIds.length} nodes have tasks to take`);
-    } catch (error) {
-      if (isAborted(error, options.signal)) return;
-      if (!isDatabaseAway(error)) deps.log.error({ err: error }, "scan of waiting tasks failed, soon again");
-      options.onStatus(`waiting: ${describeError(error)}`);
-    }
-  }
+      return `${nodeIds.length} nodes have tasks to take`;
+    },
+  });
 }

@@ -172,23 +172,6 @@ export async function noteProgress(tx: Tx, notes: readonly ProgressNote[], lease
   `;
 }
 
-/**
- * Grants above the last that came to the agent were lost on the way: free at once. But for a task that was granted so often that it
- * is the agent who cannot take it: that one ends by its time.
- */
-export async function releaseLostGrants(
-  db: Queryable,
-  lost: { readonly nodeId: string; readonly takenSeq: number; readonly poll: number; readonly attemptsMax: number },
-): Promise<number> {
-  const rows = await db`
-    update tasks
-    set state = 'ready', lease_until = null, updated_at = now()
-    where node_id = ${lost.nodeId} and state = 'leased' and seq > ${lost.takenSeq} and granted_poll < ${lost.poll} and attempt < ${lost.attemptsMax}
-    returning id
-  `;
-  return rows.length;
-}
-
 /** Nodes that have something to take or to stop; both indexes are as small as what is in progress. */
 export async function findWaitingNodes(db: Queryable): Promise<string[]> {
   const rows = await db<{ nodeId: string }[]>`

@@ -1,4 +1,3 @@
-import { once } from "node:events";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { decodeExit, decodeFrame, TERMINAL_CLOSE, type Frame, type FrameType } from "@hostler/shared/frames.ts";
 import type { RawData, WebSocket } from "ws";
@@ -71,12 +70,17 @@ export async function joinSockets(options: {
   );
 
   const closed = await Promise.race([
-    once(browser, "close").then(() => "browser" as const),
-    once(agent, "close").then(() => "agent" as const),
+    untilClosed(browser).then(() => "browser" as const),
+    untilClosed(agent).then(() => "agent" as const),
   ]);
   if (closed === "agent") finish("the host closed it", TERMINAL_CLOSE.gone);
   else finish("the person left", TERMINAL_CLOSE.finished);
   return { reason, exitCode };
+}
+
+/** Not `once` of node:events, which rejects when there is an error first: bytes that are no frame must end the terminal alone. */
+async function untilClosed(socket: WebSocket): Promise<void> {
+  await new Promise<void>((resolve) => socket.once("close", () => resolve()));
 }
 
 interface Pipe {

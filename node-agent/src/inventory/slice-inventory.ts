@@ -9,23 +9,30 @@ export interface SliceInventory {
   look(signal: AbortSignal): Promise<SlicesReport>;
   /** The control plane wants the list. */
   ask(): void;
+  /** How often it has asked so far. */
+  readonly asks: number;
+  /** Whether one of them was not answered yet. */
   readonly isAsked: boolean;
   /** Resolves with the next `ask`, or at once when one was not answered yet. */
   asked(): Promise<void>;
-  /** A list was sent that was looked at after every `ask` so far. */
-  answered(): void;
+  /** A list was sent that was looked at after the first `asks`; those that came since want another one. */
+  answered(asks: number): void;
 }
 
 export function makeSliceInventory(deps: SliceReadDeps): SliceInventory {
   let digest: string | null = null;
   let question = Promise.withResolvers<void>();
-  let isAsked = false;
+  let asks = 0;
+  let answered = 0;
   return {
     get digest() {
       return digest;
     },
+    get asks() {
+      return asks;
+    },
     get isAsked() {
-      return isAsked;
+      return asks > answered;
     },
     look: async (signal) => {
       const report = await readSlices(deps, signal);
@@ -33,13 +40,13 @@ export function makeSliceInventory(deps: SliceReadDeps): SliceInventory {
       return report;
     },
     ask: () => {
-      isAsked = true;
+      asks += 1;
       question.resolve();
     },
     asked: async () => await question.promise,
-    answered: () => {
-      isAsked = false;
-      question = Promise.withResolvers();
+    answered: (count) => {
+      answered = count;
+      if (asks === answered) question = Promise.withResolvers();
     },
   };
 }

@@ -28,12 +28,12 @@ export function slicesLoop(deps: {
         // Taken before the look: a task that ends during it is looked at again.
         const ended = deps.taskEnded();
         try {
-          const isAsked = slices.isAsked;
+          const { asks, isAsked } = slices;
           const report = await slices.look(signal);
           const isDue = isAsked || report.digest !== sent?.digest || clock.monotonicMs() >= sent.againAtMs;
           if (isDue) {
             await controlPlane.sendSlices(report, signal);
-            if (isAsked) slices.answered();
+            slices.answered(asks);
             const againAtMs = clock.monotonicMs() + RESEND_MS * (1 - RESEND_JITTER * deps.random());
             sent = { digest: report.digest, againAtMs };
           }
@@ -43,6 +43,7 @@ export function slicesLoop(deps: {
           log.warn({ error: describeError(error) }, "slices not told, will retry");
           setStatus(`not told: ${describeError(error)}`);
           await clock.sleep(RETRY_MS, signal);
+          continue;
         }
         await clock.sleep(PAUSE_MS, signal);
         await untilNextLook(deps, ended, signal);

@@ -5,6 +5,7 @@ export interface PtyHost {
   open(command: TerminalCommand, size: { readonly cols: number; readonly rows: number }): PtySession;
 }
 
+/** After the program's end everything may still be called, and does nothing. */
 export interface PtySession {
   /** One listener; called with raw bytes in order. Not called while paused. */
   onOutput(listener: (bytes: Uint8Array) => void): void;

@@ -73,7 +73,13 @@ function sessionOf(
     exited,
     onOutput: (listener) => void listeners.push(listener),
     write: (bytes) => pty.write(Buffer.from(bytes)),
-    resize: (cols, rows) => pty.resize(cols, rows),
+    resize: (cols, rows) => {
+      try {
+        pty.resize(cols, rows);
+      } catch {
+        // Its end was closed with the program; whoever looks at the last output may still change the window.
+      }
+    },
     pause: () => {
       onPause(true);
       pty.pause();

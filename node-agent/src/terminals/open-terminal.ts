@@ -1,10 +1,11 @@
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError, describeError } from "@hostler/shared/errors.ts";
+import { TERMINAL_CLOSE } from "@hostler/shared/frames.ts";
 import type { TerminalSpec } from "@hostler/shared/tasks.ts";
 import type { Log } from "../log.ts";
-import type { ControlPlane } from "../ports/control-plane.ts";
-import type { PtyHost } from "../ports/pty.ts";
-import type { Facts, SliceDriver } from "../ports/slice-driver.ts";
+import type { ControlPlane, TerminalSocket } from "../ports/control-plane.ts";
+import type { PtyHost, PtySession } from "../ports/pty.ts";
+import type { Facts, SliceDriver, TerminalCommand } from "../ports/slice-driver.ts";
 import { runSession } from "./session.ts";
 
 /** Terminals of one host at once. */
@@ -47,16 +48,34 @@ export function makeTerminals(deps: TerminalDeps): Terminals {
         ticket: spec.ticket,
         signal,
       });
+      const pty = openPty(deps.pty, { command, spec, socket });
       sessions.set(spec.terminalId, spec.epoch);
-      const session = runSession({ socket, pty: deps.pty.open(command, spec), clock: deps.clock, signal: deps.signal });
+      const session = runSession({ socket, pty, clock: deps.clock, signal: deps.signal });
       void session
         .then(
           (ended) => deps.log.info({ terminalId: spec.terminalId, ...ended }, "terminal ended"),
           (error: unknown) =>
             deps.log.error({ terminalId: spec.terminalId, error: describeError(error) }, "terminal failed"),
         )
-        .finally(() => sessions.delete(spec.terminalId));
+        .finally(() => {
+          // A later owner may have it by now.
+          if (sessions.get(spec.terminalId) === spec.epoch) sessions.delete(spec.terminalId);
+        });
       return { attached: true };
     },
   };
+}
+
+/** Closes the socket when there is no PTY to be had: whoever waits at its other end learns of it. */
+function openPty(
+  host: PtyHost,
+  terminal: { readonly command: TerminalCommand; readonly spec: TerminalSpec; readonly socket: TerminalSocket },
+): PtySession {
+  const { command, spec, socket } = terminal;
+  try {
+    return host.open(command, spec);
+  } catch (error) {
+    socket.close(TERMINAL_CLOSE.gone.code, "the program could not be started");
+    throw error;
+  }
 }

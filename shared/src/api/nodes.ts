@@ -116,7 +116,6 @@ export const restoreDeclarationSchema = z
 export const telemetrySeriesSchema = z
   .object({ nodeId: idSchema("node"), samples: z.array(telemetrySampleSchema) })
   .meta({ id: "TelemetrySeries" });
-export type TelemetrySeries = z.infer<typeof telemetrySeriesSchema>;
 
 export const imageSchema = z
   .object({
