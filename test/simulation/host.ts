@@ -75,12 +75,13 @@ export interface HostParts {
 }
 
 export const GPU_KIND = "h100";
-const never = new AbortController().signal;
 
 /** Starts the agent with its real loops, runner, journal and outbox, as `start-agent.ts` wires them; its disk is what it was. */
 export function startAgent(parts: HostParts, host: Host): Agent {
   const { scheduler, random, network } = parts;
   const actor = makeActor(host.name);
+  // Of this life alone: what waits when its process dies waits for ever, and would be looked through by every later life.
+  const never = new AbortController().signal;
   host.lives += 1;
   const clock = makeActorClock(scheduler, actor, {
     random,
@@ -131,7 +132,7 @@ export function startAgent(parts: HostParts, host: Host): Agent {
   const start = async (): Promise<void> => {
     await runner.start();
     const inventory = makeSliceInventory({ ...slices, view: runner.view });
-    const readInventory = async (): Promise<Inventory> => await inventoryOf(slices, host);
+    const readInventory = async (): Promise<Inventory> => await inventoryOf(slices, host, never);
     const loops: Loop[] = [
       pollLoop({
         ...common,
@@ -225,7 +226,7 @@ function storedIdentity(nodeId: string): StoredIdentity {
   } as unknown as StoredIdentity;
 }
 
-async function inventoryOf(slices: SliceTaskDeps, host: Host): Promise<Inventory> {
+async function inventoryOf(slices: SliceTaskDeps, host: Host, signal: AbortSignal): Promise<Inventory> {
   return {
     facts: {
       hostName: host.name,
@@ -238,7 +239,7 @@ async function inventoryOf(slices: SliceTaskDeps, host: Host): Promise<Inventory
       diskFreeGib: 1000,
       bootId: "simulated",
     },
-    gpus: [...(await slices.gpus.list(never))],
+    gpus: [...(await slices.gpus.list(signal))],
     gpusSimulated: true,
     drivers: [{ name: "mock", usable: true, accelerator: "none", note: "Mock: runs nothing." }],
     agentVersion: "simulated",

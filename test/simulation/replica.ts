@@ -94,13 +94,13 @@ export interface ReplicaVariant {
 
 const SESSION_KEY = Buffer.alloc(32, 7);
 const sessions = makeSessionTokens(SESSION_KEY);
-const never = new AbortController().signal;
 
 export function startReplica(parts: ReplicaParts): Replica {
   const { actor, sql, clock, log, wake } = parts;
-  const deps: Deps = { sql, clock, log, wake, replicaId: `${actor.name} ${newId("request", clock)}` };
-  // Heartbeats are written every five seconds, and ten without one would be an outage.
-  const liveness = startLiveness({ ...deps, clock: lateClock(clock, Math.min(1.8, parts.lateness)) });
+  const replicaId = `${actor.name} ${newId("request", clock)}`;
+  const deps: SimulatedDeps = { sql, clock, log, wake, replicaId, random: () => HALF };
+  // Heartbeats are written every second, and five without one would be an outage; a slow statement takes one of them.
+  const liveness = startLiveness({ ...deps, clock: lateClock(clock, Math.min(3.5, parts.lateness)) });
   const signTask = async (claims: TaskClaims): Promise<string> => {
     parts.onGrant(claims);
     return await Promise.resolve(JSON.stringify(claims));
@@ -110,20 +110,23 @@ export function startReplica(parts: ReplicaParts): Replica {
     liveness,
     liveSockets: { size: 0 },
     ...gatherPolls(sql, LEASE_TTL_MS),
-    dispatch: makeDispatch({ ...deps, pki: { signTask }, random: () => HALF }),
+    dispatch: makeDispatch({ ...deps, pki: { signTask } }),
     pki: {
       trust: { bundle: { version: 1 } } as PollDeps["pki"]["trust"],
       authority: { generation: 1 } as PollDeps["pki"]["authority"],
     },
   };
-  const loop = { signal: never, onStatus: () => undefined };
+  // Of this life alone: what waits when its process dies waits for ever, and would be looked through by every later life.
+  const loop = { signal: new AbortController().signal, onStatus: () => undefined };
   void runTaskLoop({ ...deps, clock: lateClock(clock, parts.lateness) }, loop);
   void scanWaiting({ ...deps, clock: lateClock(clock, 4 * parts.lateness) }, loop);
   void runNodeSweeper({ ...deps, clock: lateClock(clock, parts.lateness) }, loop);
   return { actor, wake, forNodes: nodeEdge(pollDeps, parts.variant), forTenants: tenantEdge(deps) };
 }
 
-type EdgeDeps = PollDeps & Deps & { readonly dispatch: Dispatch };
+/** What some use cases take from the process when nobody gives it to them, and no seed would repeat. */
+type SimulatedDeps = Deps & { readonly random: () => number };
+type EdgeDeps = PollDeps & SimulatedDeps & { readonly dispatch: Dispatch };
 
 /** Where jitter would be: worlds differ enough. */
 const HALF = 0.5;

@@ -208,9 +208,13 @@ function isTemplate(value: unknown): value is TemplateStringsArray {
   return Array.isArray(value) && "raw" in value;
 }
 
+/** A template is one object however often it runs, and its text is long. */
+const wordsOf = new WeakMap<TemplateStringsArray, string>();
+
 /** The first words of a statement and the ids that it is about: enough to read a trace by. */
 function labelOf(strings: TemplateStringsArray, values: readonly unknown[]): string {
-  const words = strings.join("?").replaceAll(/\s+/g, " ").trim().slice(0, 36);
+  const words = wordsOf.get(strings) ?? strings.join("?").replaceAll(/\s+/g, " ").trim().slice(0, 36);
+  wordsOf.set(strings, words);
   const ids = values.flat().filter((value) => typeof value === "string" && ID.test(value));
   return ids.length === 0 ? words : `${words} [${ids.slice(0, 4).join(" ")}]`;
 }

@@ -30,7 +30,8 @@ test.each(NAMED_SEEDS)("seed $seed is mended: $bug", async ({ seed, change }) =>
 });
 
 test("a seed that is run again goes the same way, step by step", async () => {
-  const [first, other, again] = [3, 4, 3].map((seed) => planOf(seed));
+  // In seed 14 hosts crash: how long their tasks then wait has to come from the seed as well.
+  const [first, other, again] = [14, 4, 14].map((seed) => planOf(seed));
   if (first === undefined || other === undefined || again === undefined) throw new Error("three plans");
   const { traceHash, lines } = await runSeed(parts, first);
   expect((await runSeed(parts, other)).traceHash).not.toBe(traceHash);

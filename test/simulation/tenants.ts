@@ -30,7 +30,6 @@ const USUAL: ReadonlySet<ErrorCode> = new Set<ErrorCode>([
 ]);
 
 const FIRST_MS = 4000;
-const never = new AbortController().signal;
 
 /** Phases of the mock driver, and what may happen in them. */
 const PHASES = ["preflight", "image", "disk", "seed", "network", "start", "guest_ready"] as const;
@@ -132,7 +131,7 @@ async function ask<Answer>(
     client: actor,
     what,
     timeoutMs: 30_000,
-    signal: never,
+    signal: new AbortController().signal,
     serve: async (server) => await serve(server as Replica),
   });
 }

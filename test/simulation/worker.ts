@@ -23,6 +23,7 @@ export interface SeedReport extends Omit<SeedOutcome, "lines"> {
 async function serve(): Promise<void> {
   const database = await openSimulationDatabase();
   const key = makeHostKey();
+  refuseChance();
   const run: RunChanged = async (seed, change) => await runSeed({ database, key }, planOf(seed, change));
   const answer = async ({ seed, change, isTold }: SeedRequest): Promise<SeedReport> => {
     let { lines, ...outcome } = await run(seed, change);
@@ -47,6 +48,13 @@ async function serve(): Promise<void> {
   });
   process.once("disconnect", () => void database.close());
   process.send?.("ready");
+}
+
+/** A world draws from its seed alone. What draws elsewhere is found at once, and not by a replay that happens to go another way. */
+function refuseChance(): void {
+  Math.random = () => {
+    throw new Error("a number was drawn that no seed gives again");
+  };
 }
 
 /** Leaves out one kind of fault after the other, and keeps it left out when the seed still fails. */

@@ -1,4 +1,4 @@
-import { createHmac, timingSafeEqual } from "node:crypto";
+import { createHmac, createSecretKey, timingSafeEqual } from "node:crypto";
 
 /**
  * The session of an agent as it travels: its number, and a code that only the control plane can make. A number above what the
@@ -11,8 +11,10 @@ export interface SessionTokens {
 }
 
 export function makeSessionTokens(key: Uint8Array): SessionTokens {
+  // Once: every request of a node is checked with it.
+  const secret = createSecretKey(key);
   const codeOf = (nodeId: string, session: number): string =>
-    createHmac("sha256", key).update(`hostler-session ${nodeId} ${session}`).digest("base64url");
+    createHmac("sha256", secret).update(`hostler-session ${nodeId} ${session}`).digest("base64url");
   return {
     make: (nodeId, session) => `${session}.${codeOf(nodeId, session)}`,
     read: (nodeId, token) => {
