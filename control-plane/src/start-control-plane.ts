@@ -12,6 +12,7 @@ import { runAuditSealer } from "./audit/run-audit-sealer.ts";
 import type { Config } from "./config.ts";
 import { startEmbeddedPostgres } from "./db/embedded-postgres.ts";
 import { migrate } from "./db/migrate.ts";
+import { watchOutages } from "./db/outages.ts";
 import { keepEvents, maintainPartitions } from "./db/partitions.ts";
 import { openPool, openServicePool } from "./db/pool.ts";
 import { openWakeBus } from "./db/wake-bus.ts";
@@ -203,6 +204,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       liveSockets,
       sessions,
       refusals: makeRefusals(deps),
+      outages: watchOutages({ ...deps, closing: parts.closing.signal }),
     }),
     features: [
       nodeNodeRoutes(enrolment),

@@ -23,5 +23,7 @@ export interface NodeEnv {
     requestId: string;
     log: Logger;
     node: AuthenticatedNode;
+    /** When the request came, in monotonic time; it may have waited for the database since. */
+    arrivedMs: number;
   };
 }

@@ -32,7 +32,7 @@ export function taskNodeRoutes(
     }
     const { signal, close } = polls.open(c.env.outgoing);
     try {
-      return c.json(await pollTasks(deps, { node: c.var.node, body, signal }));
+      return c.json(await pollTasks(deps, { node: c.var.node, body, arrivedMs: c.var.arrivedMs, signal }));
     } catch (error) {
       if (signal.aborted)
         throw new AppError("service_unavailable", {

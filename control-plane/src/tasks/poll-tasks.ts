@@ -49,9 +49,15 @@ const TIMER_SLACK_MS = 2;
  */
 export async function pollTasks(
   deps: PollDeps,
-  request: { readonly node: AuthenticatedNode; readonly body: PollRequest; readonly signal: AbortSignal },
+  request: {
+    readonly node: AuthenticatedNode;
+    readonly body: PollRequest;
+    /** In monotonic time: what it waited for the database counts as waiting. */
+    readonly arrivedMs: number;
+    readonly signal: AbortSignal;
+  },
 ): Promise<PollAnswer> {
-  const { node, body, signal } = request;
+  const { node, body, arrivedMs, signal } = request;
   signal.throwIfAborted();
   const answered = new AbortController();
   const onAbort = (): void => answered.abort(signal.reason);
@@ -60,7 +66,7 @@ export async function pollTasks(
   // A poll lasts almost as long as a node may be silent: the open connection, kept honest by TCP, is the heartbeat.
   const endWaiting = deps.liveness.noteWaiting(seen);
   try {
-    return await answerPoll(deps, node, { body, seen, signal: answered.signal });
+    return await answerPoll(deps, node, { body, seen, arrivedMs, signal: answered.signal });
   } finally {
     endWaiting();
     signal.removeEventListener("abort", onAbort);
@@ -71,12 +77,13 @@ export async function pollTasks(
 interface Poll {
   readonly body: PollRequest;
   readonly seen: Seen;
+  readonly arrivedMs: number;
   /** Aborts when the poll is over by whatever cause. */
   readonly signal: AbortSignal;
 }
 
 async function answerPoll(deps: PollDeps, node: AuthenticatedNode, poll: Poll): Promise<PollAnswer> {
-  const deadlineMs = deps.clock.monotonicMs() + poll.body.waitMs;
+  const deadlineMs = poll.arrivedMs + poll.body.waitMs;
   await noteSeen(deps, poll);
   for (let isWoken = false; ; isWoken = true) {
     const leftMs = deadlineMs - deps.clock.monotonicMs();
