@@ -42,24 +42,34 @@ export function startLiveSockets(
   const cutWhere = (isRefused: (holder: Holder) => boolean): void => {
     for (const [socket, holder] of holders) if (isRefused(holder)) socket.destroy();
   };
-  const cutRefused = async (part: number | null): Promise<void> => {
-    const all = [...new Set([...holders.values()].map(({ nodeId }) => nodeId))];
-    const ids = part === null ? all : all.filter((id) => id.charCodeAt(id.length - 1) % PARTS === part);
-    if (ids.length === 0) return;
-    const refused = new Set(await findRefused(deps.sql, ids));
+  const cutRefused = async (nodeIds: ReadonlySet<string>): Promise<void> => {
+    if (nodeIds.size === 0) return;
+    const refused = new Set(await findRefused(deps.sql, [...nodeIds]));
     if (refused.size > 0) cutWhere(({ nodeId }) => refused.has(nodeId));
   };
   deps.wake.listen((topic) => {
     const refused = nodeOfRefusedTopic(topic);
     if (refused !== null) cutWhere(({ nodeId }) => nodeId === refused);
     // More at once than a wake-up names, or wake-ups were lost: the tables know.
-    if (topic === EVERYTHING) void cutRefused(null).catch(() => "read again within seconds");
+    if (topic !== EVERYTHING) return;
+    const all = new Set([...holders.values()].map(({ nodeId }) => nodeId));
+    void cutRefused(all).catch(() => "read again within seconds");
   });
   const round = async (part: number): Promise<void> => {
-    const now = deps.clock.now();
-    cutWhere(({ expiresAt }) => expiresAt <= now);
-    cutWhere(({ authority }) => authority !== undefined && !deps.authority.isTrusted(authority));
-    await cutRefused(part);
+    const nowMs = deps.clock.now().getTime();
+    const trusted = new Map<number | undefined, boolean>([[undefined, true]]);
+    const isTrusted = (authority: number | undefined): boolean => {
+      const known = trusted.get(authority) ?? (authority !== undefined && deps.authority.isTrusted(authority));
+      trusted.set(authority, known);
+      return known;
+    };
+    const asked = new Set<string>();
+    // One walk over ten thousand, because a task that was just made waits for it.
+    for (const [socket, { nodeId, expiresAt, authority }] of holders) {
+      if (expiresAt.getTime() <= nowMs || !isTrusted(authority)) socket.destroy();
+      else if (nodeId.charCodeAt(nodeId.length - 1) % PARTS === part) asked.add(nodeId);
+    }
+    await cutRefused(asked);
   };
   const loop = async (): Promise<void> => {
     for (let count = 1; !stopping.signal.aborted; count += 1) {
