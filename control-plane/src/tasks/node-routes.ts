@@ -11,6 +11,7 @@ import {
   resultRequestSchema,
 } from "@hostler/shared/node-protocol.ts";
 import { Hono, type Context } from "hono";
+import type { Sql } from "../db/sql.ts";
 import type { NodeEnv } from "../http/node-env.ts";
 import { readJson } from "../http/read-json.ts";
 import type { Dispatch } from "./dispatch.ts";
@@ -18,9 +19,13 @@ import { gatherProgress, pollTasks, type PollDeps } from "./poll-tasks.ts";
 
 /** How a node gets work, tells of it and ends it. */
 export function taskNodeRoutes(
-  ports: Omit<PollDeps, "readProgress"> & { readonly dispatch: Dispatch; readonly closing: AbortSignal },
+  ports: Omit<PollDeps, "readProgress"> & {
+    readonly dispatch: Dispatch;
+    readonly wakeSql: Sql;
+    readonly closing: AbortSignal;
+  },
 ): Hono<NodeEnv> {
-  const deps = { ...ports, readProgress: gatherProgress(ports.sql) };
+  const deps = { ...ports, readProgress: gatherProgress(ports.wakeSql) };
   const polls = makePolls(ports.closing);
   const app = new Hono<NodeEnv>();
   app.post(NODE_PATHS.poll, async (c) => {
@@ -32,7 +37,7 @@ export function taskNodeRoutes(
     }
     const { signal, close } = polls.open(c.env.outgoing);
     try {
-      return c.json(await pollTasks(deps, { node: c.var.node, body, arrivedMs: c.var.arrivedMs, signal }));
+      return c.json(await pollTasks(deps, { node: c.get("node"), body, arrivedMs: c.get("arrivedMs"), signal }));
     } catch (error) {
       if (signal.aborted)
         throw new AppError("service_unavailable", {
