@@ -12,8 +12,10 @@ import { runAuditSealer } from "./audit/run-audit-sealer.ts";
 import type { Config } from "./config.ts";
 import { startEmbeddedPostgres } from "./db/embedded-postgres.ts";
 import { migrate } from "./db/migrate.ts";
+import { watchOutages } from "./db/outages.ts";
 import { keepEvents, maintainPartitions } from "./db/partitions.ts";
 import { openPool, openServicePool } from "./db/pool.ts";
+import type { Sql } from "./db/sql.ts";
 import { openWakeBus } from "./db/wake-bus.ts";
 import type { Deps } from "./deps.ts";
 import { openEvents, type Events } from "./events/open-events.ts";
@@ -100,7 +102,7 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
   const { config, log } = options;
   const clock = options.clock ?? systemClock;
   await mkdir(config.stateDir, { recursive: true, mode: 0o755 });
-  const deps = await openDatabase(options, clock, closers);
+  const { deps, wakeSql } = await openDatabase(options, clock, closers);
   const { pki, sessions } = await openKeys(config, deps, closers);
   const firstOperatorKey = await ensureFirstOperator(deps);
   await maintainPartitions(deps.sql, clock.now(), keepEvents(config.eventKeepDays));
@@ -109,6 +111,7 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
   const parts: Parts = {
     config,
     deps,
+    wakeSql,
     pki,
     auditSigner: await openAuditSigner({ stateDir: config.stateDir, passphrase: config.caPassphrase }),
     closers,
@@ -147,6 +150,8 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
 interface Parts {
   readonly config: Config;
   readonly deps: Deps;
+  /** For what lies between a wake-up and its answer. */
+  readonly wakeSql: Sql;
   readonly pki: Pki;
   readonly auditSigner: AuditSigner;
   readonly closers: (() => Promise<void>)[];
@@ -161,7 +166,7 @@ interface Parts {
 }
 
 async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, Pick<Hono, "fetch">>>> {
-  const { config, deps, pki, addresses, liveness, liveTerminals, liveSockets, sessions } = parts;
+  const { config, deps, wakeSql, pki, addresses, liveness, liveTerminals, liveSockets, sessions } = parts;
   const enrolment = {
     ...deps,
     pki,
@@ -203,15 +208,17 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       liveSockets,
       sessions,
       refusals: makeRefusals(deps),
+      outages: watchOutages({ ...deps, closing: parts.closing.signal }),
     }),
     features: [
       nodeNodeRoutes(enrolment),
       taskNodeRoutes({
         ...deps,
+        wakeSql,
         pki,
         liveness,
         liveSockets,
-        dispatch: makeDispatch({ ...deps, pki, random: Math.random }),
+        dispatch: makeDispatch({ ...deps, wakeSql, pki, random: Math.random }),
         closing: parts.closing.signal,
       }),
       reconciliationNodeRoutes(deps),
@@ -271,7 +278,14 @@ async function openKeys(
   return { pki, sessions: makeSessionTokens(Buffer.from(sessionKey, "base64")) };
 }
 
-async function openDatabase(options: StartOptions, clock: Clock, closers: (() => Promise<void>)[]): Promise<Deps> {
+/** Two at most are in use at a time, a claim and a lookup, and whoever is used all the time has its plans ready. */
+const WAKE_CONNECTIONS = 2;
+
+async function openDatabase(
+  options: StartOptions,
+  clock: Clock,
+  closers: (() => Promise<void>)[],
+): Promise<{ readonly deps: Deps; readonly wakeSql: Sql }> {
   const { config, log } = options;
   let url = config.databaseUrl;
   if (url === null) {
@@ -281,6 +295,12 @@ async function openDatabase(options: StartOptions, clock: Clock, closers: (() =>
   }
   const sql = await openServicePool({ url, applicationName: "hostler control plane" });
   closers.push(async () => await sql.end({ timeout: 5 }));
+  const wakeSql = await openServicePool({
+    url,
+    applicationName: "hostler wake-ups",
+    connectionsMax: WAKE_CONNECTIONS,
+  });
+  closers.push(async () => await wakeSql.end({ timeout: 5 }));
   // A migration may take as long as the table is large.
   const migrations = openPool({
     url,
@@ -294,7 +314,7 @@ async function openDatabase(options: StartOptions, clock: Clock, closers: (() =>
   const replicaId = randomBytes(8).toString("hex");
   const wake = openWakeBus({ url, replicaId, clock, log });
   closers.push(wake.close);
-  return { sql, clock, log, wake, replicaId, leaseTtlMs: config.leaseTtlMs };
+  return { deps: { sql, clock, log, wake, replicaId, leaseTtlMs: config.leaseTtlMs }, wakeSql };
 }
 
 function startLoops(parts: Parts): void {
@@ -308,7 +328,10 @@ function startLoops(parts: Parts): void {
     runNodeSweeper(deps, { signal, onStatus: (status) => void statuses.set("nodes", status) }),
     parts.events.run((name, status) => void statuses.set(name, status)),
     runTaskLoop(deps, { signal, onStatus: (status) => void statuses.set("tasks", status) }),
-    scanWaiting(deps, { signal, onStatus: (status) => void statuses.set("waiting tasks", status) }),
+    scanWaiting(
+      { ...deps, sql: parts.wakeSql },
+      { signal, onStatus: (status) => void statuses.set("waiting tasks", status) },
+    ),
     watchSnapshots(deps, { signal, onStatus: (status) => void statuses.set("transactions", status) }),
     runJobs(
       { ...deps, random: Math.random },

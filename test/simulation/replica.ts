@@ -4,6 +4,7 @@ import type { Deps } from "@hostler/control-plane/deps.ts";
 import type { AuthenticatedNode } from "@hostler/control-plane/http/node-env.ts";
 import { changeNodeState, type NodeChange } from "@hostler/control-plane/nodes/change-node-state.ts";
 import { judgeUse } from "@hostler/control-plane/nodes/judge-session.ts";
+import { patienceMs } from "@hostler/control-plane/nodes/patience.ts";
 import { startLiveness } from "@hostler/control-plane/nodes/liveness.ts";
 import { reportInventory } from "@hostler/control-plane/nodes/report-inventory.ts";
 import { runNodeSweeper } from "@hostler/control-plane/nodes/run-node-sweeper.ts";
@@ -11,6 +12,7 @@ import { confirmSession } from "@hostler/control-plane/nodes/session-store.ts";
 import { makeSessionTokens } from "@hostler/control-plane/nodes/session-token.ts";
 import { startSession } from "@hostler/control-plane/nodes/start-session.ts";
 import { findJudgements } from "@hostler/control-plane/nodes/store.ts";
+import { watchOutages, type Outages } from "@hostler/control-plane/db/outages.ts";
 import { nodeTopic } from "@hostler/control-plane/db/wake-bus.ts";
 import type { completeTask } from "@hostler/control-plane/tasks/complete-task.ts";
 import { reconcileNode } from "@hostler/control-plane/reconciliation/reconcile-node.ts";
@@ -109,7 +111,8 @@ export function startReplica(parts: ReplicaParts): Replica {
     ...deps,
     liveness,
     liveSockets: { size: 0 },
-    ...gatherPolls(sql, LEASE_TTL_MS),
+    outages: watchOutages({ ...deps, closing: new AbortController().signal }),
+    ...gatherPolls({ sql, wakeSql: sql }, LEASE_TTL_MS),
     dispatch: makeDispatch({ ...deps, pki: { signTask } }),
     pki: {
       trust: { bundle: { version: 1 } } as PollDeps["pki"]["trust"],
@@ -126,7 +129,7 @@ export function startReplica(parts: ReplicaParts): Replica {
 
 /** What some use cases take from the process when nobody gives it to them, and no seed would repeat. */
 type SimulatedDeps = Deps & { readonly random: () => number };
-type EdgeDeps = PollDeps & SimulatedDeps & { readonly dispatch: Dispatch };
+type EdgeDeps = PollDeps & SimulatedDeps & { readonly dispatch: Dispatch; readonly outages: Outages };
 
 /** Where jitter would be: worlds differ enough. */
 const HALF = 0.5;
@@ -135,14 +138,15 @@ function nodeEdge(deps: EdgeDeps, variant: ReplicaVariant): NodeEdge {
   const requestId = (): string => newId("request", deps.clock);
   return {
     startSession: async (from, body, signal) => {
-      const node = await authenticate(deps, from, { isStart: true });
+      const node = await authenticate(deps, from, { isStart: true, signal });
       const request = { nodeId: node.id, body: sessionRequestSchema.parse(body), requestId: requestId(), signal };
       return await startSession({ ...deps, sessions }, request);
     },
     poll: async (from, body, signal) => {
-      const node = await authenticate(deps, from, { isStart: false });
+      const arrivedMs = deps.clock.monotonicMs();
+      const node = await authenticate(deps, from, { isStart: false, isPoll: true, signal });
       try {
-        return await pollTasks(deps, { node, body: pollRequestSchema.parse(body), signal });
+        return await pollTasks(deps, { node, body: pollRequestSchema.parse(body), arrivedMs, signal });
       } catch (error) {
         if (signal.aborted) throw new AppError("service_unavailable", { cause: error });
         throw error;
@@ -184,12 +188,24 @@ function tenantEdge(deps: Deps): TenantEdge {
   };
 }
 
-/** What `authenticate-node.ts` asks of the record, without the certificate itself. */
-async function authenticate(
-  deps: Deps,
-  from: Caller,
-  options: { readonly isStart: boolean },
-): Promise<AuthenticatedNode> {
+interface Asked {
+  readonly isStart: boolean;
+  readonly isPoll?: boolean;
+  /** Aborts when the replica sees that who asked is gone. */
+  readonly signal?: AbortSignal;
+}
+
+/** Waits while the database is away, as `authenticate-node.ts` does. */
+async function authenticate(deps: EdgeDeps, from: Caller, asked: Asked): Promise<AuthenticatedNode> {
+  const withinMs = patienceMs(asked.isPoll === true ? "poll" : "other", deps.leaseTtlMs);
+  return await deps.outages.sitOut(async () => await judge(deps, from, asked), {
+    withinMs,
+    gone: () => asked.signal ?? new AbortController().signal,
+  });
+}
+
+/** What it asks of the record, without the certificate itself. */
+async function judge(deps: Deps, from: Caller, asked: Asked): Promise<AuthenticatedNode> {
   const row = (await findJudgements(deps.sql, [from.serial])).get(from.serial);
   if (row === undefined) throw new AppError("certificate_untrusted");
   if (row.nodeState === "frozen") throw new AppError("node_frozen");
@@ -201,7 +217,7 @@ async function authenticate(
     generation: row.generation,
     authority: row.authority,
   };
-  if (options.isStart) return { ...node, session: 0 };
+  if (asked.isStart) return { ...node, session: 0 };
   const session = sessions.read(row.nodeId, from.session ?? "");
   if (session === null) throw new AppError("session_superseded");
   const verdict = judgeUse(row.session, session);

@@ -1,4 +1,4 @@
-import { EVERYTHING, type WakeBus } from "@hostler/control-plane/db/wake-bus.ts";
+import { EVERYTHING, type Wakening, type WakeBus } from "@hostler/control-plane/db/wake-bus.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import type { Randomness } from "./randomness.ts";
 import type { Actor, Scheduler } from "./scheduler.ts";
@@ -24,12 +24,13 @@ export function makeSimulatedWakeBus(parts: {
   readonly others: () => readonly { readonly actor: Actor; readonly wake: SimulatedWakeBus }[];
 }): SimulatedWakeBus {
   const { scheduler, clock, faults } = parts;
-  const waiters = new Map<string, Set<() => void>>();
+  const waiters = new Map<string, Set<(why: Wakening) => void>>();
   const listeners: ((topic: string) => void)[] = [];
   const wakeHere = (topic: string): void => {
     for (const listener of listeners) listener(topic);
     const topics = topic === EVERYTHING ? [...waiters.keys()] : [topic, EVERYTHING];
-    for (const name of topics) for (const wake of [...(waiters.get(name) ?? [])]) wake();
+    const why = topic === EVERYTHING ? "everything" : "topic";
+    for (const name of topics) for (const wake of [...(waiters.get(name) ?? [])]) wake(why);
   };
   return {
     wakeHere,
@@ -48,11 +49,12 @@ export function makeSimulatedWakeBus(parts: {
     listen: (listener) => void listeners.push(listener),
     wait: async (topic, timeoutMs, signal) => {
       const over = new AbortController();
-      const woken = Promise.withResolvers<void>();
+      const woken = Promise.withResolvers<Wakening>();
       const set = waiters.get(topic) ?? new Set();
       waiters.set(topic, set.add(woken.resolve));
       try {
-        await Promise.race([woken.promise, clock.sleep(timeoutMs, AbortSignal.any([signal, over.signal]))]);
+        const time = clock.sleep(timeoutMs, AbortSignal.any([signal, over.signal])).then(() => "time" as const);
+        return await Promise.race([woken.promise, time]);
       } finally {
         over.abort();
         set.delete(woken.resolve);

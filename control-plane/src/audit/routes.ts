@@ -72,7 +72,7 @@ export function auditRoutes(deps: Pick<Deps, "sql"> & { readonly auditSigner: Au
     // The first piece before the answer: a refusal still has a status of its own then.
     const first = await pieces.next();
     const body = streamOf(first.done === true ? "" : first.value, pieces, (error) => {
-      c.var.log.error({ err: error }, "audit export broke off");
+      c.var.log().error({ err: error }, "audit export broke off");
       // The server would end the answer in good order, and half an export would look like one.
       c.env.outgoing.destroy();
     });

@@ -2,7 +2,7 @@ import { systemClock } from "@hostler/shared/clock.ts";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import { openLog } from "../log.ts";
 import { createTestDatabase, type TestDatabase } from "./test-database.ts";
-import { openWakeBus, type RunningWakeBus } from "./wake-bus.ts";
+import { EVERYTHING, openWakeBus, type RunningWakeBus } from "./wake-bus.ts";
 
 const log = openLog("error");
 const never = new AbortController().signal;
@@ -50,6 +50,15 @@ test("another topic wakes nobody, and a wait ends by its own time", async () => 
   first.wake("node:c");
   await waiting;
   expect(systemClock.monotonicMs() - startedMs).toBeGreaterThan(350);
+});
+
+test("whoever waits is told why the wait ended", async () => {
+  const waiting = [first.wait("node:why", 5000, never), first.wait("node:other", 5000, never)];
+  first.wake("node:why");
+  expect(await waiting[0]).toBe("topic");
+  first.wakeHere(EVERYTHING);
+  expect(await waiting[1]).toBe("everything");
+  expect(await first.wait("node:why", 10, never)).toBe("time");
 });
 
 test("more topics than a hint can hold wake everybody", async () => {

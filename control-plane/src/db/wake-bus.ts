@@ -14,8 +14,11 @@ import { SESSION_TIMEOUTS } from "./pool.ts";
 export interface WakeBus {
   /** Wakes local waiters of the topic at once and those on other replicas within tens of milliseconds. */
   wake(topic: string): void;
-  /** Resolves at the next wake of the topic or after `timeoutMs`; rejects when the signal aborts. */
-  wait(topic: string, timeoutMs: number, signal: AbortSignal): Promise<void>;
+  /**
+   * Resolves at the next wake of the topic or after `timeoutMs`, with why; rejects when the signal aborts. A wake of everything says
+   * only that hints may have been lost.
+   */
+  wait(topic: string, timeoutMs: number, signal: AbortSignal): Promise<Wakening>;
   /** Wakes waiters of this replica only: for hints that every replica finds by itself. */
   wakeHere(topic: string): void;
   /** Whether anybody waits here at all. */
@@ -23,6 +26,9 @@ export interface WakeBus {
   /** Calls the listener with every topic that is woken, here or on another replica. Whoever listens does so for good. */
   listen(listener: (topic: string) => void): void;
 }
+
+/** Why a wait ended: its topic was woken, everything was, or nothing. */
+export type Wakening = "topic" | "everything" | "time";
 
 /** Topic of a node's polls. */
 export const nodeTopic = (nodeId: string): string => `node:${nodeId}`;
@@ -222,7 +228,7 @@ async function keepSession(
 
 /** Who waits in this process. */
 function makeWaiters(clock: Clock): Pick<WakeBus, "wake" | "wait" | "listen"> & { hasAny(): boolean } {
-  const waiters = new Map<string, Set<() => void>>();
+  const waiters = new Map<string, Set<(why: Wakening) => void>>();
   const listeners: ((topic: string) => void)[] = [];
   return {
     listen: (listener) => void listeners.push(listener),
@@ -230,19 +236,19 @@ function makeWaiters(clock: Clock): Pick<WakeBus, "wake" | "wait" | "listen"> & 
     wake: (topic) => {
       for (const listener of listeners) listener(topic);
       const topics = topic === EVERYTHING ? [...waiters.keys()] : [topic, EVERYTHING];
-      for (const name of topics) for (const resolve of waiters.get(name) ?? []) resolve();
+      const why = topic === EVERYTHING ? "everything" : "topic";
+      for (const name of topics) for (const resolve of waiters.get(name) ?? []) resolve(why);
     },
     wait: async (topic, timeoutMs, signal) => {
       signal.throwIfAborted();
       const over = new AbortController();
       const onAbort = (): void => over.abort(signal.reason);
       signal.addEventListener("abort", onAbort, { once: true });
-      let wakeUp: () => void = () => undefined;
-      const woken = new Promise<void>((resolve) => (wakeUp = resolve));
+      const { promise: woken, resolve: wakeUp } = Promise.withResolvers<Wakening>();
       const set = waiters.get(topic) ?? new Set();
       waiters.set(topic, set.add(wakeUp));
       try {
-        await Promise.race([woken, clock.sleep(timeoutMs, over.signal)]);
+        return await Promise.race([woken, clock.sleep(timeoutMs, over.signal).then(() => "time" as const)]);
       } finally {
         set.delete(wakeUp);
         if (set.size === 0 && waiters.get(topic) === set) waiters.delete(topic);

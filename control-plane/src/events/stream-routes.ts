@@ -134,7 +134,7 @@ function makeOpener(deps: StreamDeps) {
         clock: deps.clock,
         stallMs: limits.stallMs,
         cut: (reason, error) => {
-          c.var.log.info({ principalId, reason, err: error }, "event stream was cut");
+          c.var.log().info({ principalId, reason, err: error }, "event stream was cut");
           c.env.outgoing.destroy();
         },
         onClose: () => {

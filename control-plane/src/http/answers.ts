@@ -8,35 +8,39 @@ import type { Logger } from "pino";
 import type * as z from "zod";
 import { translateDatabaseError } from "../db/pool.ts";
 
+const REQUEST_ID = "x-request-id";
+
 interface RequestEnv extends Env {
-  Variables: { requestId: string; log: Logger };
+  Variables: { requestId: string; log: () => Logger };
 }
 
-/** Gives each request an id (its own when it is sane) and a logger, and writes one line when it is answered. */
+/** Gives each request an id (its own when it is sane) and a logger when it asks for one, and writes one line when it is answered. */
 export function requestContext(deps: {
   readonly clock: Clock;
   readonly log: Logger;
   onAnswer?(method: string, route: string, status: number): void;
 }): MiddlewareHandler<RequestEnv> {
   return async function requestContextMiddleware(c, next) {
-    const asked = c.req.header("x-request-id");
+    const asked = c.req.header(REQUEST_ID);
     const requestId =
       asked !== undefined && /^[A-Za-z0-9._-]{8,64}$/.test(asked) ? asked : newId("request", deps.clock);
-    const log = deps.log.child({ requestId });
     c.set("requestId", requestId);
-    c.set("log", log);
+    c.set("log", () => deps.log.child({ requestId }));
     const startedMs = deps.clock.monotonicMs();
+    // Now, because an answer that gets another header is made anew, as a stream, which costs time and memory each time.
+    c.header(REQUEST_ID, requestId);
     await next();
-    c.header("x-request-id", requestId);
+    if (!c.res.headers.has(REQUEST_ID)) c.header(REQUEST_ID, requestId);
     deps.onAnswer?.(c.req.method, routeOf(c), c.res.status);
     const fields = {
+      requestId,
       method: c.req.method,
       path: c.req.path,
       status: c.res.status,
       durationMs: Math.round(deps.clock.monotonicMs() - startedMs),
     };
-    if (c.res.status >= 500) log.warn(fields, "request answered");
-    else log.debug(fields, "request answered");
+    if (c.res.status >= 500) deps.log.warn(fields, "request answered");
+    else deps.log.debug(fields, "request answered");
   };
 }
 
@@ -44,7 +48,7 @@ export function requestContext(deps: {
 export function installErrorAnswers<E extends RequestEnv>(app: Hono<E>, fallbackLog: Logger): void {
   app.onError((error, c) => {
     // A failure before the first middleware has no logger of its own.
-    const log: ErrorLog = (c.var as Partial<RequestEnv["Variables"]>).log ?? fallbackLog;
+    const log: ErrorLog = (c.var as Partial<RequestEnv["Variables"]>).log?.() ?? fallbackLog;
     return answerProblem(c, refusalOf(error, log));
   });
   app.notFound((c) =>

@@ -8,7 +8,7 @@ export interface PublicEnv {
   Bindings: HttpBindings;
   Variables: {
     requestId: string;
-    log: Logger;
+    log: () => Logger;
     /** Who asks; set on routes made with `secured`. */
     principal: Principal;
     /** Null when the request carried no valid key: routes that need one refuse it. */

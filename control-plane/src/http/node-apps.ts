@@ -6,7 +6,7 @@ import type { NodeEnv } from "./node-env.ts";
 
 export interface EnrolEnv {
   Bindings: NodeEnv["Bindings"];
-  Variables: { requestId: string; log: Logger };
+  Variables: { requestId: string; log: () => Logger };
 }
 
 /** The node listener: every request is judged by `authenticateNode` before a feature sees it. */

@@ -21,7 +21,9 @@ export interface NodeEnv {
   Bindings: HttpBindings;
   Variables: {
     requestId: string;
-    log: Logger;
+    log: () => Logger;
     node: AuthenticatedNode;
+    /** When the request came, in monotonic time; it may have waited for the database since. */
+    arrivedMs: number;
   };
 }

@@ -16,7 +16,7 @@ export interface Loop {
   /** Resolves with a line for the status; null leaves the one before. */
   round(): Promise<string | null>;
   /** What lies between two rounds; rejects when the signal aborts. */
-  pause(): Promise<void>;
+  pause(): Promise<unknown>;
   /** What the log says of a round that failed. */
   readonly failure: string;
 }

@@ -5,12 +5,14 @@ import { NODE_PATHS, SESSION_HEADER } from "@hostler/shared/node-protocol.ts";
 import type { Context } from "hono";
 import { createMiddleware } from "hono/factory";
 import { makeCoalescer } from "../db/coalesce.ts";
+import type { Outages } from "../db/outages.ts";
 import { nodeTopic } from "../db/wake-bus.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode, NodeEnv } from "../http/node-env.ts";
 import type { CertificateAuthority } from "../pki/certificate-authority.ts";
 import { judgeUse } from "./judge-session.ts";
 import type { LiveSockets } from "./live-sockets.ts";
+import { patienceMs } from "./patience.ts";
 import type { RefusedRequest, Refusals } from "./refusals.ts";
 import type { SessionTokens } from "./session-token.ts";
 import { confirmSession } from "./session-store.ts";
@@ -35,7 +37,8 @@ const NO_ISSUER: ReadonlySet<string> = new Set([
 /** What a good node never sends: refused later on the way, and noted all the same. */
 const NOTED: ReadonlySet<ErrorCode> = new Set<ErrorCode>(["proof_invalid", "result_invalid", "ticket_invalid"]);
 
-export interface AuthenticateDeps extends Pick<Deps, "sql" | "clock" | "wake"> {
+export interface AuthenticateDeps extends Pick<Deps, "sql" | "clock" | "wake" | "leaseTtlMs"> {
+  readonly outages: Outages;
   readonly authority: CertificateAuthority;
   readonly liveSockets: LiveSockets;
   readonly sessions: SessionTokens;
@@ -55,18 +58,21 @@ interface Shown {
 
 interface Judge extends AuthenticateDeps {
   readonly shown: WeakMap<TLSSocket, Shown>;
+  /** Abort when the connection is gone; only for those whose requests had to wait. */
+  readonly gone: WeakMap<TLSSocket, AbortSignal>;
   findJudgement(serial: string): Promise<Judgement | undefined>;
 }
 
 /**
  * Judges the client certificate of every request: presence, chain, purpose, name, time, serial, authority, node state, and the
  * session. No judgment is remembered of the connection: what was good a second ago may be expired or revoked now. Each refusal has
- * its own code and is in the audit log.
+ * its own code and is in the audit log. While the database is away a request waits here, before anything was done for it.
  */
 export function authenticateNode(ports: AuthenticateDeps) {
   const deps: Judge = {
     ...ports,
     shown: new WeakMap(),
+    gone: new WeakMap(),
     // A lookup begins after the request came: those that come together share it, and none is judged by an older one.
     findJudgement: makeCoalescer<string, Judgement | undefined>({
       batchMax: LOOKUPS_MAX,
@@ -81,8 +87,11 @@ export function authenticateNode(ports: AuthenticateDeps) {
     if (!(socket instanceof TLSSocket)) throw new Error("the node listener speaks TLS");
     const note = async (error: AppError): Promise<void> =>
       await deps.refusals.note(error, { ...namesOf(socket), requestId: c.var.requestId });
+    c.set("arrivedMs", deps.clock.monotonicMs());
     try {
-      c.set("node", await judge(deps, c, socket));
+      const withinMs = patienceMs(c.req.path === NODE_PATHS.poll ? "poll" : "other", deps.leaseTtlMs);
+      const gone = (): AbortSignal => goneSignal(deps, socket);
+      c.set("node", await deps.outages.sitOut(async () => await judge(deps, c, socket), { withinMs, gone }));
     } catch (error) {
       if (error instanceof AppError) await note(error);
       throw error;
@@ -90,6 +99,17 @@ export function authenticateNode(ports: AuthenticateDeps) {
     await next();
     if (c.error instanceof AppError && NOTED.has(c.error.code)) await note(c.error);
   });
+}
+
+function goneSignal({ gone }: Judge, socket: TLSSocket): AbortSignal {
+  const known = gone.get(socket);
+  if (known !== undefined) return known;
+  const controller = new AbortController();
+  const abort = (): void => controller.abort(new Error("the connection is gone"));
+  if (socket.destroyed) abort();
+  else socket.once("close", abort);
+  gone.set(socket, controller.signal);
+  return controller.signal;
 }
 
 async function judge(deps: Judge, c: Context<NodeEnv>, socket: TLSSocket): Promise<AuthenticatedNode> {

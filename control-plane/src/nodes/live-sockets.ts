@@ -1,5 +1,6 @@
 import type { Socket } from "node:net";
 import { isAborted } from "@hostler/shared/clock.ts";
+import { makeCoalescer } from "../db/coalesce.ts";
 import { isDatabaseAway } from "../db/pool.ts";
 import { EVERYTHING, nodeOfRefusedTopic } from "../db/wake-bus.ts";
 import type { Deps } from "../deps.ts";
@@ -42,45 +43,29 @@ export function startLiveSockets(
   const cutWhere = (isRefused: (holder: Holder) => boolean): void => {
     for (const [socket, holder] of holders) if (isRefused(holder)) socket.destroy();
   };
-  const cutRefused = async (part: number | null): Promise<void> => {
-    const all = [...new Set([...holders.values()].map(({ nodeId }) => nodeId))];
-    const ids = part === null ? all : all.filter((id) => id.charCodeAt(id.length - 1) % PARTS === part);
-    if (ids.length === 0) return;
-    const refused = new Set(await findRefused(deps.sql, ids));
+  const cutRefused = async (nodeIds: ReadonlySet<string>): Promise<void> => {
+    if (nodeIds.size === 0) return;
+    const refused = new Set(await findRefused(deps.sql, [...nodeIds]));
     if (refused.size > 0) cutWhere(({ nodeId }) => refused.has(nodeId));
   };
   /** Under load every hint may be one of everything: those that come during a look share the next. */
-  let isLooking = false;
-  let isAskedAgain = false;
-  const lookAtAll = async (): Promise<void> => {
-    isAskedAgain = true;
-    if (isLooking) return;
-    isLooking = true;
-    try {
-      while (isAskedAgain) {
-        isAskedAgain = false;
-        await cutRefused(null);
-      }
-    } finally {
-      isLooking = false;
-    }
-  };
+  const lookAtAll = makeCoalescer<null, void>({
+    batchMax: Number.POSITIVE_INFINITY,
+    run: async (hints) => {
+      await cutRefused(new Set([...holders.values()].map(({ nodeId }) => nodeId)));
+      return hints.map(() => ({ value: undefined }));
+    },
+  });
   deps.wake.listen((topic) => {
     const refused = nodeOfRefusedTopic(topic);
     if (refused !== null) cutWhere(({ nodeId }) => nodeId === refused);
     // More at once than a wake-up names, or wake-ups were lost: the tables know.
-    if (topic === EVERYTHING) void lookAtAll().catch(() => "read again within seconds");
+    if (topic === EVERYTHING) void lookAtAll(null).catch(() => "read again within seconds");
   });
-  const round = async (part: number): Promise<void> => {
-    const now = deps.clock.now();
-    cutWhere(({ expiresAt }) => expiresAt <= now);
-    cutWhere(({ authority }) => authority !== undefined && !deps.authority.isTrusted(authority));
-    await cutRefused(part);
-  };
   const loop = async (): Promise<void> => {
     for (let count = 1; !stopping.signal.aborted; count += 1) {
       await deps.clock.sleep(ROUND_MS, stopping.signal);
-      await round(count % PARTS).catch((error: unknown) => {
+      await cutRefused(judgeHolders(holders, deps, count % PARTS)).catch((error: unknown) => {
         if (!isDatabaseAway(error)) deps.log.error({ err: error }, "live connections not judged, in a second again");
       });
     }
@@ -102,4 +87,28 @@ export function startLiveSockets(
       await running;
     },
   };
+}
+
+/**
+ * Cuts what its certificate holds no more, and returns the nodes of that part of the rest. One walk over ten thousand, because a task
+ * that was just made waits for it.
+ */
+function judgeHolders(
+  holders: ReadonlyMap<Socket, Holder>,
+  { clock, authority: authorities }: Pick<Deps, "clock"> & { readonly authority: CertificateAuthority },
+  part: number,
+): Set<string> {
+  const nowMs = clock.now().getTime();
+  const trusted = new Map<number | undefined, boolean>([[undefined, true]]);
+  const isTrusted = (authority: number | undefined): boolean => {
+    const known = trusted.get(authority) ?? (authority !== undefined && authorities.isTrusted(authority));
+    trusted.set(authority, known);
+    return known;
+  };
+  const asked = new Set<string>();
+  for (const [socket, { nodeId, expiresAt, authority }] of holders) {
+    if (expiresAt.getTime() <= nowMs || !isTrusted(authority)) socket.destroy();
+    else if (nodeId.charCodeAt(nodeId.length - 1) % PARTS === part) asked.add(nodeId);
+  }
+  return asked;
 }

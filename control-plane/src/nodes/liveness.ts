@@ -132,13 +132,17 @@ function openBook({ sql, clock }: Pick<Deps, "sql" | "clock">): Omit<Liveness, "
       };
     },
     writeDue: async (isLast) => {
-      for (const seen of waiting.values()) hear(seen);
       const nowMs = clock.monotonicMs();
-      for (const [nodeId, { heardMs }] of known) if (nowMs - heardMs > FORGET_MS) known.delete(nodeId);
-      const due = [...known].filter(([nodeId, node]) => {
-        const mayWait = waiting.has(nodeId) && !isLast && nowMs - node.writtenMs < REFRESH_MS;
-        return node.heardMs > node.writtenMs && !mayWait;
-      });
+      const due: [string, Known][] = [];
+      // One walk over ten thousand, because a task that was just made waits for it.
+      for (const entry of known) {
+        const [nodeId, node] = entry;
+        const line = waiting.get(nodeId);
+        if (line?.agentInstance === node.seen.agentInstance) node.heardMs = nowMs;
+        const mayWait = line !== undefined && !isLast && nowMs - node.writtenMs < REFRESH_MS;
+        if (nowMs - node.heardMs > FORGET_MS) known.delete(nodeId);
+        else if (node.heardMs > node.writtenMs && !mayWait) due.push(entry);
+      }
       for (let from = 0; from < due.length; from += BATCH_MAX) await write(due.slice(from, from + BATCH_MAX));
     },
   };

@@ -19,6 +19,7 @@ import {
 } from "@hostler/shared/node-protocol.ts";
 import { Hono } from "hono";
 import { pino } from "pino";
+import { watchOutages } from "../db/outages.ts";
 import { openWakeBus } from "../db/wake-bus.ts";
 import { createTestDatabase } from "../db/test-database.ts";
 import type { Sql } from "../db/sql.ts";
@@ -147,7 +148,8 @@ async function openTestListeners(
     tls: enrolTlsOptions(pki),
     hasWebSockets: false,
   });
-  const judging = { ...deps, authority: pki.authority, liveSockets, sessions, refusals: makeRefusals(deps) };
+  const outages = watchOutages({ ...deps, closing: new AbortController().signal });
+  const judging = { ...deps, authority: pki.authority, liveSockets, sessions, refusals: makeRefusals(deps), outages };
   const node = await openListener({
     ...listen,
     name: "node",

@@ -3,6 +3,7 @@ import type { Outcome } from "@hostler/shared/coalesce.ts";
 import { LEASE_TTL_MS } from "@hostler/shared/node-protocol.ts";
 import { sha256Hex } from "@hostler/pki";
 import { makeCoalescer } from "../db/coalesce.ts";
+import type { Sql } from "../db/sql.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode } from "../http/node-env.ts";
@@ -16,6 +17,8 @@ import { progressTasks, type ProgressTaken, type TaskProgress } from "./progress
 export interface DispatchDeps extends Pick<Deps, "sql" | "clock" | "wake" | "log" | "leaseTtlMs"> {
   readonly pki: Pick<Pki, "signTask">;
   readonly random: () => number;
+  /** For grants, whose statements somebody waits for; without it they take their turn in `sql`. */
+  readonly wakeSql?: Sql;
 }
 
 /** The node that asks, and how many tasks it takes. */
@@ -77,13 +80,14 @@ async function grantAll(deps: DispatchDeps, claims: readonly Claim[]): Promise<O
   const first = new Map<string, Claim>();
   for (const claim of claims) if (!first.has(claim.node.id)) first.set(claim.node.id, claim);
   const asked = [...first.values()].map(({ node, credit, poll }) => ({ nodeId: node.id, limit: credit, poll }));
-  const claimed = await claimTasks(deps.sql, asked, deps.leaseTtlMs ?? LEASE_TTL_MS);
+  const sql = deps.wakeSql ?? deps.sql;
+  const claimed = await claimTasks(sql, asked, deps.leaseTtlMs ?? LEASE_TTL_MS);
   const { signed, unsigned } = await signAll(deps, claimed, first);
   // A node gets its task later; the others do not wait for that.
   if (unsigned.length > 0) await giveBackUnsigned(deps, unsigned);
   // Before the answers leave: a result is bound to its grant.
   const grants = signed.map(({ task, jws }) => ({ taskId: task.id, fence: task.fence, digest: sha256Hex(jws) }));
-  if (grants.length > 0) await saveGrants(deps.sql, grants);
+  if (grants.length > 0) await saveGrants(sql, grants);
   const refusal = signed.length === 0 ? unsigned[0]?.error : undefined;
   if (refusal !== undefined) return claims.map(() => ({ error: refusal }));
   return claims.map((claim) => {

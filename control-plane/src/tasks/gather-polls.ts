@@ -15,17 +15,21 @@ export interface PollReads {
 const NODES_MAX = 500;
 const POLLS_MAX = 64;
 
-export function gatherPolls(sql: Sql, leaseMs: number): PollReads {
+/** `wakeSql`: for what lies between a wake-up and its answer. A renewal may wait for a task that is being written. */
+export function gatherPolls(
+  { sql, wakeSql }: { readonly sql: Sql; readonly wakeSql: Sql },
+  leaseMs: number,
+): PollReads {
   return {
     readProgress: makeCoalescer({
       batchMax: NODES_MAX,
       run: async (nodeIds: readonly string[]) => {
-        const found = await readProgressOfNodes(sql, nodeIds);
+        const found = await readProgressOfNodes(wakeSql, nodeIds);
         return nodeIds.map((nodeId) => ({ value: found.get(nodeId) }));
       },
     }),
     renew: gatherHeld(async (held) => await renewLeases(sql, held, leaseMs)),
-    look: gatherHeld(async (held) => await readHeld(sql, held)),
+    look: gatherHeld(async (held) => await readHeld(wakeSql, held)),
   };
 }
 

@@ -15,6 +15,7 @@ import {
 } from "@hostler/shared/node-protocol.ts";
 import { problemOf } from "@hostler/shared/problem.ts";
 import { Hono, type Context } from "hono";
+import type { Sql } from "../db/sql.ts";
 import { refusalOf } from "../http/answers.ts";
 import type { NodeEnv } from "../http/node-env.ts";
 import { readJson } from "../http/read-json.ts";
@@ -24,9 +25,13 @@ import { pollTasks, type PollDeps } from "./poll-tasks.ts";
 
 /** How a node gets work, tells of it and ends it. */
 export function taskNodeRoutes(
-  ports: Omit<PollDeps, keyof PollReads> & { readonly dispatch: Dispatch; readonly closing: AbortSignal },
+  ports: Omit<PollDeps, keyof PollReads> & {
+    readonly dispatch: Dispatch;
+    readonly wakeSql: Sql;
+    readonly closing: AbortSignal;
+  },
 ): Hono<NodeEnv> {
-  const deps = { ...ports, ...gatherPolls(ports.sql, ports.leaseTtlMs ?? LEASE_TTL_MS) };
+  const deps = { ...ports, ...gatherPolls(ports, ports.leaseTtlMs ?? LEASE_TTL_MS) };
   const polls = makePolls(ports.closing);
   const app = new Hono<NodeEnv>();
   app.post(NODE_PATHS.poll, async (c) => {
@@ -38,7 +43,7 @@ export function taskNodeRoutes(
     }
     const { signal, close } = polls.open(c.env.outgoing);
     try {
-      return c.json(await pollTasks(deps, { node: c.var.node, body, signal }));
+      return c.json(await pollTasks(deps, { node: c.get("node"), body, arrivedMs: c.get("arrivedMs"), signal }));
     } catch (error) {
       if (signal.aborted)
         throw new AppError("service_unavailable", {
@@ -67,7 +72,7 @@ export function taskNodeRoutes(
       }),
     );
     const refused = outcomes.flatMap(({ taskId, outcome }) =>
-      "error" in outcome ? [{ taskId, problem: problemOf(refusalOf(outcome.error, log), requestId) }] : [],
+      "error" in outcome ? [{ taskId, problem: problemOf(refusalOf(outcome.error, log()), requestId) }] : [],
     );
     return c.json({ refused });
   });

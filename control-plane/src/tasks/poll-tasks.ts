@@ -1,6 +1,6 @@
 import { LEASE_TTL_MS, type PollAnswer, type PollRequest } from "@hostler/shared/node-protocol.ts";
 import { AppError } from "@hostler/shared/errors.ts";
-import { nodeTopic } from "../db/wake-bus.ts";
+import { nodeTopic, type Wakening } from "../db/wake-bus.ts";
 import type { Deps } from "../deps.ts";
 import type { AuthenticatedNode } from "../http/node-env.ts";
 import type { LiveSockets } from "../nodes/live-sockets.ts";
@@ -35,9 +35,15 @@ const TIMER_SLACK_MS = 2;
  */
 export async function pollTasks(
   deps: PollDeps,
-  request: { readonly node: AuthenticatedNode; readonly body: PollRequest; readonly signal: AbortSignal },
+  request: {
+    readonly node: AuthenticatedNode;
+    readonly body: PollRequest;
+    /** In monotonic time: what it waited for the database counts as waiting. */
+    readonly arrivedMs: number;
+    readonly signal: AbortSignal;
+  },
 ): Promise<PollAnswer> {
-  const { node, body, signal } = request;
+  const { node, body, arrivedMs, signal } = request;
   signal.throwIfAborted();
   const answered = new AbortController();
   const onAbort = (): void => answered.abort(signal.reason);
@@ -46,7 +52,7 @@ export async function pollTasks(
   // A poll lasts almost as long as a node may be silent: the open connection, kept honest by TCP, is the heartbeat.
   const endWaiting = deps.liveness.noteWaiting(seen);
   try {
-    return await answerPoll(deps, node, { body, seen, signal: answered.signal });
+    return await answerPoll(deps, node, { body, seen, arrivedMs, signal: answered.signal });
   } finally {
     endWaiting();
     signal.removeEventListener("abort", onAbort);
@@ -57,21 +63,22 @@ export async function pollTasks(
 interface Poll {
   readonly body: PollRequest;
   readonly seen: Seen;
+  readonly arrivedMs: number;
   /** Aborts when the poll is over by whatever cause. */
   readonly signal: AbortSignal;
 }
 
 async function answerPoll(deps: PollDeps, node: AuthenticatedNode, poll: Poll): Promise<PollAnswer> {
-  const deadlineMs = deps.clock.monotonicMs() + poll.body.waitMs;
+  const deadlineMs = poll.arrivedMs + poll.body.waitMs;
   await noteSeen(deps, poll);
-  for (let isWoken = false; ; isWoken = true) {
+  for (let wakening: Wakening | null = null; ;) {
     const leftMs = deadlineMs - deps.clock.monotonicMs();
     // The wait begins before the tables are read, so that a wake-up during the read is not lost.
     const woken = deps.wake.wait(nodeTopic(node.id), Math.max(leftMs, 0), poll.signal);
     woken.catch(() => "thrown where it is awaited");
-    const look = await lookFor(deps, node, { body: poll.body, isWoken });
+    const look = await lookFor(deps, node, { body: poll.body, wakening });
     if (look.hasNews || leftMs <= 0) return answerOf(deps, node, look);
-    await woken;
+    wakening = await woken;
     // Nobody woke it: there is no more to tell than there was, unless leases are to be renewed, and the next poll looks at once.
     const isOver = deadlineMs - deps.clock.monotonicMs() < TIMER_SLACK_MS;
     if (isOver && poll.body.running.length === 0) return answerOf(deps, node, look);
@@ -104,21 +111,23 @@ const NOTHING: Granted = { tasks: [], revision: null };
 async function lookFor(
   deps: PollDeps,
   node: AuthenticatedNode,
-  poll: { readonly body: PollRequest; readonly isWoken: boolean },
+  poll: { readonly body: PollRequest; readonly wakening: Wakening | null },
 ): Promise<Look> {
-  const { body } = poll;
+  const { body, wakening } = poll;
+  const isWoken = wakening !== null;
   const take = async (): Promise<Granted> =>
     body.credit > 0 ? await deps.dispatch.take({ node, credit: body.credit, poll: body.number ?? null }) : NOTHING;
-  // A hint is nearly always a task: it is taken at once, beside the look at what else there is to tell.
-  const taken = poll.isWoken ? take() : null;
+  // A hint is nearly always a task: it is taken at once, beside the look at what else there is to tell. One for everybody is not:
+  // ten thousand claims for nothing would be in the way of those for something.
+  const taken = wakening === "topic" ? take() : null;
   const [held, progress, atOnce] = await Promise.all([
-    lookAtHeld(deps, node.id, poll),
+    lookAtHeld(deps, node.id, { body, isWoken }),
     deps.readProgress(node.id),
     taken,
   ]);
   if (progress === undefined) throw new AppError("not_found");
   refuseEndedSession(node, progress);
-  const lost = poll.isWoken ? 0 : await takeBackLost(deps, { nodeId: node.id, body, seq: progress.seq });
+  const lost = isWoken ? 0 : await takeBackLost(deps, { nodeId: node.id, body, seq: progress.seq });
   const { tasks, revision } = atOnce ?? (progress.ready + lost > 0 ? await take() : NOTHING);
   // A renewed node asks again under its new certificate, so that the connection of the old one is let go.
   const mustAskAgain = deps.pki.trust.bundle.version > body.trustVersion || progress.certificate > node.generation;

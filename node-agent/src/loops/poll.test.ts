@@ -9,13 +9,20 @@ const never = async (): Promise<never> => await new Promise<never>(() => undefin
 /** How long the loop waits after each of the failures, with the longest throw of the dice. */
 async function waitsAfter(
   failures: readonly AppError[],
-  mend = async () => await Promise.resolve(false),
+  options: { readonly mend?: () => Promise<boolean>; readonly takesMs?: number } = {},
 ): Promise<number[]> {
+  const { mend = async () => await Promise.resolve(false), takesMs = 0 } = options;
   const waits: number[] = [];
+  let nowMs = 0;
   const left = [...failures];
   const stopping = new AbortController();
   const loop = pollLoop({
-    controlPlane: { poll: async () => await Promise.reject(left.shift() ?? new Error("asked too often")) },
+    controlPlane: {
+      poll: async () => {
+        nowMs += takesMs;
+        return await Promise.reject(left.shift() ?? new Error("asked too often"));
+      },
+    },
     keeper: {
       current: {},
       startSession: async () => await Promise.resolve(),
@@ -24,7 +31,7 @@ async function waitsAfter(
     runner: { running: [], credit: 1, creditChanged: never } as never,
     clock: {
       now: () => new Date(),
-      monotonicMs: () => 0,
+      monotonicMs: () => nowMs,
       sleep: async (ms) => {
         waits.push(ms);
         if (left.length === 0 || waits.length > failures.length) stopping.abort(new Error("enough"));
@@ -47,10 +54,15 @@ test("a control plane that answers that it cannot is asked again soon, one that 
   expect(await waitsAfter(away)).toEqual([2000, 4000, 8000, 10_000]);
 });
 
+test("a poll that was held until the database was too long away is sent again as after a first failure", async () => {
+  const busy = Array.from({ length: 4 }, () => new AppError("service_unavailable"));
+  expect(await waitsAfter(busy, { takesMs: 25_000 })).toEqual([300, 300, 300, 300]);
+});
+
 test("a refusal is mended however many came before it, and asked again at once only the first few times", async () => {
   let mends = 0;
   const mend = async (): Promise<boolean> => await Promise.resolve(++mends > 0);
   const refusals = Array.from({ length: 5 }, () => new AppError("session_superseded"));
-  expect(await waitsAfter(refusals, mend)).toEqual([2400, 4800]);
+  expect(await waitsAfter(refusals, { mend })).toEqual([2400, 4800]);
   expect(mends).toBe(5);
 });

@@ -83,7 +83,10 @@ export function pollLoop(deps: PollLoopDeps): Loop {
           if ((await mended(deps, error, signal)) && failures <= MENDS_AT_ONCE) continue;
           if (failures === 1) log.warn({ error: describeError(error) }, "control plane is away, slices run on");
           setStatus(`control plane away: ${describeError(error)}`);
-          await clock.sleep(backoffMs(isUnreachable(error) ? AWAY : BUSY, failures, deps.random), signal);
+          // Held until it could be held no longer, a poll was there all the time: it comes back as if for the first time.
+          const wasHeld = !isUnreachable(error) && clock.monotonicMs() - startedAtMs >= HELD_MS;
+          const wait = backoffMs(isUnreachable(error) ? AWAY : BUSY, wasHeld ? 1 : failures, deps.random);
+          await clock.sleep(wait, signal);
         }
       }
     },
@@ -155,6 +158,8 @@ async function mended(
 const AWAY = { firstMs: 2000, maxMs: 10_000 };
 /** It answered that it cannot, as while its database is away: asking again is cheap, and work waits for it. */
 const BUSY = { firstMs: 300, maxMs: 10_000 };
+/** No refusal takes this long: the control plane let the poll wait for its database, and said so in the end. */
+const HELD_MS = 1000;
 /** An empty answer that comes at once (a revision without tasks for us) is not asked for again at once. */
 const QUICK_MS = 50;
 const PAUSE_MS = 200;
