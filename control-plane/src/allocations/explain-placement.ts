@@ -17,7 +17,7 @@ export async function explainPlacement(
   const stored = await readQuota(deps.sql, projectId);
   const usage = await readUsage(deps.sql, projectId);
   const quota = stored === undefined ? null : reasonAgainstQuota(stored, usage, demandOf(wish, count));
-  const candidates = await listCandidates(deps.sql, { projectId, wish });
+  const candidates = await listCandidates(deps.sql, { projectId, wish }, "all");
   const choice = chooseNodes(candidates, wish, count);
   const nodes = candidates.slice(0, NODES_SHOWN_MAX).map((node) => {
     const reason = choice.kind === "refused" ? choice.reasons.get(node.id) : reasonAgainst(node, wish);

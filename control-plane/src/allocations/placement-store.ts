@@ -2,22 +2,32 @@ import type { Gpu } from "@hostler/shared/node-protocol.ts";
 import { idSet, type Queryable, type Tx } from "../db/sql.ts";
 import type { Candidate, PlacementWish } from "./choose-nodes.ts";
 
+/** Which nodes are read: those of the ids, or the first so many that have room for a slice; all that there are with neither. */
+export type Among = { readonly ids: readonly string[] } | { readonly fittingMax: number } | "all";
+
 /**
- * The nodes that might take a slice, or those of the given ones, fullest first, so that large holes stay large. What it says of a
- * node stays true only where the caller holds its row.
+ * The nodes that might take a slice, fullest first, so that large holes stay large. What it says of a node stays true only where the
+ * caller holds its row.
  */
 export async function listCandidates(
   db: Queryable,
   request: { readonly projectId: string; readonly wish: PlacementWish },
-  nodeIds: readonly string[] | null = null,
+  among: Among,
 ): Promise<Candidate[]> {
   const { wish, projectId } = request;
-  const among = (column: "node_id" | "n.id") =>
-    nodeIds === null ? db`true` : db`${db(column)} in ${idSet(db, nodeIds)}`;
+  const isAmong = (column: "node_id" | "n.id") =>
+    among !== "all" && "ids" in among ? db`${db(column)} in ${idSet(db, among.ids)}` : db`true`;
+  const isDriverUsable = db`n.drivers @> ${db.json([{ name: wish.driver, usable: true }])}`;
+  const isFitting =
+    among !== "all" && "fittingMax" in among
+      ? db`n.state = 'ready' and l.last_seen_at > now() - interval '45 seconds' and ${isDriverUsable}
+          and n.labels @> ${db.json(wish.nodeSelector)} and n.vcpus_total - n.vcpus_used >= ${wish.vcpus} and n.memory_mib_total - n.memory_mib_used >= ${wish.memoryMib}
+          and coalesce(s.free, 0) >= ${wish.gpus.count}`
+      : db`true`;
   return await db<Candidate[]>`
     select n.id, n.name, n.state, n.labels,
       coalesce(l.last_seen_at > now() - interval '45 seconds', false) as "isOnline",
-      n.drivers @> ${db.json([{ name: wish.driver, usable: true }])} as "isDriverUsable",
+      ${isDriverUsable} as "isDriverUsable",
       n.vcpus_total - n.vcpus_used as "freeVcpus", n.memory_mib_total - n.memory_mib_used as "freeMemoryMib",
       coalesce(s.free, 0) as "freeGpus",
       case when ${wish.spreadBy}::text is not null then (
@@ -30,11 +40,12 @@ export async function listCandidates(
       select node_id, count(*)::int as free
       from gpu_slots
       where state = 'available' and (${wish.gpus.kind}::text is null or gpu_kind = ${wish.gpus.kind})
-        and ${among("node_id")}
+        and ${isAmong("node_id")}
       group by node_id
     ) as s on s.node_id = n.id
-    where n.state not in ('revoked', 'retired') and ${among("n.id")}
+    where n.state not in ('revoked', 'retired') and ${isAmong("n.id")} and ${isFitting}
     order by "freeGpus", "freeMemoryMib", n.id
+    limit ${among !== "all" && "fittingMax" in among ? among.fittingMax : null}
   `;
 }
 

@@ -2,7 +2,14 @@ import { AppError } from "@hostler/shared/errors.ts";
 import type { Gpu } from "@hostler/shared/node-protocol.ts";
 import type { Tx } from "../db/sql.ts";
 import { chooseNodes, roomOn, type Candidate, type PlacementWish } from "./choose-nodes.ts";
-import { holdFreeNodes, holdNodes, listCandidates, lockFreeSlots, takeCapacity } from "./placement-store.ts";
+import {
+  holdFreeNodes,
+  holdNodes,
+  listCandidates,
+  lockFreeSlots,
+  takeCapacity,
+  type Among,
+} from "./placement-store.ts";
 
 /** What one slice got. */
 export interface Placement {
@@ -13,6 +20,8 @@ export interface Placement {
 
 /** The candidates are read anew after each lost race; whoever won one has its slices, so losing often means a full cloud. */
 const ATTEMPTS_MAX = 20;
+/** So many nodes with room are looked at first: more than the largest gang needs, and few of a large fleet. */
+const LIKELY_MAX = 128;
 /** So many nodes are named in a sentence, and in the facts of a refusal. */
 const NAMED_MAX = 20;
 export const NODES_SHOWN_MAX = 500;
@@ -30,14 +39,16 @@ export interface PlacementRequest {
  * `capacity_unavailable` with what each node has free and why it did not do.
  *
  * Everybody would like the same node, the fullest. So the first round waits for nobody: nodes that other transactions hold are
- * passed over. Only when that leaves no room, the request waits in line.
+ * passed over, and only the first with room are read. Only when that leaves no room, the whole fleet is read and the request waits
+ * in line.
  */
 export async function place(tx: Tx, request: PlacementRequest): Promise<Placement[]> {
-  let candidates = await readCandidates(tx, request);
-  const atOnce = await orGiveBack(tx, async (inner) => await placeAtOnce(inner, request, candidates));
+  const likely = await readCandidates(tx, request, { fittingMax: LIKELY_MAX });
+  const atOnce = await orGiveBack(tx, async (inner) => await placeAtOnce(inner, request, likely));
   if (atOnce !== null) return atOnce;
+  let candidates: Candidate[] = [];
   for (let attempt = 1; attempt <= ATTEMPTS_MAX; attempt += 1) {
-    candidates = await readCandidates(tx, request);
+    candidates = await readCandidates(tx, request, "all");
     const choice = chooseNodes(candidates, request.wish, request.count);
     if (choice.kind === "refused") throw capacityError(request, candidates, choice.reasons);
     const nodeIds = [...choice.slicesOf.keys()];
@@ -51,8 +62,8 @@ export async function place(tx: Tx, request: PlacementRequest): Promise<Placemen
   throw capacityError(request, candidates, reasons);
 }
 
-async function readCandidates(tx: Tx, request: PlacementRequest): Promise<Candidate[]> {
-  return (await listCandidates(tx, request)).filter((node) => !(request.without ?? []).includes(node.id));
+async function readCandidates(tx: Tx, request: PlacementRequest, among: Among): Promise<Candidate[]> {
+  return (await listCandidates(tx, request, among)).filter((node) => !(request.without ?? []).includes(node.id));
 }
 
 /** Null, and nothing held or taken, when the work finds that there is not enough. */
@@ -96,7 +107,7 @@ async function placeAtOnce(
 /** Places everything on nodes whose rows are held: what is read of them now stays true until the commit. */
 async function takeHeld(tx: Tx, request: PlacementRequest, heldIds: readonly string[]): Promise<Placement[] | null> {
   const { wish } = request;
-  const choice = chooseNodes(await listCandidates(tx, request, heldIds), wish, request.count);
+  const choice = chooseNodes(await listCandidates(tx, request, { ids: heldIds }), wish, request.count);
   if (choice.kind === "refused") return null;
   const nodes = [...choice.slicesOf].map(([nodeId, slices]) => ({ nodeId, slices }));
   const gpusOf =
