@@ -10,10 +10,18 @@ const BATCH_MAX = 10_000;
 /** Not every change sends a hint: look so often without one. */
 const RECHECK_MS = 50;
 /** Another replica is at it with a snapshot that may lack our event. */
-const BUSY_RETRY_MS = 5;
+const BUSY_RETRY_MS = 20;
 const FAILED_RETRY_MS = 1000;
-/** Under load a round looks at every event since the oldest open transaction: it takes a fifth of a connection and no more. */
-const PAUSE = { perRoundMs: 4, maxMs: 100 };
+/**
+ * Under load a round looks at every event since the oldest open transaction: it takes a fifth of a connection and no more. Most hints
+ * are of something else than events: after looks in vain the next one takes twice as long, up to the time that it takes without hints.
+ */
+const PAUSE = { perRoundMs: 4, maxMs: 100, inVainMs: 2 };
+
+function pauseMs(round: { readonly tookMs: number; readonly inVain: number }): number {
+  const inVainMs = round.inVain === 0 ? 0 : PAUSE.inVainMs * 2 ** Math.min(round.inVain, 10);
+  return Math.max(Math.min(PAUSE.maxMs, round.tookMs * PAUSE.perRoundMs), Math.min(RECHECK_MS, inVainMs));
+}
 
 /**
  * Gives committed events their positions and wakes whoever waits for them. Runs on every replica: a replica is the first to hear
@@ -26,6 +34,9 @@ export async function runEventSequencer(
   const { signal } = options;
   let hasRebased = false;
   let depth: SearchDepth = "ever";
+  let isHinted = false;
+  /** Looks in a row that a hint asked for and that found nothing. */
+  let inVain = 0;
   while (!signal.aborted) {
     try {
       hasRebased ||= await rebase(deps);
@@ -33,14 +44,15 @@ export async function runEventSequencer(
       const count = await sequenceEvents(deps, depth);
       const tookMs = deps.clock.monotonicMs() - beganMs;
       if (count === 0) depth = "lately";
+      inVain = count === 0 && isHinted ? inVain + 1 : 0;
       options.onStatus(count === null ? "another replica places events" : "events are placed");
       if (count === null) await deps.clock.sleep(BUSY_RETRY_MS, signal);
       else if (count < BATCH_MAX) {
         // Begun before the pause, so that what is woken meanwhile is seen right after it.
         const woken = deps.wake.wait(EVERYTHING, RECHECK_MS, signal);
         woken.catch(() => "thrown where it is awaited");
-        await deps.clock.sleep(Math.min(PAUSE.maxMs, tookMs * PAUSE.perRoundMs), signal);
-        await woken;
+        await deps.clock.sleep(pauseMs({ tookMs, inVain }), signal);
+        isHinted = (await woken) !== "time";
       }
     } catch (error) {
       if (isAborted(error, signal)) return;
