@@ -17,34 +17,39 @@ export async function listCandidates(
   const { wish, projectId } = request;
   const isAmong = (column: "node_id" | "n.id") =>
     among !== "all" && "ids" in among ? db`${db(column)} in ${idSet(db, among.ids)}` : db`true`;
-  const isDriverUsable = db`n.drivers @> ${db.json([{ name: wish.driver, usable: true }])}`;
-  const isFitting =
+  const fitting =
     among !== "all" && "fittingMax" in among
-      ? db`n.state = 'ready' and l.last_seen_at > now() - interval '45 seconds' and ${isDriverUsable}
-          and n.labels @> ${db.json(wish.nodeSelector)} and n.vcpus_total - n.vcpus_used >= ${wish.vcpus} and n.memory_mib_total - n.memory_mib_used >= ${wish.memoryMib}
-          and coalesce(s.free, 0) >= ${wish.gpus.count}`
-      : db`true`;
+      ? db`
+        where state = 'ready' and "isOnline" and "isDriverUsable" and labels @> ${db.json(wish.nodeSelector)}
+          and "freeVcpus" >= ${wish.vcpus} and "freeMemoryMib" >= ${wish.memoryMib} and "freeGpus" >= ${wish.gpus.count}`
+      : db``;
+  // Filtered when it is joined: PostgreSQL takes so many conditions for one row, and joins each node with each slot then.
   return await db<Candidate[]>`
-    select n.id, n.name, n.state, n.labels,
-      coalesce(l.last_seen_at > now() - interval '45 seconds', false) as "isOnline",
-      ${isDriverUsable} as "isDriverUsable",
-      n.vcpus_total - n.vcpus_used as "freeVcpus", n.memory_mib_total - n.memory_mib_used as "freeMemoryMib",
-      coalesce(s.free, 0) as "freeGpus",
-      case when ${wish.spreadBy}::text is not null then (
-        select min(a.name) from allocations a
-        where a.node_id = n.id and a.project_id = ${projectId} and a.spread_by = ${wish.spreadBy} and a.state not in ('released', 'failed')
-      ) end as "spreadWith"
-    from nodes n
-    left join node_liveness l on l.node_id = n.id
-    left join (
-      select node_id, count(*)::int as free
-      from gpu_slots
-      where state = 'available' and (${wish.gpus.kind}::text is null or gpu_kind = ${wish.gpus.kind})
-        and ${isAmong("node_id")}
-      group by node_id
-    ) as s on s.node_id = n.id
-    where n.state not in ('revoked', 'retired') and ${isAmong("n.id")} and ${isFitting}
-    order by "freeGpus", "freeMemoryMib", n.id
+    with candidates as materialized (
+      select n.id, n.name, n.state, n.labels,
+        coalesce(l.last_seen_at > now() - interval '45 seconds', false) as "isOnline",
+        n.drivers @> ${db.json([{ name: wish.driver, usable: true }])} as "isDriverUsable",
+        n.vcpus_total - n.vcpus_used as "freeVcpus", n.memory_mib_total - n.memory_mib_used as "freeMemoryMib",
+        coalesce(s.free, 0) as "freeGpus",
+        case when ${wish.spreadBy}::text is not null then (
+          select min(a.name) from allocations a
+          where a.node_id = n.id and a.project_id = ${projectId} and a.spread_by = ${wish.spreadBy} and a.state not in ('released', 'failed')
+        ) end as "spreadWith"
+      from nodes n
+      left join node_liveness l on l.node_id = n.id
+      left join (
+        select node_id, count(*)::int as free
+        from gpu_slots
+        where state = 'available' and (${wish.gpus.kind}::text is null or gpu_kind = ${wish.gpus.kind})
+          and ${isAmong("node_id")}
+        group by node_id
+      ) as s on s.node_id = n.id
+      where n.state not in ('revoked', 'retired') and ${isAmong("n.id")}
+    )
+    select *
+    from candidates
+    ${fitting}
+    order by "freeGpus", "freeMemoryMib", id
     limit ${among !== "all" && "fittingMax" in among ? among.fittingMax : null}
   `;
 }

@@ -28,8 +28,9 @@ export async function claimTasks(
     with unhurried as materialized (
       select set_config('synchronous_commit', 'off', true)
     ), asked as (
-      select "nodeId" as node_id, "limit" as room, poll
-      from jsonb_to_recordset(${db.json(claims)}) as asked ("nodeId" text, "limit" int, poll bigint)
+      select *
+      from unnest(${claims.map((claim) => claim.nodeId)}::text[], ${claims.map((claim) => claim.limit)}::int[],
+        ${claims.map((claim) => claim.poll)}::bigint[]) as asked (node_id, room, poll)
     ), chosen as (
       select asked.node_id, asked.poll, ready.id,
         row_number() over (partition by asked.node_id order by ready.priority, ready.created_at, ready.id) as place
@@ -78,8 +79,9 @@ export async function saveGrants(
     with granted as (
       update tasks t
       set grant_digest = given.digest
-      from jsonb_to_recordset(${db.json(grants)}) as given ("taskId" text, fence bigint, digest text)
-      where t.id = given."taskId" and t.fence = given.fence
+      from unnest(${grants.map((grant) => grant.taskId)}::text[], ${grants.map((grant) => grant.fence)}::bigint[],
+        ${grants.map((grant) => grant.digest)}::text[]) as given (id, fence, digest)
+      where t.id = given.id and t.fence = given.fence
       returning t.id, t.node_id, t.kind, t.fence, t.attempt, t.grant_digest
     )
     insert into audit_log (actor, action, target_id, target_version, outcome, request_id, detail)
