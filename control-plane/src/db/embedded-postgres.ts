@@ -132,6 +132,8 @@ async function startServer(options: {
     unix_socket_directories: socketFolderOf(data, port) ?? "",
     max_connections: "100",
     shared_buffers: "64MB",
+    // The tables of work in progress are small and change all the time: a minute's dead rows are more than they hold.
+    autovacuum_naptime: "10s",
     log_min_messages: "warning",
   };
   const flags = Object.entries(settings).flatMap(([name, value]) => ["-c", `${name}=${value}`]);

@@ -17,6 +17,8 @@ const STATEMENT_MS_MAX = 30_000;
 /** Milliseconds, for every session of ours. */
 const TIMEOUTS = { statement_timeout: STATEMENT_MS_MAX, idle_in_transaction_session_timeout: 10_000 } as const;
 const TRANSACTION_TIMEOUT_MS = 60_000;
+/** What is worked on is in memory or on flash. Taken for a disk with a head, as PostgreSQL does, whole tables are read for a few rows. */
+const PLANNING = { random_page_cost: 1.1 } as const;
 
 /** The settings of a session that no pool made, by a statement that works on every version. */
 export const SESSION_TIMEOUTS = `select set_config(name, value, false)
@@ -62,6 +64,7 @@ export function openPool(options: PoolOptions): Sql {
     connection: {
       application_name: options.applicationName,
       ...TIMEOUTS,
+      ...PLANNING,
       ...(options.hasTransactionTimeout === true ? { transaction_timeout: TRANSACTION_TIMEOUT_MS } : {}),
     },
   };
