@@ -13,8 +13,8 @@ const PEER_SECONDS = 10;
 const PEER_WARM_UP_S = 3;
 
 /** Hosts of a size that slices which are alive at once need many of them: a signer signs 20 tasks a second for one host. */
-export const FLEET = { nodes: 200, gpusPerNode: 4 } as const;
-export const GANGS = { atOnce: 480, perSecond: 0, gangSize: 8, keptMs: 0 } as const;
+export const FLEET = { nodes: 400, gpusPerNode: 4 } as const;
+export const GANGS = { atOnce: 960, perSecond: 0, gangSize: 8, keptMs: 0 } as const;
 const SINGLES = { ...GANGS, gangSize: 1 } as const;
 
 /**
