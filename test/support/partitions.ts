@@ -46,7 +46,8 @@ export async function makeTestNetwork(): Promise<TestNetwork> {
     await run("ip", ["link", "del", bridge]).catch(() => "gone already");
   };
   try {
-    await run("ip", ["link", "add", bridge, "type", "bridge"]);
+    // Without an address of its own a bridge takes the lowest of its ports: each new place could change it, unknown to the others.
+    await run("ip", ["link", "add", bridge, "address", "02:00:5e:00:00:01", "type", "bridge"]);
     for (let number = 1; number < 10; number += 1)
       await run("ip", ["address", "add", `${here(number)}/24`, "dev", bridge]);
     await run("ip", ["link", "set", bridge, "up"]);

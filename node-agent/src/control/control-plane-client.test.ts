@@ -156,6 +156,23 @@ describe("a failure", () => {
     expect(before.has(ports[0])).toBe(false);
   });
 
+  test("to finish a handshake in time ends no later than any other", async () => {
+    const mute = createTcp(() => undefined);
+    const address = await listen(mute as never);
+    closers.push(() => mute.close());
+    const startedMs = performance.now();
+    const renewal = { taskId: "task_1", fence: "1", events: [], signal: never, timeoutMs: 100 };
+    await expect(clientAt(address).sendProgress(renewal)).rejects.toMatchObject(unavailable("cannot be reached"));
+    // undici by itself gives a handshake ten seconds.
+    expect(performance.now() - startedMs).toBeLessThan(8000);
+  });
+
+  test("that was aborted before it was sent is its own reason, and its connection may go", async () => {
+    const { client } = await startNodeServer((_request, response) => void response.end(pollAnswer));
+    await client.close();
+    await expect(client.poll(poll, AbortSignal.abort(new Error("the agent is stopping")))).rejects.toThrow("stopping");
+  });
+
   test("to connect is service_unavailable", async () => {
     const closed = createTcp();
     const address = await listen(closed as never);

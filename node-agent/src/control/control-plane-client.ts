@@ -107,13 +107,14 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
   };
 }
 
-async function untilAborted(promise: Promise<void>, signal: AbortSignal): Promise<void> {
+async function untilAborted<Value>(promise: Promise<Value>, signal: AbortSignal): Promise<Value> {
+  promise.catch(() => "nobody waits for it after the signal");
   signal.throwIfAborted();
   const aborted = Promise.withResolvers<never>();
   const onAbort = (): void => aborted.reject(signal.reason);
   signal.addEventListener("abort", onAbort, { once: true });
   try {
-    await Promise.race([promise, aborted.promise]);
+    return await Promise.race([promise, aborted.promise]);
   } finally {
     signal.removeEventListener("abort", onAbort);
   }
@@ -227,13 +228,15 @@ function makeSender(connection: () => Connection, suspect: (connection: Connecti
     const signal = AbortSignal.any([options.signal, timeout]);
     const method = options.body === undefined ? "GET" : "POST";
     try {
-      const answer = await request(`https://${identity.identity.nodeListener}${path}`, {
+      const sent = request(`https://${identity.identity.nodeListener}${path}`, {
         method,
         dispatcher: agent,
         signal,
         headers: { ...(options.body === undefined ? {} : { "content-type": "application/json" }), ...options.headers },
         ...(options.body === undefined ? {} : { body: JSON.stringify(options.body) }),
       });
+      // undici hears the signal only once the connection is made: a handshake that hangs would outlast a lease.
+      const answer = await untilAborted(sent, signal);
       if (answer.statusCode >= 400) throw errorOfProblem(await answer.body.json().catch(() => null), answer.statusCode);
       return await read(answer);
     } catch (error) {

@@ -88,8 +88,8 @@ export function agentFromOne(cloud: PartitionedCloud): Wave {
     name: `agent from the first replica, half open, ${kind}`,
     kind,
     agents: [agent],
-    // A connection to a half-open way is made and hangs until the handshake is given up, by then the lease is over.
-    mustKeep: kind === "hold",
+    // A connection to a half-open way is made and hangs in its handshake, which is left for the other replica in time.
+    mustKeep: true,
     cut: async () => await Promise.resolve(agent.proxies?.[0]?.silence()),
     heal: async () => await Promise.resolve(agent.proxies?.[0]?.heal()),
   }));
