@@ -137,7 +137,7 @@ test(
         );
       }
       const [used] = await fleet.sql<{ vcpus: number; slices: number }[]>`
-      select (select sum(vcpus_used)::int from nodes) as vcpus,
+      select (select sum(vcpus)::int from node_usage) as vcpus,
         (select count(*)::int from allocations where state not in ('released', 'failed')) as slices
     `;
       expect(used?.vcpus).toBe(used?.slices);

@@ -49,11 +49,12 @@ async function slotsOfLiveAllocations(sql: Sql): Promise<Violation[]> {
 
 async function capacityOfNodes(sql: Sql): Promise<Violation[]> {
   const rows = await sql<{ id: string; used: number; held: number }[]>`
-    select n.id, n.vcpus_used as used, coalesce(sum(a.vcpus), 0)::int as held
+    select n.id, coalesce(u.vcpus, 0) as used, coalesce(sum(a.vcpus), 0)::int as held
     from nodes n
+    left join node_usage u on u.node_id = n.id
     left join allocations a on a.node_id = n.id and a.state not in ('released', 'failed')
-    group by n.id
-    having n.vcpus_used <> coalesce(sum(a.vcpus), 0) or n.memory_mib_used <> coalesce(sum(a.memory_mib), 0)
+    group by n.id, u.vcpus, u.memory_mib
+    having coalesce(u.vcpus, 0) <> coalesce(sum(a.vcpus), 0) or coalesce(u.memory_mib, 0) <> coalesce(sum(a.memory_mib), 0)
     order by n.id
   `;
   return rows.map(({ id, used, held }) => ({

@@ -68,7 +68,9 @@ async function applyEffects(
   effects: readonly (AllocationEffect & { readonly allocation: AllocationRow })[],
   nodeIds: Set<string>,
 ): Promise<void> {
-  const freed = effects.flatMap(({ allocation, slots }) => (slots === null ? [] : [{ id: allocation.id, ...slots }]));
+  const freed = effects.flatMap(({ allocation: { id, nodeId }, slots }) =>
+    slots === null ? [] : [{ id, nodeId, ...slots }],
+  );
   if (freed.length > 0) await freeSlotsOf(tx, freed);
   const given = effects.filter(({ slots }) => slots !== null).map(({ allocation }) => allocation);
   if (given.length > 0) await giveCapacityBack(tx, given);

@@ -41,7 +41,7 @@ export async function placeAgain(
       throw error;
     });
   if (placement === undefined) return false;
-  await freeSlotsOf(tx, [{ id: allocation.id, quarantineReason: quarantineReason(result) }]);
+  await freeSlotsOf(tx, [{ id: allocation.id, nodeId: allocation.nodeId, quarantineReason: quarantineReason(result) }]);
   await giveCapacityBack(tx, [allocation]);
   const generation = allocation.generation + 1;
   const gpus = slotsOf(placement);

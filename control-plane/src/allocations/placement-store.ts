@@ -29,19 +29,25 @@ export async function listCandidates(
       select n.id, n.name, n.state, n.labels,
         coalesce(l.last_seen_at > now() - interval '45 seconds', false) as "isOnline",
         n.drivers @> ${db.json([{ name: wish.driver, usable: true }])} as "isDriverUsable",
-        n.vcpus_total - n.vcpus_used as "freeVcpus", n.memory_mib_total - n.memory_mib_used as "freeMemoryMib",
+        n.vcpus_total - coalesce(u.vcpus, 0) as "freeVcpus", n.memory_mib_total - coalesce(u.memory_mib, 0) as "freeMemoryMib",
         coalesce(s.free, 0) as "freeGpus",
         case when ${wish.spreadBy}::text is not null then (
           select min(a.name) from allocations a
-          where a.node_id = n.id and a.project_id = ${projectId} and a.spread_by = ${wish.spreadBy} and a.state not in ('released', 'failed')
+          where a.node_id = n.id and a.project_id = ${projectId} and a.spread_by = ${wish.spreadBy} and a.ended_at is null
         ) end as "spreadWith"
       from nodes n
       left join node_liveness l on l.node_id = n.id
+      -- These page by page: by an index, every version of a row that nobody could clean away would be fetched on its own.
+      left join (select * from node_usage offset 0) as u on u.node_id = n.id
       left join (
         select node_id, count(*)::int as free
-        from gpu_slots
-        where state = 'available' and (${wish.gpus.kind}::text is null or gpu_kind = ${wish.gpus.kind})
-          and ${isAmong("node_id")}
+        from (
+          select node_id
+          from gpu_slots
+          where state = 'available' and (${wish.gpus.kind}::text is null or gpu_kind = ${wish.gpus.kind})
+            and ${isAmong("node_id")}
+          offset 0
+        ) as available
         group by node_id
       ) as s on s.node_id = n.id
       where n.state not in ('revoked', 'retired') and ${isAmong("n.id")}
@@ -78,11 +84,18 @@ export async function takeCapacity(
   takes: readonly { readonly nodeId: string; readonly vcpus: number; readonly memoryMib: number }[],
 ): Promise<ReadonlySet<string>> {
   const rows = await tx<{ id: string; gpusSimulated: boolean }[]>`
-    update nodes n
-    set vcpus_used = n.vcpus_used + take.vcpus, memory_mib_used = n.memory_mib_used + take."memoryMib"
-    from jsonb_to_recordset(${tx.json(takes)}) as take ("nodeId" text, vcpus int, "memoryMib" int)
-    where n.id = take."nodeId"
-    returning n.id, n.gpus_simulated as "gpusSimulated"
+    with taken as (
+      insert into node_usage as u (node_id, vcpus, memory_mib)
+      select "nodeId", vcpus, "memoryMib"
+      from jsonb_to_recordset(${tx.json(takes)}) as take ("nodeId" text, vcpus int, "memoryMib" int)
+      -- The order of those who give capacity back.
+      order by "nodeId"
+      on conflict (node_id) do update set vcpus = u.vcpus + excluded.vcpus, memory_mib = u.memory_mib + excluded.memory_mib
+      returning node_id
+    )
+    select n.id, n.gpus_simulated as "gpusSimulated"
+    from nodes n
+    join taken on taken.node_id = n.id
   `;
   return new Set(rows.filter((row) => row.gpusSimulated).map((row) => row.id));
 }

@@ -27,7 +27,7 @@ export async function readUsage(db: Queryable, projectId: string): Promise<Quota
     select coalesce(sum(jsonb_array_length(gpus)), 0)::int as gpus, coalesce(sum(vcpus), 0)::int as vcpus,
       coalesce(sum(memory_mib), 0)::float8 as "memoryMib", count(*)::int as allocations
     from allocations
-    where project_id = ${projectId} and state not in ('released', 'failed')
+    where project_id = ${projectId} and ended_at is null
   `;
   if (row === undefined) throw new Error("an aggregate returned no row");
   return row;

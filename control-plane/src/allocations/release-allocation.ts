@@ -196,7 +196,7 @@ async function cancelProvisioning(tx: Tx, deps: Pick<Deps, "clock">, allocation:
   if (cancelled !== "never held") return await moveAllAndRecord(tx, deps, [releasing]);
   // No host ever held the task, so there is nothing to undo.
   await advanceOperation(tx, allocation.operationId, "cancelled");
-  await freeSlotsOf(tx, [{ id: allocation.id, quarantineReason: null }]);
+  await freeSlotsOf(tx, [{ id: allocation.id, nodeId: allocation.nodeId, quarantineReason: null }]);
   await giveCapacityBack(tx, [allocation]);
   await moveAllAndRecord(tx, deps, [releasing, { allocation, move: { ...move, target: "released" } }]);
 }

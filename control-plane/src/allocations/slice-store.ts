@@ -20,7 +20,7 @@ export async function readPlacedSlices(
 ): Promise<PlacedSlice[]> {
   return await db<PlacedSlice[]>`
     with placed as (
-      select id from allocations where node_id = ${filter.nodeId} and state not in ('released', 'failed')
+      select id from allocations where node_id = ${filter.nodeId} and ended_at is null
       union
       select id from allocations where id = any(${[...filter.allocationIds]}) and node_id = ${filter.nodeId}
     )

@@ -137,16 +137,16 @@ export async function giveCapacityBack(
       from jsonb_to_recordset(${tx.json(given)}) as given ("nodeId" text, vcpus int, "memoryMib" int)
       group by "nodeId"
     ), held as (
-      select n.id, given.vcpus, given.memory_mib
-      from nodes n
-      join given on given."nodeId" = n.id
-      order by n.id
-      for no key update of n
+      select u.node_id, given.vcpus, given.memory_mib
+      from node_usage u
+      join given on given."nodeId" = u.node_id
+      order by u.node_id
+      for no key update of u
     )
-    update nodes
-    set vcpus_used = vcpus_used - held.vcpus, memory_mib_used = memory_mib_used - held.memory_mib
+    update node_usage u
+    set vcpus = u.vcpus - held.vcpus, memory_mib = u.memory_mib - held.memory_mib
     from held
-    where nodes.id = held.id
+    where u.node_id = held.node_id
   `;
 }
 
@@ -181,14 +181,14 @@ export async function ownSlots(tx: Tx, owned: readonly OwnedSlots[]): Promise<vo
 /** Frees what allocations own; with a reason the slots are quarantined instead of handed out again. */
 export async function freeSlotsOf(
   tx: Tx,
-  freed: readonly { readonly id: string; readonly quarantineReason: string | null }[],
+  freed: readonly { readonly id: string; readonly nodeId: string; readonly quarantineReason: string | null }[],
 ): Promise<void> {
   await tx`
     update gpu_slots s
     set state = case when freed."quarantineReason" is null and coalesce(s.reason, '') not like 'gpu: %' then 'available' else 'quarantined' end,
       allocation_id = null, reason = coalesce(freed."quarantineReason", s.reason)
-    from jsonb_to_recordset(${tx.json(freed)}) as freed (id text, "quarantineReason" text)
-    where s.allocation_id = freed.id
+    from jsonb_to_recordset(${tx.json(freed)}) as freed (id text, "nodeId" text, "quarantineReason" text)
+    where s.node_id = freed."nodeId" and s.allocation_id = freed.id
   `;
 }
 

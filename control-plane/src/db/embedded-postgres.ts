@@ -131,7 +131,7 @@ async function startServer(options: {
     listen_addresses: "127.0.0.1",
     unix_socket_directories: socketFolderOf(data, port) ?? "",
     max_connections: "100",
-    shared_buffers: "64MB",
+    shared_buffers: "128MB",
     // The tables of work in progress are small and change all the time: a minute's dead rows are more than they hold.
     autovacuum_naptime: "10s",
     log_min_messages: "warning",

@@ -306,9 +306,9 @@ export async function readNodes(
 ): Promise<Node[]> {
   const rows = await db<NodeRow[]>`
     select n.id, n.name, n.state, n.reason, n.state_since as "stateSince", n.labels,
-      (select count(*)::int from allocations a where a.node_id = n.id and a.state not in ('released', 'failed')) as "allocationsLeft",
+      (select count(*)::int from allocations a where a.node_id = n.id and a.ended_at is null) as "allocationsLeft",
       n.drain_policy as "drainPolicy", n.drain_since as "drainSince", n.drain_stops_at as "drainStopsAt", n.facts, n.drivers, n.gpus_simulated as "gpusSimulated", n.agent_version as "agentVersion",
-      greatest(n.vcpus_total - n.vcpus_used, 0) as "freeVcpus", greatest(n.memory_mib_total - n.memory_mib_used, 0) as "freeMemoryMib",
+      greatest(n.vcpus_total - coalesce(u.vcpus, 0), 0) as "freeVcpus", greatest(n.memory_mib_total - coalesce(u.memory_mib, 0), 0) as "freeMemoryMib",
       coalesce(l.last_seen_at > now() - make_interval(secs => ${ONLINE_SECONDS}), false) as online, l.last_seen_at as "lastSeenAt",
       (select max(not_after) from node_certificates c where c.node_id = n.id and c.state = 'active') as "certificateExpiresAt",
       n.created_at as "createdAt",
@@ -319,6 +319,7 @@ export async function readNodes(
       ), '[]') as slots
     from nodes n
     left join node_liveness l on l.node_id = n.id
+    left join node_usage u on u.node_id = n.id
     where (${filter.id}::text is null or n.id = ${filter.id}) and (${filter.after}::text is null or n.id > ${filter.after})
     order by n.id
     limit ${filter.limit}

@@ -1,5 +1,6 @@
 import type { TaskKind } from "@hostler/shared/tasks.ts";
 import type { Queryable } from "../db/sql.ts";
+import { liveFrom } from "./store.ts";
 
 export interface ClaimedTask {
   readonly id: string;
@@ -27,26 +28,34 @@ export async function claimTasks(
   return await db<ClaimedTask[]>`
     with unhurried as materialized (
       select set_config('synchronous_commit', 'off', true)
-    ), asked as (
-      select *
+    ), asked as materialized (
+      select given.*, ${liveFrom(db, "given.node_id")} as live_from
       from unnest(${claims.map((claim) => claim.nodeId)}::text[], ${claims.map((claim) => claim.limit)}::int[],
-        ${claims.map((claim) => claim.poll)}::bigint[]) as asked (node_id, room, poll)
+        ${claims.map((claim) => claim.poll)}::bigint[]) as given (node_id, room, poll)
     ), chosen as (
-      select asked.node_id, asked.poll, ready.id,
+      select asked.node_id, asked.poll, asked.live_from, ready.id,
         row_number() over (partition by asked.node_id order by ready.priority, ready.created_at, ready.id) as place
       from asked
       cross join lateral (
         select id, priority, created_at
         from tasks
-        where node_id = asked.node_id and state = 'ready' and run_at <= now() and expires_at > now()
+        where node_id = asked.node_id and tx >= asked.live_from and state = 'ready' and run_at <= now() and expires_at > now()
         order by priority, created_at, id
         limit asked.room
         for update skip locked
       ) as ready
     ), numbered as (
-      insert into node_sequences as s (node_id, task_seq)
-      select node_id, count(*) from chosen group by node_id order by node_id
-      on conflict (node_id) do update set task_seq = s.task_seq + excluded.task_seq
+      insert into node_sequences as s (node_id, task_seq, live_from, live_epoch)
+      select node_id, count(*), (
+          select least(min(t.tx), pg_snapshot_xmin(pg_current_snapshot())::text::bigint)
+          from tasks t
+          where t.node_id = chosen.node_id and t.tx >= chosen.live_from
+        ), (select e.epoch from fence_epoch e)
+      from chosen
+      group by node_id, live_from
+      order by node_id
+      on conflict (node_id) do update set task_seq = s.task_seq + excluded.task_seq, live_from = excluded.live_from,
+        live_epoch = excluded.live_epoch
       returning s.node_id, s.task_seq
     ), counted as (
       select numbered.node_id, numbered.task_seq - count(*) as base

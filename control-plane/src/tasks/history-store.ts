@@ -16,6 +16,8 @@ export async function moveToHistory(tx: Tx, ended: readonly EndedTask[]): Promis
     with given as (
       select *
       from jsonb_to_recordset(${tx.json(ended as never)}) as given ("taskId" text, state text, outcome jsonb, "resultJws" text, "deadReason" text)
+      -- PostgreSQL takes JSON for a hundred rows, and would read the whole table for them if it was small when it planned.
+      limit ${ended.length}
     ), gone as (
       delete from tasks t
       using given

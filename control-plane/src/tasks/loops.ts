@@ -3,7 +3,8 @@ import type { Deps } from "../deps.ts";
 import { runLoop, type LoopOptions } from "../loops/run-loop.ts";
 import { wasReplicaLost } from "../nodes/lost-replica.ts";
 import { endExpiredTasks, endLapsedLeases } from "./lose-holders.ts";
-import { prolongAllLeases } from "./store.ts";
+import { pauseAfterLook } from "./pause-after-look.ts";
+import { findOverdue, prolongAllLeases } from "./store.ts";
 
 const INTERVAL_MS = 1000;
 /** A gap in our own rounds longer than this share of a lease means that we, or the database, were away: no lease ends because of it. */
@@ -21,16 +22,23 @@ export async function runTaskLoop(
   const { leaseTtlMs = LEASE_TTL_MS } = deps;
   const outageMs = Math.max(2 * INTERVAL_MS, leaseTtlMs * OUTAGE_SHARE);
   let lastRoundMs = deps.clock.monotonicMs();
+  let pauseMs = INTERVAL_MS;
   await runLoop(deps, options, {
     begin: "with a pause",
-    pause: async () => await deps.clock.sleep(INTERVAL_MS, options.signal),
+    pause: async () => await deps.clock.sleep(pauseMs, options.signal),
     failure: "task loop round failed",
     round: async () => {
       if (deps.clock.monotonicMs() - lastRoundMs > outageMs) {
         const prolonged = await prolongAllLeases(deps.sql, leaseTtlMs);
         deps.log.info({ leases: prolonged }, "back after an outage; leases were prolonged");
       }
-      const ended = (await endLeases(deps)) + (await endExpiredTasks(deps));
+      const beganMs = deps.clock.monotonicMs();
+      const overdue = await findOverdue(deps.sql);
+      const lookedMs = deps.clock.monotonicMs();
+      // Longer would look like an outage to the next round.
+      pauseMs = pauseAfterLook(lookedMs - beganMs, { leastMs: INTERVAL_MS, mostMs: outageMs / 2 });
+      const ended =
+        (overdue.hasLapsed ? await endLeases(deps) : 0) + (overdue.hasExpired ? await endExpiredTasks(deps) : 0);
       lastRoundMs = deps.clock.monotonicMs();
       return `last round ended ${ended} leases or tasks`;
     },

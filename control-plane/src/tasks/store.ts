@@ -156,6 +156,8 @@ export async function noteProgress(tx: Tx, notes: readonly ProgressNote[], lease
   return await tx<TaskRow[]>`
     with given as (
       select * from jsonb_to_recordset(${tx.json(notes as never)}) as given ("taskId" text, "nodeId" text, fence bigint, phase text)
+      -- Not for a hundred, see moveToHistory.
+      limit ${notes.length}
     ), held as (
       select t.id, given.phase
       from tasks t
@@ -172,14 +174,34 @@ export async function noteProgress(tx: Tx, notes: readonly ProgressNote[], lease
   `;
 }
 
-/** Nodes that have something to take or to stop; both indexes are as small as what is in progress. */
-export async function findWaitingNodes(db: Queryable): Promise<string[]> {
-  const rows = await db<{ nodeId: string }[]>`
-    select node_id as "nodeId" from tasks where state = 'ready' and run_at <= now()
-    union
-    select node_id from tasks where state = 'leased' and cancel_requested
+/**
+ * Nodes that have something to take or to stop. Reads the whole table, which is as small as what is in progress; not in the order of an
+ * index, by which PostgreSQL would fetch every dead row on its own.
+ */
+export async function findWaitingNodes(db: Queryable): Promise<ReadonlySet<string>> {
+  const [row] = await db<{ nodeIds: string[] | null }[]>`
+    select array_agg(node_id) as "nodeIds"
+    from tasks
+    where state = 'ready' and run_at <= now() or state = 'leased' and cancel_requested
   `;
-  return rows.map((row) => row.nodeId);
+  return new Set(row?.nodeIds);
+}
+
+export interface Overdue {
+  /** Leases that ended by the database's clock. */
+  readonly hasLapsed: boolean;
+  /** Tasks that their node did not pick up in time. */
+  readonly hasExpired: boolean;
+}
+
+/** Whether there is anything to end, in one look at the whole table. */
+export async function findOverdue(db: Queryable): Promise<Overdue> {
+  const [row] = await db<Overdue[]>`
+    select coalesce(bool_or(state = 'leased' and lease_until < now()), false) as "hasLapsed",
+      coalesce(bool_or(state = 'ready' and expires_at < now()), false) as "hasExpired"
+    from tasks
+  `;
+  return row ?? { hasLapsed: false, hasExpired: false };
 }
 
 export interface NodeProgress {
@@ -217,7 +239,7 @@ export async function readProgressOfNodes(
     cross join lateral (
       select count(*)::int as ready, max(revision)::text as revision
       from tasks t
-      where t.node_id = n.id and t.state = 'ready' and t.run_at <= now() and t.expires_at > now()
+      where t.node_id = n.id and t.tx >= ${liveFrom(db, "n.id")} and t.state = 'ready' and t.run_at <= now() and t.expires_at > now()
     ) as waiting
     where n.id in ${idSet(db, nodeIds)}
   `;
@@ -274,7 +296,7 @@ export async function lockForgottenLeases(
   return await tx<TaskRow[]>`
     select ${columns(tx)}
     from tasks
-    where node_id = ${forgotten.nodeId} and state = 'leased' and not (id = any(${[...forgotten.stillHeld]}))
+    where node_id = ${forgotten.nodeId} and tx >= ${liveFrom(tx, "tasks.node_id")} and state = 'leased' and not (id = any(${[...forgotten.stillHeld]}))
     order by id
     for update
   `;
@@ -291,7 +313,7 @@ export async function lockLostGrants(
   return await tx<TaskRow[]>`
     select ${columns(tx)}
     from tasks
-    where node_id = ${lost.nodeId} and state = 'leased' and seq > ${lost.takenSeq} and granted_poll < ${lost.poll} and attempt < ${lost.attemptsMax}
+    where node_id = ${lost.nodeId} and tx >= ${liveFrom(tx, "tasks.node_id")} and state = 'leased' and seq > ${lost.takenSeq} and granted_poll < ${lost.poll} and attempt < ${lost.attemptsMax}
     order by id
     for update
   `;
@@ -318,6 +340,19 @@ export async function prolongAllLeases(db: Queryable, leaseMs: number): Promise<
     returning id
   `;
   return rows.length;
+}
+
+/**
+ * Where the live tasks of the node begin, as the number of the transaction that made them. Each claim moves it on, so that nobody walks
+ * over those that have ended. On a restored server, whose numbers may be lower, they may be anywhere until the first claim.
+ */
+export function liveFrom(db: Queryable, nodeId: "given.node_id" | "n.id" | "tasks.node_id") {
+  return db`coalesce((
+    select s.live_from
+    from node_sequences s
+    join fence_epoch e on e.epoch = s.live_epoch
+    where s.node_id = ${db(nodeId)} and s.live_from <= pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+  ), 0)`;
 }
 
 /** Named with their table, since some statements join others. */

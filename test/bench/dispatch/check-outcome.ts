@@ -12,7 +12,7 @@ export async function checkOutcome(
       (select abs(count(*) - ${told.done})::int from audit_log where action = 'task.result') as results_lost,
       (select count(*)::int from tasks where state in ('ready', 'leased')) as tasks_left,
       (select count(*)::int from gpu_slots where state <> 'available') as slots_left,
-      (select count(*)::int from nodes where vcpus_used <> 0 or memory_mib_used <> 0) as capacity_left,
+      (select count(*)::int from node_usage where vcpus <> 0 or memory_mib <> 0) as capacity_left,
       (
         select count(*)::int
         from allocations a
