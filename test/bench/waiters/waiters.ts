@@ -14,6 +14,8 @@ const WORKER = fileURLToPath(new URL("./waiters-worker.ts", import.meta.url));
 const WAITERS = 10_000;
 const WORKERS = 2;
 const WAKES = 100;
+/** The first wake-ups of a replica plan its statements and are not counted. */
+const WARM_UP = 20;
 /** As long as a poll waits. */
 const ROUND_MS = 25_000;
 const IDLE_MS = 25_000;
@@ -46,10 +48,11 @@ async function measureWaiters(options: SuiteOptions & { readonly waiters: number
     say(`${after} MiB, ${idle.toFixed(3)} of a core while idle`);
     await makeReady(
       planes.sql,
-      bulk.nodes.slice(0, WAKES * 2).map(({ nodeId }) => nodeId),
+      bulk.nodes.slice(0, (WARM_UP + WAKES) * 2).map(({ nodeId }) => nodeId),
     );
-    const same = await wakes(planes, here, crowd.woken);
-    const across = await wakes(planes, there, crowd.woken);
+    for (const replica of [here, there]) await wakes(planes, replica, { woken: crowd.woken, count: WARM_UP });
+    const same = await wakes(planes, here, { woken: crowd.woken, count: WAKES });
+    const across = await wakes(planes, there, { woken: crowd.woken, count: WAKES });
     const leased = await readLeases(planes);
     const stampedeMs = await stampede(here, crowd, waiters);
     const kept = await readLeases(planes);
@@ -130,10 +133,10 @@ function startCrowd(workers: ChildProcess[], start: Omit<WorkerStart, "nodes">, 
 async function wakes(
   planes: SuitePlanes,
   replica: SuiteReplica,
-  woken: ReadonlyMap<string, number>,
+  { woken, count }: { readonly woken: ReadonlyMap<string, number>; readonly count: number },
 ): Promise<number[]> {
   const delays: number[] = [];
-  for (let index = 0; index < WAKES; index += 1) {
+  for (let index = 0; index < count; index += 1) {
     const name = `wake-${crypto.randomUUID().slice(0, 8)}`;
     const labels = { "hostler.dev/driver": "mock" };
     const slice = await requestSlice(replica.operator, {
