@@ -2,9 +2,9 @@ import { nodeSchema } from "@hostler/shared/api/nodes.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { DRAIN_POLICIES } from "@hostler/shared/states.ts";
 import { positional, textOf, type Command } from "../command.ts";
+import { nodePath } from "../node-path.ts";
 import { parseDurationSeconds } from "../output.ts";
 
-const NODES = "/api/ops/v1/nodes";
 const REASON = { reason: { type: "string", help: "Why; kept with the host and in the audit log." } } as const;
 
 const SUMMARIES = {
@@ -26,7 +26,7 @@ export const nodeActionCommands: readonly Command[] = [
     options: REASON,
     run: async (invocation) => {
       const client = await invocation.client();
-      const path = `${NODES}/${encodeURIComponent(positional(invocation, 0))}/${verb}`;
+      const path = `${await nodePath(client, positional(invocation, 0))}/${verb}`;
       const node = await client.post(path, { reason: textOf(invocation, "reason") }, nodeSchema);
       invocation.print.result(node, (value) => `${value.name} is ${value.state}.`);
       return 0;
@@ -52,7 +52,7 @@ export const nodeActionCommands: readonly Command[] = [
       if (noticeSeconds === null)
         throw new AppError("malformed_request", { detail: "--notice is not a duration. Write 0s, 30m, 1h or 1d." });
       const client = await invocation.client();
-      const path = `${NODES}/${encodeURIComponent(positional(invocation, 0))}/drain`;
+      const path = `${await nodePath(client, positional(invocation, 0))}/drain`;
       const body = { policy, noticeSeconds, reason: textOf(invocation, "reason") };
       const node = await client.post(path, body, nodeSchema);
       invocation.print.result(
@@ -76,7 +76,7 @@ export const nodeActionCommands: readonly Command[] = [
         });
       const labels = at < 1 ? { [label.slice(0, -1)]: null } : { [label.slice(0, at)]: label.slice(at + 1) };
       const client = await invocation.client();
-      const path = `${NODES}/${encodeURIComponent(positional(invocation, 0))}/labels`;
+      const path = `${await nodePath(client, positional(invocation, 0))}/labels`;
       const node = await client.post(path, { labels }, nodeSchema);
       invocation.print.result(
         node,

@@ -2,11 +2,11 @@ import { bootstrapTokenCreatedSchema, bootstrapTokenSchema, nodeSchema, type Nod
 import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
 import { positional, textOf, type Command, type Invocation } from "../command.ts";
+import { NODES, nodePath } from "../node-path.ts";
 import { parseDurationSeconds, table } from "../output.ts";
 import { nodeActionCommands } from "./node-actions.ts";
 
 const TOKENS = "/api/ops/v1/bootstrap-tokens";
-const NODES = "/api/ops/v1/nodes";
 
 export const nodeCommands: readonly Command[] = [
   {
@@ -119,7 +119,7 @@ async function declare(
 ): Promise<number> {
   const client = await invocation.client();
   const node = positional(invocation, 0);
-  await client.post(`${NODES}/${encodeURIComponent(node)}/${what}`, body, z.unknown());
+  await client.post(`${await nodePath(client, node)}/${what}`, body, z.unknown());
   invocation.print.result({ node, ...body }, (value) => `${value.node} ${consequence}.`);
   return 0;
 }

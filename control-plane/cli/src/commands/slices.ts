@@ -3,9 +3,8 @@ import { incidentSchema } from "@hostler/shared/api/incidents.ts";
 import { nodeSlicesSchema } from "@hostler/shared/api/slices.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { positional, textOf, type Command, type Invocation } from "../command.ts";
+import { nodePath } from "../node-path.ts";
 import { table } from "../output.ts";
-
-const slicesOf = (node: string): string => `/api/ops/v1/nodes/${encodeURIComponent(node)}/slices`;
 
 /** What hosts have that they should not, or lack; and what is wrong at all. */
 export const sliceCommands: readonly Command[] = [
@@ -16,7 +15,7 @@ export const sliceCommands: readonly Command[] = [
     options: {},
     run: async (invocation) => {
       const client = await invocation.client();
-      const list = await client.get(slicesOf(positional(invocation, 0)), nodeSlicesSchema);
+      const list = await client.get(`${await nodePath(client, positional(invocation, 0))}/slices`, nodeSlicesSchema);
       invocation.print.note(
         list.reportedAt === null
           ? "The host has not told of its slices yet."
@@ -96,7 +95,7 @@ export const sliceCommands: readonly Command[] = [
 async function order(invocation: Invocation, what: "removal" | "rebuild", body: unknown): Promise<number> {
   const client = await invocation.client();
   const [node, allocation] = [positional(invocation, 0), positional(invocation, 1)];
-  const path = `${slicesOf(node)}/${encodeURIComponent(allocation)}/${what}`;
+  const path = `${await nodePath(client, node)}/slices/${encodeURIComponent(allocation)}/${what}`;
   const operation = await client.post(path, body, operationSchema);
   invocation.print.result(operation, ({ id }) => `Ordered: ${id}.`);
   return 0;
