@@ -29,7 +29,7 @@ export async function claimTasks(
     with unhurried as materialized (
       select set_config('synchronous_commit', 'off', true)
     ), asked as materialized (
-      select given.*, ${liveFrom(db, "given.node_id")} as live_from
+      select given.*, ${liveFrom(db, db`given.node_id`)} as live_from
       from unnest(${claims.map((claim) => claim.nodeId)}::text[], ${claims.map((claim) => claim.limit)}::int[],
         ${claims.map((claim) => claim.poll)}::bigint[]) as given (node_id, room, poll)
     ), chosen as (

@@ -1,14 +1,30 @@
+import { systemClock } from "@hostler/shared/clock.ts";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import type { Queryable } from "../db/sql.ts";
 import { createTestDatabase, type TestDatabase } from "../db/test-database.ts";
+import { recordChange } from "../audit/record-change.ts";
 import { claimTasks } from "./grant-store.ts";
 import { moveToHistory, type EndedTask } from "./history-store.ts";
-import { readProgressOfNodes } from "./store.ts";
+import { lockForgottenLeases, readProgressOfNodes } from "./store.ts";
 
 const NODE = "node_1";
 const OTHER = "node_2";
 let database: TestDatabase;
-beforeAll(async () => void (database = await createTestDatabase()));
+beforeAll(async () => {
+  database = await createTestDatabase();
+  await database.sql.begin(async (tx) => {
+    await tx`insert into nodes (id, name, state, protocol_version, agent_version) values (${NODE}, ${NODE}, 'ready', 4, 'test')`;
+    await recordChange(tx, systemClock, {
+      actor: "system:test",
+      topic: "node.ready",
+      targetId: NODE,
+      targetVersion: 1,
+      projectId: null,
+      requestId: null,
+      body: {},
+    });
+  });
+});
 afterAll(async () => await database.close());
 beforeEach(async () => void (await database.sql`delete from tasks`));
 
@@ -52,8 +68,12 @@ test("the mark moves over what has ended and waits for what has not, whatever is
   await enqueue(sql, "task_urgent_2", 10);
   expect(await claim(1)).toEqual(["task_urgent_2"]);
   expect(await markOf()).toBe(mark);
-  expect((await readProgressOfNodes(sql, [NODE])).size).toBe(0);
+  expect((await readProgressOfNodes(sql, [NODE])).get(NODE)?.ready).toBe(1);
   expect(await claim(1)).toEqual(["task_first"]);
+  const forgotten = await sql.begin(
+    async (tx) => await lockForgottenLeases(tx, { nodeId: NODE, stillHeld: ["task_first"] }),
+  );
+  expect(forgotten.map(({ id }) => id)).toEqual(["task_urgent_2"]);
   await end("task_first", "task_urgent_2");
   await enqueue(sql, "task_last", 10);
   expect(await claim(1)).toEqual(["task_last"]);

@@ -22,10 +22,12 @@ export async function runTaskLoop(
   const { leaseTtlMs = LEASE_TTL_MS } = deps;
   const outageMs = Math.max(2 * INTERVAL_MS, leaseTtlMs * OUTAGE_SHARE);
   let lastRoundMs = deps.clock.monotonicMs();
-  let pauseMs = INTERVAL_MS;
+  let tookMs = 0;
   await runLoop(deps, options, {
     begin: "with a pause",
-    pause: async () => await deps.clock.sleep(pauseMs, options.signal),
+    // Longer would look like an outage to the next round.
+    pause: async () =>
+      await deps.clock.sleep(pauseAfterLook(tookMs, { leastMs: INTERVAL_MS, mostMs: outageMs / 2 }), options.signal),
     failure: "task loop round failed",
     round: async () => {
       if (deps.clock.monotonicMs() - lastRoundMs > outageMs) {
@@ -34,9 +36,7 @@ export async function runTaskLoop(
       }
       const beganMs = deps.clock.monotonicMs();
       const overdue = await findOverdue(deps.sql);
-      const lookedMs = deps.clock.monotonicMs();
-      // Longer would look like an outage to the next round.
-      pauseMs = pauseAfterLook(lookedMs - beganMs, { leastMs: INTERVAL_MS, mostMs: outageMs / 2 });
+      tookMs = deps.clock.monotonicMs() - beganMs;
       const ended =
         (overdue.hasLapsed ? await endLeases(deps) : 0) + (overdue.hasExpired ? await endExpiredTasks(deps) : 0);
       lastRoundMs = deps.clock.monotonicMs();

@@ -1,4 +1,5 @@
 import type { TaskKind } from "@hostler/shared/tasks.ts";
+import type postgres from "postgres";
 import { idSet, type Queryable, type Tx } from "../db/sql.ts";
 
 /**
@@ -239,7 +240,7 @@ export async function readProgressOfNodes(
     cross join lateral (
       select count(*)::int as ready, max(revision)::text as revision
       from tasks t
-      where t.node_id = n.id and t.tx >= ${liveFrom(db, "n.id")} and t.state = 'ready' and t.run_at <= now() and t.expires_at > now()
+      where t.node_id = n.id and t.tx >= ${liveFrom(db, db`n.id`)} and t.state = 'ready' and t.run_at <= now() and t.expires_at > now()
     ) as waiting
     where n.id in ${idSet(db, nodeIds)}
   `;
@@ -296,7 +297,7 @@ export async function lockForgottenLeases(
   return await tx<TaskRow[]>`
     select ${columns(tx)}
     from tasks
-    where node_id = ${forgotten.nodeId} and tx >= ${liveFrom(tx, "tasks.node_id")} and state = 'leased' and not (id = any(${[...forgotten.stillHeld]}))
+    where node_id = ${forgotten.nodeId} and tx >= ${liveFrom(tx, forgotten.nodeId)} and state = 'leased' and not (id = any(${[...forgotten.stillHeld]}))
     order by id
     for update
   `;
@@ -313,7 +314,7 @@ export async function lockLostGrants(
   return await tx<TaskRow[]>`
     select ${columns(tx)}
     from tasks
-    where node_id = ${lost.nodeId} and tx >= ${liveFrom(tx, "tasks.node_id")} and state = 'leased' and seq > ${lost.takenSeq} and granted_poll < ${lost.poll} and attempt < ${lost.attemptsMax}
+    where node_id = ${lost.nodeId} and tx >= ${liveFrom(tx, lost.nodeId)} and state = 'leased' and seq > ${lost.takenSeq} and granted_poll < ${lost.poll} and attempt < ${lost.attemptsMax}
     order by id
     for update
   `;
@@ -344,14 +345,15 @@ export async function prolongAllLeases(db: Queryable, leaseMs: number): Promise<
 
 /**
  * Where the live tasks of the node begin, as the number of the transaction that made them. Each claim moves it on, so that nobody walks
- * over those that have ended. On a restored server, whose numbers may be lower, they may be anywhere until the first claim.
+ * over those that have ended. On a restored server, whose numbers may be lower, they may be anywhere until the first claim. `nodeId`: the
+ * id itself or what stands for it outside the search, so that the index is entered here and not asked row by row.
  */
-export function liveFrom(db: Queryable, nodeId: "given.node_id" | "n.id" | "tasks.node_id") {
+export function liveFrom(db: Queryable, nodeId: string | postgres.Fragment) {
   return db`coalesce((
     select s.live_from
     from node_sequences s
     join fence_epoch e on e.epoch = s.live_epoch
-    where s.node_id = ${db(nodeId)} and s.live_from <= pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+    where s.node_id = ${nodeId} and s.live_from <= pg_snapshot_xmax(pg_current_snapshot())::text::bigint
   ), 0)`;
 }
 
