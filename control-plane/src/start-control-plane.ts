@@ -299,6 +299,7 @@ async function openDatabase(
     url,
     applicationName: "hostler wake-ups",
     connectionsMax: WAKE_CONNECTIONS,
+    hasSteadyPlans: true,
   });
   closers.push(async () => await wakeSql.end({ timeout: 5 }));
   // A migration may take as long as the table is large.

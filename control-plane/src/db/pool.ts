@@ -9,6 +9,8 @@ export interface PoolOptions {
   readonly connectionsMax?: number;
   /** Whether the server knows `transaction_timeout`; one that does not would refuse the connection. */
   readonly hasTransactionTimeout?: boolean;
+  /** Each statement is planned once for all its values, by indexes: for small statements, whose planning takes longer than they do. */
+  readonly hasSteadyPlans?: boolean;
   /** A connection on which nothing came for this long is dead; more than any statement may take. Infinite where they take as they like. */
   readonly silentMsMax?: number;
 }
@@ -19,6 +21,9 @@ const TIMEOUTS = { statement_timeout: STATEMENT_MS_MAX, idle_in_transaction_sess
 const TRANSACTION_TIMEOUT_MS = 60_000;
 /** What is worked on is in memory or on flash. Taken for a disk with a head, as PostgreSQL does, whole tables are read for a few rows. */
 const PLANNING = { random_page_cost: 1.1 } as const;
+
+/** A plan that stays must not be one that was made while a table was empty. */
+const STEADY_PLANS = { plan_cache_mode: "force_generic_plan", enable_seqscan: "off" } as const;
 
 /** The settings of a session that no pool made, by a statement that works on every version. */
 export const SESSION_TIMEOUTS = `select set_config(name, value, false)
@@ -65,6 +70,7 @@ export function openPool(options: PoolOptions): Sql {
       application_name: options.applicationName,
       ...TIMEOUTS,
       ...PLANNING,
+      ...(options.hasSteadyPlans === true ? STEADY_PLANS : {}),
       ...(options.hasTransactionTimeout === true ? { transaction_timeout: TRANSACTION_TIMEOUT_MS } : {}),
     },
   };
