@@ -83,7 +83,14 @@ export async function openSimulationDatabase(): Promise<SimulationDatabase> {
   await chmod(folder, 0o755);
   const server = await startEmbeddedPostgres({ stateDir: folder, clock: systemClock, onProgress: () => undefined });
   // None of the timeouts of the product's pool: they count real time, and a new connection would not have what this one has set.
-  const sql = openDriver(server.url, { max: 1, idle_timeout: 0, max_lifetime: null, onnotice: () => undefined });
+  const sql = openDriver(server.url, {
+    max: 1,
+    idle_timeout: 0,
+    max_lifetime: null,
+    onnotice: () => undefined,
+    // The driver draws a number when its connection ends, and no seed would give that again.
+    backoff: () => 0,
+  });
   const close = async (): Promise<void> => {
     await sql.end({ timeout: 1 });
     await server.stop();
