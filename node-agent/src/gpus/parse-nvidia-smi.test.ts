@@ -1,6 +1,5 @@
-import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { join } from "node:path";
 import { describe, expect, test } from "vitest";
+import { listFixtures, readFixture } from "../testing/fixtures.ts";
 import {
   HEALTH_FIELDS,
   LIST_FIELDS,
@@ -10,11 +9,7 @@ import {
   SAMPLE_FIELDS,
 } from "./parse-nvidia-smi.ts";
 
-/** Recorded outputs of real hosts; they lie beside the repository and are not part of it. */
-const FIXTURES = join(import.meta.dirname, "../../../../shared/fixtures/nvidia-smi");
-const captures = existsSync(FIXTURES)
-  ? readdirSync(join(FIXTURES, "captures")).filter((name) => name.endsWith(".txt"))
-  : [];
+const captures = listFixtures("nvidia-smi/captures").filter((name) => name.endsWith(".txt"));
 const FIELDS = [...LIST_FIELDS, ...Object.keys(HEALTH_FIELDS)];
 
 const SOUND: Readonly<Record<string, string>> = {
@@ -107,12 +102,12 @@ describe.skipIf(captures.length === 0)(
     test.each(["gpu-is-lost.txt", "nvml-driver-library-mismatch.txt", "device-handle-unknown-error.txt"])(
       "the message of %s is refused as a whole",
       (name) => {
-        expect(() => parseGpuList(readFileSync(join(FIXTURES, "errors", name), "utf8"), FIELDS)).toThrow();
+        expect(() => parseGpuList(readFixture(`nvidia-smi/errors/${name}`), FIELDS)).toThrow();
       },
     );
 
     test.each(captures)("%s: its GPU is read, with what this driver knows", (name) => {
-      const text = readFileSync(join(FIXTURES, "captures", name), "utf8");
+      const text = readFixture(`nvidia-smi/captures/${name}`);
       const known = parseHelpQuery(text);
       const fields = FIELDS.filter((field) => known.has(field));
       expect(fields).toEqual(expect.arrayContaining([...LIST_FIELDS]));
