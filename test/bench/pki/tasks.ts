@@ -1,5 +1,5 @@
 import { createPublicKey, generateKeyPairSync } from "node:crypto";
-import { makeSpec } from "@hostler/node-agent/drivers/qemu/testing.ts";
+import { makeSpec } from "@hostler/node-agent/drivers/testing.ts";
 import { keyThumbprint, makeEd25519Key, makeP256Key, sha256Hex, signTask, verifyTask } from "@hostler/pki";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { newId } from "@hostler/shared/ids.ts";

@@ -1,7 +1,7 @@
 import { machineArgv } from "@hostler/node-agent/drivers/qemu/machine-argv.ts";
-import { seedFiles, type SeedSettings } from "@hostler/node-agent/drivers/qemu/seed-files.ts";
-import { slicePaths } from "@hostler/node-agent/drivers/qemu/slice-paths.ts";
-import { makeSpec } from "@hostler/node-agent/drivers/qemu/testing.ts";
+import { seedFiles, type SeedSettings } from "@hostler/node-agent/drivers/slices/seed-files.ts";
+import { slicePaths } from "@hostler/node-agent/drivers/slices/slice-paths.ts";
+import { makeSpec } from "@hostler/node-agent/drivers/testing.ts";
 import { sliceReferenceSchema, sliceSpecSchema, terminalSpecSchema, type SliceSpec } from "@hostler/shared/tasks.ts";
 import type { Attack } from "./attack.ts";
 import { hostileStrings } from "./hostile-strings.ts";

@@ -10,7 +10,7 @@ import type { HostCommands } from "../../ports/host-commands.ts";
 import { makeMemoryFiles } from "../../testing/memory-files.ts";
 import { probeFirmware, PROBE_EXIT_CODE } from "./accelerator-probe.ts";
 import { decideAccelerator, probeArgv } from "./accelerator.ts";
-import { commands, never } from "./testing.ts";
+import { commands, never } from "../testing.ts";
 
 const log = makeLog("silent");
 /** A device that opens: what the accelerator does is then up to the QEMU of the test. */

@@ -4,8 +4,8 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, onTestFinished, test } from "vitest";
 import { makeDisk } from "./disk.ts";
-import { makeImageCache } from "./image-cache.ts";
-import { slicePaths } from "./slice-paths.ts";
+import { makeImageCache } from "../images/image-cache.ts";
+import { slicePaths } from "../slices/slice-paths.ts";
 import {
   commands,
   isRoot,
@@ -16,7 +16,7 @@ import {
   never,
   qcow2Bytes,
   sourceOf,
-} from "./testing.ts";
+} from "../testing.ts";
 
 const run = promisify(execFile);
 

@@ -5,9 +5,9 @@ import * as z from "zod";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { HostObject } from "../../ports/slice-driver.ts";
-import type { ImageCache } from "./image-cache.ts";
-import { closeSliceFolder, exists, openSliceFolder } from "./slice-folder.ts";
-import { slicePaths, type QemuPlaces } from "./slice-paths.ts";
+import type { ImageCache } from "../images/image-cache.ts";
+import { closeSliceFolder, exists, openSliceFolder } from "../slices/slice-folder.ts";
+import { slicePaths, type QemuPlaces } from "../slices/slice-paths.ts";
 
 const GIB = 1024 ** 3;
 const chainSchema = z.array(

@@ -1,8 +1,8 @@
 import { expect, test } from "vitest";
 import { isNameOf, machineArgv, parseMachineName } from "./machine-argv.ts";
-import { slicePaths } from "./slice-paths.ts";
+import { slicePaths } from "../slices/slice-paths.ts";
 import { sshArgv } from "./terminal-command.ts";
-import { makeSpec } from "./testing.ts";
+import { makeSpec } from "../testing.ts";
 
 const places = { stateDir: "/var/lib/hostler-agent", runDir: "/run/hostler-agent" };
 const spec = makeSpec({ vcpus: 4, memoryMib: 2048 });

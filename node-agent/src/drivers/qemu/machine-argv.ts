@@ -3,7 +3,7 @@ import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
 import type { Accelerator } from "./accelerator.ts";
 import { macOf, tapName, type NetworkMode } from "./network.ts";
-import { TERMINAL_PORTS, type SlicePaths } from "./slice-paths.ts";
+import { TERMINAL_PORTS, type SlicePaths } from "../slices/slice-paths.ts";
 
 export interface MachineSettings {
   readonly accelerator: Accelerator;

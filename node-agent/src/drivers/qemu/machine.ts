@@ -7,12 +7,12 @@ import * as z from "zod";
 import type { CreateContext, Facts, Machine, SliceReference } from "../../ports/slice-driver.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { AcceleratorVerdict } from "./accelerator.ts";
-import { exitedError, waitForReadyLine } from "./guest-console.ts";
+import { exitedError, waitForReadyLine } from "../slices/guest-console.ts";
 import { isNameOf, machineArgv, SERIAL_ID } from "./machine-argv.ts";
 import type { NetworkMode } from "./network.ts";
 import { openQmp, withQmp } from "./qmp.ts";
-import { closeSliceFolder, exists, openSliceFolder, removeFolderIfEmpty, replaceFile } from "./slice-folder.ts";
-import { slicePaths, type QemuPlaces, type SlicePaths } from "./slice-paths.ts";
+import { closeSliceFolder, exists, openSliceFolder, removeFolderIfEmpty, replaceFile } from "../slices/slice-folder.ts";
+import { slicePaths, type QemuPlaces, type SlicePaths } from "../slices/slice-paths.ts";
 import { makeTerminalCommands } from "./terminal-command.ts";
 
 export interface MachineDeps {

@@ -5,10 +5,10 @@ import { promisify } from "node:util";
 import { shortName } from "@hostler/shared/ids.ts";
 import { expect, onTestFinished, test } from "vitest";
 import { makeMemoryFiles } from "../../testing/memory-files.ts";
-import { makeAddressPool } from "./addresses.ts";
-import { rulesOf } from "./network-rules.ts";
+import { makeAddressPool } from "../network/addresses.ts";
+import { rulesOf } from "../network/network-rules.ts";
 import { listTapSlices, macOf, makeNetwork, tapName } from "./network.ts";
-import { commands, isRoot, makeContext, makePlaces, makeSpec, makeTestNetwork, never } from "./testing.ts";
+import { commands, isRoot, makeContext, makePlaces, makeSpec, makeTestNetwork, never } from "../testing.ts";
 
 const run = promisify(execFile);
 const hasTap =

@@ -5,11 +5,11 @@ import * as z from "zod";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { CreateContext, Facts, HostObject, SliceReference } from "../../ports/slice-driver.ts";
-import type { AddressPool } from "./addresses.ts";
-import { readEgress } from "./egress.ts";
-import { rulesOf } from "./network-rules.ts";
-import { closeSliceFolder, exists, openSliceFolder, replaceFile } from "./slice-folder.ts";
-import { slicePaths, type QemuPlaces } from "./slice-paths.ts";
+import type { AddressPool } from "../network/addresses.ts";
+import { readEgress } from "../network/egress.ts";
+import { rulesOf } from "../network/network-rules.ts";
+import { closeSliceFolder, exists, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
+import { slicePaths, type QemuPlaces } from "../slices/slice-paths.ts";
 
 export type NetworkMode = "tap" | "user";
 

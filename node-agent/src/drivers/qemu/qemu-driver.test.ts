@@ -16,7 +16,7 @@ import { makeLog } from "../../log.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { SliceDriver, TerminalCommand } from "../../ports/slice-driver.ts";
 import { makeQemuDriver, type QemuDriverDeps } from "./qemu-driver.ts";
-import { slicePaths } from "./slice-paths.ts";
+import { slicePaths } from "../slices/slice-paths.ts";
 import {
   commands,
   isRoot,
@@ -28,7 +28,7 @@ import {
   sourceOf,
   type TestNetwork,
   type TestPlaces,
-} from "./testing.ts";
+} from "../testing.ts";
 
 const run = promisify(execFile);
 const hasTap =

@@ -20,15 +20,15 @@ import type {
 } from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
 import { decideAccelerator, type Accelerator, type AcceleratorVerdict } from "./accelerator.ts";
-import { makeAddressPool } from "./addresses.ts";
+import { makeAddressPool } from "../network/addresses.ts";
 import { makeDisk } from "./disk.ts";
-import { makeImageCache, type ImageCache } from "./image-cache.ts";
+import { makeImageCache, type ImageCache } from "../images/image-cache.ts";
 import { parseMachineName } from "./machine-argv.ts";
 import { makeMachine } from "./machine.ts";
 import { listTapSlices, makeNetwork, type NetworkMode } from "./network.ts";
 import { makeSeed } from "./seed.ts";
-import { listSliceFolders } from "./slice-folder.ts";
-import { slicePaths, type QemuPlaces } from "./slice-paths.ts";
+import { listSliceFolders } from "../slices/slice-folder.ts";
+import { slicePaths, type QemuPlaces } from "../slices/slice-paths.ts";
 
 export interface QemuDriverDeps {
   readonly places: QemuPlaces;

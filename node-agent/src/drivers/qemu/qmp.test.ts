@@ -7,7 +7,7 @@ import { systemClock, type Clock } from "@hostler/shared/clock.ts";
 import { expect, onTestFinished, test } from "vitest";
 import { waitFor } from "../../../../test/support/wait-for.ts";
 import { openQmp, withQmp } from "./qmp.ts";
-import { makePlaces } from "./testing.ts";
+import { makePlaces } from "../testing.ts";
 
 /** A clock on which every wait is over at once. */
 const hasty: Clock = { ...systemClock, sleep: async () => await new Promise((resolve) => setImmediate(resolve)) };

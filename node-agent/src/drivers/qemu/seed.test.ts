@@ -4,11 +4,11 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, onTestFinished, test } from "vitest";
 import { makeMemoryFiles } from "../../testing/memory-files.ts";
-import { makeAddressPool } from "./addresses.ts";
-import { seedFiles } from "./seed-files.ts";
+import { makeAddressPool } from "../network/addresses.ts";
+import { seedFiles } from "../slices/seed-files.ts";
 import { makeSeed } from "./seed.ts";
-import { slicePaths } from "./slice-paths.ts";
-import { commands, makeContext, makePlaces, makeSpec, never } from "./testing.ts";
+import { slicePaths } from "../slices/slice-paths.ts";
+import { commands, makeContext, makePlaces, makeSpec, never } from "../testing.ts";
 
 const run = promisify(execFile);
 const USER_DATA = "#!/bin/sh\necho '$(whoami)' \"x: y\" \\\n\t~\n";

@@ -4,12 +4,12 @@ import { join } from "node:path";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { HostObject, SliceReference } from "../../ports/slice-driver.ts";
-import type { AddressPool } from "./addresses.ts";
-import { readEgress } from "./egress.ts";
+import type { AddressPool } from "../network/addresses.ts";
+import { readEgress } from "../network/egress.ts";
 import { macOf, type NetworkMode } from "./network.ts";
-import { seedFiles, type SeedNetwork } from "./seed-files.ts";
-import { closeSliceFolder, exists, openSliceFolder, replaceFile, translateNoSpace } from "./slice-folder.ts";
-import { slicePaths, type QemuPlaces, type SlicePaths } from "./slice-paths.ts";
+import { seedFiles, type SeedNetwork } from "../slices/seed-files.ts";
+import { closeSliceFolder, exists, openSliceFolder, replaceFile, translateNoSpace } from "../slices/slice-folder.ts";
+import { slicePaths, type QemuPlaces, type SlicePaths } from "../slices/slice-paths.ts";
 
 interface SeedDeps {
   readonly places: QemuPlaces;

@@ -3,8 +3,8 @@ import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
 import type { SliceReference, TerminalCommand } from "../../ports/slice-driver.ts";
 import { withQmp } from "./qmp.ts";
-import { GUEST_USER } from "./seed-files.ts";
-import { slicePaths, TERMINAL_PORTS, type QemuPlaces } from "./slice-paths.ts";
+import { GUEST_USER } from "../slices/seed-files.ts";
+import { slicePaths, TERMINAL_PORTS, type QemuPlaces } from "../slices/slice-paths.ts";
 
 const chardevsSchema = z.array(z.looseObject({ label: z.string(), filename: z.string() }));
 /** How long a port that was just given out counts as taken although ssh has not connected yet. */

@@ -5,7 +5,7 @@ import { systemClock } from "@hostler/shared/clock.ts";
 import { expect, onTestFinished, test } from "vitest";
 import { waitForReadyLine } from "./guest-console.ts";
 import { slicePaths, type SlicePaths } from "./slice-paths.ts";
-import { makeSpec, never } from "./testing.ts";
+import { makeSpec, never } from "../testing.ts";
 
 const TOKEN = "d6fec89a2f598b58ec0644eaa071f7eb";
 

@@ -11,7 +11,7 @@ import type { ImageSource } from "../../ports/image-source.ts";
 import { downloadImage } from "./image-download.ts";
 import { readVirtualSize, refused } from "./image-header.ts";
 import { makeSharedWork } from "./shared-work.ts";
-import { replaceFile, syncFolder } from "./slice-folder.ts";
+import { replaceFile, syncFolder } from "../slices/slice-folder.ts";
 
 /** Base images by content. A file under its hash is whole and verified; bases are never written again. */
 export interface ImageCache {

@@ -7,12 +7,12 @@ import { promisify } from "node:util";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { newId } from "@hostler/shared/ids.ts";
 import type { ImageReference, SliceSpec } from "@hostler/shared/tasks.ts";
-import { makeHostCommands } from "../../host/host-commands.ts";
-import type { HostCommands } from "../../ports/host-commands.ts";
-import type { ImageSource } from "../../ports/image-source.ts";
-import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
-import type { CreateContext } from "../../ports/slice-driver.ts";
-import type { QemuPlaces } from "./slice-paths.ts";
+import { makeHostCommands } from "../host/host-commands.ts";
+import type { HostCommands } from "../ports/host-commands.ts";
+import type { ImageSource } from "../ports/image-source.ts";
+import type { ProcessSupervisor } from "../ports/process-supervisor.ts";
+import type { CreateContext } from "../ports/slice-driver.ts";
+import type { QemuPlaces } from "./slices/slice-paths.ts";
 
 const run = promisify(execFile);
 

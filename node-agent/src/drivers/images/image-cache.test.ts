@@ -7,7 +7,7 @@ import type { ImageReference } from "@hostler/shared/tasks.ts";
 import { expect, onTestFinished, test } from "vitest";
 import type { ImageSource } from "../../ports/image-source.ts";
 import { makeImageCache, type ImageCache } from "./image-cache.ts";
-import { commands, isRoot, makeImage, makePlaces, never, qcow2Bytes } from "./testing.ts";
+import { commands, isRoot, makeImage, makePlaces, never, qcow2Bytes } from "../testing.ts";
 
 const run = promisify(execFile);
 

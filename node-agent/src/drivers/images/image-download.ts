@@ -4,7 +4,7 @@ import { open, rm, type FileHandle } from "node:fs/promises";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { ImageReference } from "@hostler/shared/tasks.ts";
 import type { ImageSource } from "../../ports/image-source.ts";
-import { translateNoSpace } from "./slice-folder.ts";
+import { translateNoSpace } from "../slices/slice-folder.ts";
 
 export interface ImageDownload {
   readonly image: ImageReference;

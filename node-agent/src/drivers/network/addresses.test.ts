@@ -3,7 +3,7 @@ import type { HostCommands } from "../../ports/host-commands.ts";
 import { makeMemoryFiles } from "../../testing/memory-files.ts";
 import { addressesOf, makeAddressPool } from "./addresses.ts";
 import { parseResolvers } from "./egress.ts";
-import { makeSpec, never } from "./testing.ts";
+import { makeSpec, never } from "../testing.ts";
 
 function hostWithRoutes(...routes: readonly string[]): HostCommands {
   const stdout = JSON.stringify(routes.map((dst) => ({ dst })));
