@@ -29,6 +29,18 @@ export const HOST_TOOLS = [
   { package: "openssl", program: "openssl", off: "the tests of certificates", for: ["test"] },
   { package: "gnutls-bin", program: "certtool", off: "the tests of certificates", for: ["test"] },
   { package: "nats-server", program: "nats-server", off: "the tests of the NATS sink", for: ["test", "bench"] },
+  {
+    package: "virtinst",
+    program: "virt-install",
+    off: "virt-install beside us in the benchmark of provisioning",
+    for: ["bench"],
+  },
+  {
+    package: "libvirt-daemon-system",
+    program: "libvirtd",
+    off: "virt-install beside us in the benchmark of provisioning",
+    for: ["bench"],
+  },
   { package: "chromium", program: "chromium", off: "the tests of the console", for: ["test"] },
 ];
 
