@@ -1,5 +1,5 @@
 import { spawn } from "node:child_process";
-import { mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { access, mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
@@ -12,6 +12,9 @@ import { startTimeOf } from "./process-start-time.ts";
 
 /** Carried in the environment of every program, so that it is found although its record was never written. */
 const MARK = "HOSTLER_SUPERVISED";
+const RECORDED = ".json";
+/** Stands from before a start until its record does: only then is every process of the host asked for its mark. */
+const STARTING = ".starting";
 /** A process that SIGKILL does not end within this hangs in the kernel: no further waiting helps. */
 const KILL_PATIENCE_MS = 10_000;
 
@@ -21,7 +24,7 @@ type ProcessRecord = z.infer<typeof recordSchema>;
 /**
  * Detached processes, each a session of its own with its output in a log file, known by a record with pid, start time and boot.
  * The three name one process for ever, so a pid that was given to somebody else is never killed. An agent that died between
- * the start and the record finds the process by the mark in its environment.
+ * the start and the record finds the note of the start, and the process by the mark in its environment.
  */
 export function makeDetachedSupervisor(deps: {
   readonly clock: Clock;
@@ -29,13 +32,15 @@ export function makeDetachedSupervisor(deps: {
   readonly find?: FindProgram;
 }): ProcessSupervisor {
   const folder = join(deps.stateDir, "processes");
-  const recordPath = (name: string): string => join(folder, `${name}.json`);
+  const recordPath = (name: string): string => join(folder, `${name}${RECORDED}`);
+  const startingPath = (name: string): string => join(folder, `${name}${STARTING}`);
   const mark = (name: string): string => join(folder, name);
 
   const inspect = async (name: string): Promise<ProcessState> => {
     const record = await readRecord(recordPath(name));
     if (record !== null && (await isAlive(record))) return { state: "running", pid: record.pid };
     if (record !== null) return { state: "exited" };
+    if (!(await exists(startingPath(name))) && !(await exists(recordPath(name)))) return { state: "absent" };
     const pid = (await findMarked()).get(mark(name));
     return pid === undefined ? { state: "absent" } : { state: "running", pid };
   };
@@ -43,9 +48,11 @@ export function makeDetachedSupervisor(deps: {
     inspect,
     names: async (prefix = "") => {
       const files = await readdir(folder).catch(() => []);
-      const recorded = files.filter((file) => file.endsWith(".json")).map((file) => file.slice(0, -".json".length));
-      const marked = [...(await findMarked()).keys()].filter((path) => path.startsWith(`${folder}/`));
-      const all = new Set([...recorded, ...marked.map((path) => path.slice(folder.length + 1))]);
+      const namesOf = (suffix: string): string[] =>
+        files.filter((file) => file.endsWith(suffix)).map((file) => file.slice(0, -suffix.length));
+      const starting = namesOf(STARTING);
+      const marked = starting.length === 0 ? null : await findMarked();
+      const all = new Set([...namesOf(RECORDED), ...starting.filter((name) => marked?.has(mark(name)) === true)]);
       return [...all].filter((name) => name.startsWith(prefix)).toSorted();
     },
     start: async (name, argv, { logPath, signal }) => {
@@ -55,7 +62,8 @@ export function makeDetachedSupervisor(deps: {
       const program = await (deps.find ?? findProgram)(argv[0]);
       if (program === null) throw missingProgram(argv[0]);
       await mkdir(folder, { recursive: true, mode: 0o700 });
-      // From here until the new record is written, only the mark tells: an old record would hide the process.
+      // From here until the new record is written, only note and mark tell: an old record would hide the process.
+      await writeFile(startingPath(name), "", { mode: 0o600 });
       await rm(recordPath(name), { force: true });
       const pid = await spawnDetached([program, ...argv.slice(1)], { logPath, mark: mark(name) });
       // A process that ended already has no start time; the record then says "exited", which is true.
@@ -64,6 +72,7 @@ export function makeDetachedSupervisor(deps: {
         startTime: (await startTimeOf(pid)) ?? "ended",
         bootId: await readBootId(),
       });
+      await rm(startingPath(name), { force: true });
     },
     stop: async (name, { graceMs, signal }) => {
       const killAtMs = deps.clock.monotonicMs() + graceMs;
@@ -78,6 +87,7 @@ export function makeDetachedSupervisor(deps: {
         await deps.clock.sleep(20, signal);
       }
       await rm(recordPath(name), { force: true });
+      await rm(startingPath(name), { force: true });
     },
   };
 }
@@ -116,6 +126,13 @@ async function findMarked(): Promise<ReadonlyMap<string, number>> {
     if (entry !== undefined && (await startTimeOf(pid)) !== null) found.set(entry.slice(MARK.length + 1), pid);
   }
   return found;
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await access(path).then(
+    () => true,
+    () => false,
+  );
 }
 
 async function readRecord(path: string): Promise<ProcessRecord | null> {

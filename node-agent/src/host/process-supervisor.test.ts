@@ -102,11 +102,23 @@ test("a process whose record was never written, or was torn, is found by its mar
   const pid = await pidOf(supervisor, "one");
   await writeFile(record("one"), "");
   expect(await supervisor.inspect("one")).toEqual({ state: "running", pid });
+  // As after a death between the start and the record.
   await rm(record("one"));
+  await writeFile(record("one").replace(".json", ".starting"), "");
   expect(await supervisor.inspect("one")).toEqual({ state: "running", pid });
   expect(await supervisor.names()).toEqual(["one"]);
   await supervisor.stop("one", stopOptions);
   expect(await startTimeOf(pid)).toBe(null);
+});
+
+test("a start that died before its program is nothing, and the name is free", async () => {
+  const { supervisor, stateDir, logPath } = await setUp();
+  await mkdir(join(stateDir, "processes"));
+  await writeFile(join(stateDir, "processes/one.starting"), "");
+  expect(await supervisor.inspect("one")).toEqual({ state: "absent" });
+  expect(await supervisor.names()).toEqual([]);
+  await supervisor.start("one", ["sleep", "1000"], { logPath, signal });
+  await pidOf(supervisor, "one");
 });
 
 test("a program that is not installed starts nothing and names its package", async () => {

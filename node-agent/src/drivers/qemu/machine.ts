@@ -10,7 +10,7 @@ import type { AcceleratorVerdict } from "./accelerator.ts";
 import { exitedError, waitForReadyLine } from "../slices/guest-console.ts";
 import { isNameOf, machineArgv, SERIAL_ID } from "./machine-argv.ts";
 import type { NetworkMode } from "./network.ts";
-import { openQmp, withQmp } from "./qmp.ts";
+import { openQmp, withQmp, type Qmp } from "./qmp.ts";
 import { closeSliceFolder, exists, openSliceFolder, removeFolderIfEmpty, replaceFile } from "../slices/slice-folder.ts";
 import { slicePaths, type QemuPlaces, type SlicePaths } from "../slices/slice-paths.ts";
 import { makeTerminalCommands } from "./terminal-command.ts";
@@ -32,6 +32,8 @@ const statusSchema = z.looseObject({ status: z.string() });
 const START_TIMEOUT_MS = 10_000;
 /** Our own image takes seconds; a cloud image under emulation was measured at up to 320 s on a loaded host. */
 const READY_TIMEOUT_MS = { kvm: 300_000, tcg: 570_000 };
+/** QEMU takes 50 to 100 ms to open it. */
+const SOCKET_LOOK_MS = 5;
 const STOP_GRACE_MS = 5000;
 const CONSOLE_KEPT_BYTES = 65_536;
 
@@ -97,8 +99,12 @@ async function start(
   await replaceFile(paths.machine, JSON.stringify(record));
   const argv = machineArgv(spec, paths, { accelerator, network: deps.network, fence });
   await deps.supervisor.start(paths.name, argv, { logPath: paths.qemuLog, signal });
-  await waitForControlSocket(deps, paths, signal);
-  await withQmp(paths.qmp, deps.clock, async (qmp) => await qmp.run("cont"));
+  const qmp = await waitForControlSocket(deps, paths, signal);
+  try {
+    await qmp.run("cont");
+  } finally {
+    qmp.close();
+  }
   return { accelerator };
 }
 
@@ -126,26 +132,23 @@ async function isRunning(deps: MachineDeps, paths: SlicePaths, slice: SliceRefer
   }
 }
 
-async function waitForControlSocket(deps: MachineDeps, paths: SlicePaths, signal: AbortSignal): Promise<void> {
+async function waitForControlSocket(deps: MachineDeps, paths: SlicePaths, signal: AbortSignal): Promise<Qmp> {
   const deadlineMs = deps.clock.monotonicMs() + START_TIMEOUT_MS;
-  while (!(await answers(deps.clock, paths))) {
+  for (;;) {
+    const qmp = await openQmp(paths.qmp, deps.clock).catch(nullIfClosed);
+    if (qmp !== null) return qmp;
     if ((await deps.supervisor.inspect(paths.name)).state !== "running") throw await exitedError(paths);
     if (deps.clock.monotonicMs() > deadlineMs)
       throw new AppError("command_timeout", {
         detail: `QEMU did not open its control socket within ${START_TIMEOUT_MS / 1000} s.`,
       });
-    await deps.clock.sleep(10, signal);
+    await deps.clock.sleep(SOCKET_LOOK_MS, signal);
   }
 }
 
-async function answers(clock: Clock, paths: SlicePaths): Promise<boolean> {
-  try {
-    (await openQmp(paths.qmp, clock)).close();
-    return true;
-  } catch (error) {
-    if (isAppError(error, "machine_exited")) return false;
-    throw error;
-  }
+function nullIfClosed(error: unknown): null {
+  if (isAppError(error, "machine_exited")) return null;
+  throw error;
 }
 
 async function waitReady(deps: MachineDeps, paths: SlicePaths, context: CreateContext): Promise<Facts> {

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { access, readFile, rm, stat } from "node:fs/promises";
+import { access, readFile, rename, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { systemClock } from "@hostler/shared/clock.ts";
@@ -203,7 +203,8 @@ test("an agent that dies right after starting QEMU finds the machine again and s
     start: async (...args) => {
       await supervisor.start(...args);
       // Not even the supervisor's record was written. `ip netns exec` becomes QEMU a moment later, and has no mark meanwhile.
-      await rm(join(places.stateDir, "processes"), { recursive: true });
+      const record = join(places.stateDir, "processes", `${args[0]}.json`);
+      await rename(record, record.replace(".json", ".starting"));
       const isRunning = async (): Promise<boolean> => (await supervisor.inspect(args[0])).state === "running";
       await waitFor("a machine", isRunning);
       throw new Error("killed");
