@@ -12,6 +12,7 @@ import { bootstrapTokenCreatedSchema } from "@hostler/shared/api/nodes.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { PROTOCOL_VERSION, type Inventory, type PollAnswer } from "@hostler/shared/node-protocol.ts";
 import type { TaskClaims, TaskFailure, TaskOutcome } from "@hostler/shared/tasks.ts";
+import { cleanFacts } from "./receipts.ts";
 
 const never = new AbortController().signal;
 
@@ -105,7 +106,8 @@ export async function makeScriptedNode(options: {
         tdig: sha256Hex(jws),
         fence: claims.fence,
         outcome,
-        facts: {},
+        // A task that failed began nothing; a release gives back whatever the slice had, of all that the node has.
+        facts: outcome === "succeeded" ? cleanFacts(inventory.gpus.map((gpu) => gpu.uuid)) : { untouched: true },
         failure,
       });
     },

@@ -1,14 +1,15 @@
+import { receiptGaps } from "@hostler/shared/receipts.ts";
 import type { ResultClaims } from "@hostler/shared/tasks.ts";
 import type { TaskEnd } from "./apply-task-ends.ts";
 import type { AllocationMove } from "./record-allocation.ts";
-import type { AllocationRow } from "./store.ts";
+import type { AllocationRow, ReturnedSlots } from "./store.ts";
 
 /** What the end of a task does to its allocation. */
 export interface AllocationEffect {
   /** In order; each is a state of its own with its own event. */
   readonly moves: readonly AllocationMove[];
-  /** Its slots and capacity come free, the slots quarantined when there is a reason; null: it keeps what it owns. */
-  readonly slots: { readonly quarantineReason: string | null } | null;
+  /** Its slots and capacity come free; null: it keeps what it owns. */
+  readonly slots: ReturnedSlots | null;
   /** Goes down again at once: the tenant gave it back while the host finished it. */
   readonly releaseBy: { readonly actor: string; readonly requestId: string | null } | null;
 }
@@ -29,7 +30,7 @@ export function judgeTaskEnd(end: Ended, allocation: AllocationRow): AllocationE
     case "slice.vm_release":
       return end.kind === "abandoned"
         ? keeps([{ ...by, target: "release_failed", reason: end.reason }])
-        : endedRelease(end, by);
+        : endedRelease(end, allocation, by);
     // A repair changes no state, and what was not removed is seen again in the next list of its host.
     case "slice.vm_repair":
     case "slice.remove":
@@ -53,7 +54,7 @@ function endedProvision(
     if (allocation.state === "requested") return keeps([{ ...by, target: "provisioning", reason: null }, active]);
     return keeps([active]);
   }
-  return gone(allocation, { ...by, reason: failure?.message ?? "cancelled" }, quarantineReason(end.result));
+  return gone(allocation, { ...by, reason: failure?.message ?? "cancelled" }, returnedSlots(end.result, allocation));
 }
 
 function abandonedProvision(
@@ -62,33 +63,45 @@ function abandonedProvision(
   by: By,
 ): AllocationEffect {
   const isUntouched = end.task.attempt === 0;
-  return gone(allocation, { ...by, reason: end.reason }, isUntouched ? null : `release: ${end.reason}`.slice(0, 500));
+  const quarantineReason = isUntouched ? null : `release: ${end.reason}`.slice(0, 500);
+  return gone(allocation, { ...by, reason: end.reason }, { quarantineReason, gaps: {} });
 }
 
-function endedRelease(end: Ended & { readonly result: ResultClaims }, by: By): AllocationEffect {
+function endedRelease(
+  end: Ended & { readonly result: ResultClaims },
+  allocation: AllocationRow,
+  by: By,
+): AllocationEffect {
   const { outcome, failure } = end.result;
   // Its slots stay owned: nobody else gets them until a release proves that they are clean.
   if (outcome !== "succeeded")
     return keeps([{ ...by, target: "release_failed", reason: failure?.message ?? "cancelled" }]);
   const moves = [{ ...by, target: "released", reason: null }] as const;
-  return { moves, slots: { quarantineReason: null }, releaseBy: null };
+  return { moves, slots: returnedSlots(end.result, allocation), releaseBy: null };
 }
 
 function keeps(moves: readonly AllocationMove[]): AllocationEffect {
   return { moves, slots: null, releaseBy: null };
 }
 
-function gone(
-  allocation: AllocationRow,
-  move: Omit<AllocationMove, "target">,
-  quarantine: string | null,
-): AllocationEffect {
+function gone(allocation: AllocationRow, move: Omit<AllocationMove, "target">, slots: ReturnedSlots): AllocationEffect {
   const target = allocation.state === "releasing" ? "released" : "failed";
-  return { moves: [{ ...move, target }], slots: { quarantineReason: quarantine }, releaseBy: null };
+  return { moves: [{ ...move, target }], slots, releaseBy: null };
 }
 
-/** Why the slots may not be handed out again; null when the host is clean. */
-export function quarantineReason(result: ResultClaims): string | null {
+/** Whose slots may be handed out again, by what the host says it did and by its receipt for each GPU. */
+export function returnedSlots(result: ResultClaims, allocation: Pick<AllocationRow, "gpus">): ReturnedSlots {
+  const gaps = receiptGaps(
+    result.facts,
+    allocation.gpus.map((gpu) => gpu.uuid),
+  );
+  return {
+    quarantineReason: quarantineReason(result),
+    gaps: Object.fromEntries(Object.entries(gaps).map(([uuid, gap]) => [uuid, `release: ${gap}`.slice(0, 500)])),
+  };
+}
+
+function quarantineReason(result: ResultClaims): string | null {
   const failure = result.failure;
   if (failure === null) return null;
   if (failure.class === "device") return `release: ${failure.message}`.slice(0, 500);

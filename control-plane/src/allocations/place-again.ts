@@ -6,7 +6,7 @@ import type { Deps } from "../deps.ts";
 import { enqueueTask } from "../tasks/enqueue-task.ts";
 import { listNodesTried } from "../tasks/list-nodes-tried.ts";
 import type { TaskRow } from "../tasks/task-row.ts";
-import { quarantineReason } from "./judge-task-end.ts";
+import { returnedSlots } from "./judge-task-end.ts";
 import { PROVISION_EXPIRES_MS, slotsOf } from "./own-placement.ts";
 import { place } from "./placement.ts";
 import { freeSlotsOf, giveCapacityBack, moveToNode, ownSlots, type AllocationRow } from "./store.ts";
@@ -41,7 +41,7 @@ export async function placeAgain(
       throw error;
     });
   if (placement === undefined) return false;
-  await freeSlotsOf(tx, [{ id: allocation.id, nodeId: allocation.nodeId, quarantineReason: quarantineReason(result) }]);
+  await freeSlotsOf(tx, [{ id: allocation.id, nodeId: allocation.nodeId, ...returnedSlots(result, allocation) }]);
   await giveCapacityBack(tx, [allocation]);
   const generation = allocation.generation + 1;
   const gpus = slotsOf(placement);

@@ -178,16 +178,27 @@ export async function ownSlots(tx: Tx, owned: readonly OwnedSlots[]): Promise<vo
   if (rows.length !== slots.length) throw new Error("a locked free slot was not free");
 }
 
-/** Frees what allocations own; with a reason the slots are quarantined instead of handed out again. */
+/** Slots that come back, and why some of them, or all, are quarantined instead of handed out again. */
+export interface ReturnedSlots {
+  /** For all of them. */
+  readonly quarantineReason: string | null;
+  /** By the UUID of the GPU. */
+  readonly gaps: Readonly<Record<string, string>>;
+}
+
+export const CLEAN_SLOTS: ReturnedSlots = { quarantineReason: null, gaps: {} };
+
+/** Frees what allocations own; with a reason, its own or that of all, a slot is quarantined instead of handed out again. */
 export async function freeSlotsOf(
   tx: Tx,
-  freed: readonly { readonly id: string; readonly nodeId: string; readonly quarantineReason: string | null }[],
+  freed: readonly (ReturnedSlots & { readonly id: string; readonly nodeId: string })[],
 ): Promise<void> {
   await tx`
     update gpu_slots s
-    set state = case when freed."quarantineReason" is null and coalesce(s.reason, '') not like 'gpu: %' then 'available' else 'quarantined' end,
-      allocation_id = null, reason = coalesce(freed."quarantineReason", s.reason)
-    from jsonb_to_recordset(${tx.json(freed)}) as freed (id text, "nodeId" text, "quarantineReason" text)
+    set state = case when coalesce(freed."quarantineReason", freed.gaps ->> s.gpu_uuid) is null and coalesce(s.reason, '') not like 'gpu: %'
+        then 'available' else 'quarantined' end,
+      allocation_id = null, reason = coalesce(freed."quarantineReason", freed.gaps ->> s.gpu_uuid, s.reason)
+    from jsonb_to_recordset(${tx.json(freed as never)}) as freed (id text, "nodeId" text, "quarantineReason" text, gaps jsonb)
     where s.node_id = freed."nodeId" and s.allocation_id = freed.id
   `;
 }

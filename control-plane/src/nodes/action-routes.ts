@@ -1,6 +1,12 @@
 import { createRoute, type OpenAPIHono } from "@hono/zod-openapi";
 import { API_PREFIX } from "@hostler/shared/api/common.ts";
-import { nodeDrainSchema, nodeLabelsSchema, nodeReasonSchema, nodeSchema } from "@hostler/shared/api/nodes.ts";
+import {
+  nodeDrainSchema,
+  nodeLabelsSchema,
+  nodeReasonSchema,
+  nodeSchema,
+  slotReturnSchema,
+} from "@hostler/shared/api/nodes.ts";
 import { idSchema } from "@hostler/shared/ids.ts";
 import type { Context } from "hono";
 import * as z from "zod";
@@ -9,6 +15,7 @@ import { jsonAnswer, jsonBody, PROBLEMS, secured } from "../http/api-route.ts";
 import type { PublicEnv } from "../http/env.ts";
 import { changeNodeState, type DrainWish, type NodeAction } from "./change-node-state.ts";
 import { labelNode } from "./label-node.ts";
+import { returnSlot } from "./return-slot.ts";
 
 type ActionDeps = Pick<Deps, "sql" | "clock" | "wake">;
 
@@ -48,6 +55,7 @@ export function addActions(api: OpenAPIHono<PublicEnv>, deps: ActionDeps): void 
   }
   addDrain(api, deps);
   addLabels(api, deps);
+  addSlotReturn(api, deps);
 }
 
 function addDrain(api: OpenAPIHono<PublicEnv>, deps: ActionDeps): void {
@@ -82,6 +90,26 @@ function addLabels(api: OpenAPIHono<PublicEnv>, deps: ActionDeps): void {
     const { labels } = c.req.valid("json");
     const change = { nodeId: nodeIdOf(c), labels, actor: c.var.principal.id, requestId: c.var.requestId };
     return c.json(await labelNode(deps, change), 200);
+  });
+}
+
+function addSlotReturn(api: OpenAPIHono<PublicEnv>, deps: ActionDeps): void {
+  const params = nodeParams.extend({ gpuUuid: z.string().max(96) });
+  const route = createRoute({
+    ...common,
+    method: "post",
+    path: `${nodes}/{nodeId}/slots/{gpuUuid}/return`,
+    operationId: "returnSlot",
+    summary: "Put a quarantined GPU slot back into service",
+    description: "For a slot whose host could not prove it clean, on the word of whoever has looked at it.",
+    request: { params, body: jsonBody(slotReturnSchema) },
+    responses,
+  });
+  api.openapi(route, async (c) => {
+    const { gpuUuid } = c.req.valid("param");
+    const { reason } = c.req.valid("json");
+    const by = { actor: c.var.principal.id, requestId: c.var.requestId };
+    return c.json(await returnSlot(deps, { nodeId: nodeIdOf(c), gpuUuid, reason, ...by }), 200);
   });
 }
 

@@ -1,3 +1,4 @@
+import type { Gpu } from "@hostler/shared/node-protocol.ts";
 import type { Tx } from "../db/sql.ts";
 
 /** How the reason of a slot begins that something holds on the host which nobody here gave it to. */
@@ -27,5 +28,33 @@ export async function syncHeldSlots(tx: Tx, nodeId: string, held: readonly HeldG
     set state = case when (gpu ->> 'healthy')::boolean then 'available' else 'quarantined' end,
       reason = case when (gpu ->> 'healthy')::boolean then null else 'gpu: ' || coalesce(gpu ->> 'fault', 'not healthy') end
     where node_id = ${nodeId} and state = 'quarantined' and starts_with(reason, ${HELD}) and not (gpu_uuid = any(${uuids}))
+  `;
+}
+
+export interface SlotRow {
+  readonly state: "available" | "owned" | "quarantined";
+  readonly reason: string | null;
+  readonly gpu: Gpu;
+  /** Something on the host holds the GPU that nobody here gave it to. */
+  readonly isHeld: boolean;
+}
+
+/** Undefined when the node has no such GPU. */
+export async function lockSlot(tx: Tx, nodeId: string, gpuUuid: string): Promise<SlotRow | undefined> {
+  const [row] = await tx<SlotRow[]>`
+    select state, reason, gpu, starts_with(coalesce(reason, ''), ${HELD}) as "isHeld"
+    from gpu_slots
+    where node_id = ${nodeId} and gpu_uuid = ${gpuUuid}
+    for update
+  `;
+  return row;
+}
+
+/** The caller holds its lock and has seen it quarantined. */
+export async function makeSlotAvailable(tx: Tx, nodeId: string, gpuUuid: string): Promise<void> {
+  await tx`
+    update gpu_slots
+    set state = 'available', reason = null
+    where node_id = ${nodeId} and gpu_uuid = ${gpuUuid} and state = 'quarantined'
   `;
 }

@@ -2,6 +2,7 @@ import type { Backoff } from "@hostler/shared/backoff.ts";
 import type { PhaseName } from "@hostler/shared/phases.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { HostLedger } from "../journal/host-ledger.ts";
+import type { JournalState } from "../journal/model.ts";
 import type { GpuHost } from "../ports/gpu-host.ts";
 import type { CreateContext, Facts, SliceDriver, SliceReference } from "../ports/slice-driver.ts";
 
@@ -54,6 +55,8 @@ export interface ProvisionContext extends PhaseContext {
 export interface ReleaseContext extends PhaseContext {
   /** The GPUs that the slice was given, from the journal or the ledger. */
   readonly gpuUuids: readonly string[];
+  /** What the journal says of its way up; empty when this host never saw that. */
+  readonly provision: JournalState["provision"];
   readonly eraseSpec: () => Promise<void>;
   /** Digest of the journal so far, as evidence of what was done on this host. */
   readonly journalDigest: () => Promise<string>;

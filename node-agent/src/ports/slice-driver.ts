@@ -72,6 +72,8 @@ export interface SliceDriver {
   preflight(spec: SliceSpec, signal: AbortSignal): Promise<Facts>;
   readonly image: Pick<HostObject, "create"> & { isCached(spec: SliceSpec, signal: AbortSignal): Promise<boolean> };
   readonly disk: HostObject;
+  /** How `disk.remove` erases what the tenant wrote, as receipts name it. */
+  readonly diskErasure: string;
   readonly seed: HostObject;
   readonly network: HostObject;
   readonly machine: Machine;

@@ -69,7 +69,8 @@ function planOf<Kind extends TaskKind>(
 }
 
 function refusalPlan(claims: TaskClaims, message: string): TaskPlan {
-  const run = async (): Promise<Conclusion> => refusal({ code: "task_rejected", phase: null, message });
+  // What cannot be read now could not be read before.
+  const run = async (): Promise<Conclusion> => refusal({ code: "task_rejected", phase: null, message }, true);
   return { key: claims.jti, isHeavy: false, slice: null, run };
 }
 

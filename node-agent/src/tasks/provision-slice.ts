@@ -5,7 +5,8 @@ import type { Journal } from "../journal/journal-file.ts";
 import { factsOf, type JournalFailure, type JournalState, type Outcome } from "../journal/model.ts";
 import type { ProvisionContext } from "../phases/phase.ts";
 import { PROVISION_STEPS } from "../phases/provision-steps.ts";
-import type { SliceDriver } from "../ports/slice-driver.ts";
+import { healthOf, receiptOf, scrubOf } from "../phases/receipts.ts";
+import type { Facts, SliceDriver } from "../ports/slice-driver.ts";
 import { applyPhases, type PhaseRun, undoPhases } from "../runner/run-phases.ts";
 import { assertNotLower, type SliceTaskDeps } from "./slice-task-deps.ts";
 import { type Conclusion, type GrantedTask, refusal } from "./task.ts";
@@ -20,13 +21,15 @@ export async function provisionSlice(deps: SliceTaskDeps, task: GrantedTask, spe
   if (existing !== null) {
     assertNotLower(existing.state, fence);
     const conflict = conflictOf(existing.state, pdig);
-    if (conflict !== null) return refuse(task, "journal_conflict", conflict);
+    if (conflict !== null) return refuse(task, { code: "journal_conflict", message: conflict, isUntouched: false });
     if (existing.state.closed !== null) return { outcome: existing.state.closed, closes: spec };
     if (existing.state.sealed) return { outcome: succeeded(existing.state), closes: null };
   }
   const driver = deps.drivers.get(spec.driver);
-  if (driver === undefined)
-    return refuse(task, "driver_unavailable", `This agent runs without the driver ${spec.driver}; see --drivers.`);
+  if (driver === undefined) {
+    const message = `This agent runs without the driver ${spec.driver}; see --drivers.`;
+    return refuse(task, { code: "driver_unavailable", message, isUntouched: existing === null });
+  }
 
   const { allocationId, generation } = spec;
   const journal =
@@ -36,8 +39,9 @@ export async function provisionSlice(deps: SliceTaskDeps, task: GrantedTask, spe
   const failure = await applyPhases(run);
   if (failure === null) return { outcome: succeeded(journal.state), closes: null };
   const leftovers = await undoPhases(run);
-  const outcome = failed(failure, leftovers);
-  if (leftovers.length > 0) return { outcome, closes: null };
+  if (leftovers.length > 0) return { outcome: failed(failure, leftovers), closes: null };
+  const returned = await returnedAfterUndo(deps, task, { spec, driver, journal });
+  const outcome = failed({ ...failure, facts: { ...failure.facts, ...returned } }, []);
   await close(deps, journal, outcome);
   return { outcome, closes: spec };
 }
@@ -49,23 +53,51 @@ function conflictOf(state: JournalState, specDigest: string): string | null {
   return null;
 }
 
+export interface Refusal {
+  readonly code: "journal_conflict" | "driver_unavailable" | "disk_lost" | "conflict";
+  readonly message: string;
+  readonly isUntouched: boolean;
+}
+
 /** Before the first phase, in the words of it: whoever watches sees why. */
-export function refuse(
-  task: GrantedTask,
-  code: "journal_conflict" | "driver_unavailable" | "disk_lost" | "conflict",
-  message: string,
-): Conclusion {
+export function refuse(task: GrantedTask, { code, message, isUntouched }: Refusal): Conclusion {
   const event = { phase: "admit", direction: "apply", attempt: 1, durationMs: null } as const;
   task.emit({ ...event, status: "started", message: null });
   task.emit({ ...event, status: "failed", message });
-  return refusal({ code, phase: "admit", message });
+  return refusal({ code, phase: "admit", message }, isUntouched);
 }
 
-export function provisionRun(
-  deps: SliceTaskDeps,
+/** What may be handed out again after everything was undone. What cannot be read leaves its rows out, and the slots are kept back. */
+async function returnedAfterUndo(
+  { gpus, log }: SliceTaskDeps,
   task: GrantedTask,
-  slice: { readonly spec: SliceSpec; readonly driver: SliceDriver; readonly journal: Journal },
-): PhaseRun<ProvisionContext> {
+  { spec, driver, journal }: BuiltSlice,
+): Promise<Facts> {
+  try {
+    const present = new Map((await gpus.list(task.stop)).map((gpu) => [gpu.uuid, gpu]));
+    const { provision } = journal.state;
+    const receipts = spec.gpuUuids.map((uuid) =>
+      // The undo of `bind` reset it, or it would be among the leftovers.
+      receiptOf(uuid, provision, {
+        reset: "undo of bind",
+        healthAfter: healthOf(present.get(uuid)),
+        scrub: scrubOf(gpus),
+      }),
+    );
+    return { receipts, disk: { method: driver.diskErasure, readBack: await driver.disk.inspect(spec, task.stop) } };
+  } catch (error) {
+    log.warn({ allocationId: spec.allocationId, error: describeError(error) }, "no receipts after undo");
+    return {};
+  }
+}
+
+interface BuiltSlice {
+  readonly spec: SliceSpec;
+  readonly driver: SliceDriver;
+  readonly journal: Journal;
+}
+
+export function provisionRun(deps: SliceTaskDeps, task: GrantedTask, slice: BuiltSlice): PhaseRun<ProvisionContext> {
   const { clock, random, gpus, ledger, availableMemoryMib } = deps;
   const { spec, driver, journal } = slice;
   const reference = { allocationId: spec.allocationId, generation: spec.generation };

@@ -28,11 +28,8 @@ export async function releaseSlice(
   }
   const driver = deps.drivers.get(params.driver);
   if (driver === undefined) {
-    return refusal({
-      code: "driver_unavailable",
-      phase: null,
-      message: `This agent runs without the driver ${params.driver}; see --drivers.`,
-    });
+    const message = `This agent runs without the driver ${params.driver}; see --drivers.`;
+    return refusal({ code: "driver_unavailable", phase: null, message }, false);
   }
   const journal =
     existing ??
@@ -71,7 +68,7 @@ function phaseRun(
 ): PhaseRun<ReleaseContext> {
   const { clock, random, gpus, ledger } = deps;
   const { driver, journal, gpuUuids } = slice;
-  const { allocationId, generation } = journal.state;
+  const { allocationId, generation, provision } = journal.state;
   const owner = shortName(allocationId, generation);
   const eraseSpec = async (): Promise<void> => await journal.eraseSpec();
   const journalDigest = async (): Promise<string> =>
@@ -96,6 +93,7 @@ function phaseRun(
       gpus,
       ledger,
       gpuUuids,
+      provision,
       eraseSpec,
       journalDigest,
     }),
@@ -105,14 +103,14 @@ function phaseRun(
 function outcomeOf(state: JournalState, failures: readonly JournalFailure[]): Outcome {
   const released = factsOf(state.release);
   const returned = released["return"] ?? failures.find((failure) => failure.phase === "return")?.facts;
-  const { receipts = [], diskErased = false } = returned ?? {};
+  const { receipts = [], disk = null } = returned ?? {};
   const durationsMs = Object.fromEntries(
     Object.entries(state.release).map(([phase, record]) => [phase, record.durationMs]),
   );
   // `wasKnown` false: the host has no memory of the slice, so it proves nothing about its GPUs.
   const facts = {
     receipts,
-    diskErased,
+    disk,
     wasKnown: state.specDigest !== null,
     evidence: released["evidence"] ?? {},
     durationsMs,

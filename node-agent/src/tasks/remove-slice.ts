@@ -20,7 +20,7 @@ export async function removeSlice(
   if (generations.size > 0 && !generations.has(slice.generation)) {
     const found = [...generations].toSorted((a, b) => a - b).join(", ");
     const message = `The tombstone is for generation ${slice.generation}; this host has ${found}.`;
-    return refuse(task, "journal_conflict", message);
+    return refuse(task, { code: "journal_conflict", message, isUntouched: false });
   }
   deps.log.warn({ ...slice, reason, taskId: task.claims.jti }, "a slice is removed by a signed tombstone");
   return await releaseSlice(deps, task, slice);

@@ -2,7 +2,7 @@ import type { TaskParams } from "@hostler/shared/tasks.ts";
 import type { Journal } from "../journal/journal-file.ts";
 import { stageOf, type JournalState, type Outcome } from "../journal/model.ts";
 import { applyPhases } from "../runner/run-phases.ts";
-import { failed, provisionRun, refuse, succeeded } from "./provision-slice.ts";
+import { failed, provisionRun, refuse, succeeded, type Refusal } from "./provision-slice.ts";
 import { assertNotLower, type SliceTaskDeps } from "./slice-task-deps.ts";
 import type { Conclusion, GrantedTask } from "./task.ts";
 
@@ -20,19 +20,17 @@ export async function repairSlice(
   if (existing !== null) {
     assertNotLower(existing.state, task.claims.fence);
     const conflict = conflictOf(existing.state);
-    if (conflict !== null) return refuse(task, "journal_conflict", conflict);
+    if (conflict !== null) return refuse(task, { code: "journal_conflict", message: conflict, isUntouched: false });
   }
   const driver = deps.drivers.get(asked.driver);
+  const refused = (code: Refusal["code"], message: string): Conclusion =>
+    refuse(task, { code, message, isUntouched: false });
   if (driver === undefined)
-    return refuse(task, "driver_unavailable", `This agent runs without the driver ${asked.driver}; see --drivers.`);
+    return refused("driver_unavailable", `This agent runs without the driver ${asked.driver}; see --drivers.`);
   const { machine, hasDisk } = await driver.survey(asked, task.stop);
   if (machine === "unclear")
-    return refuse(
-      task,
-      "conflict",
-      "A process of the slice is there that does not say that it runs; it is left alone.",
-    );
-  if (!hasDisk && !newDisk) return refuse(task, "disk_lost", "The slice has no disk on this host.");
+    return refused("conflict", "A process of the slice is there that does not say that it runs; it is left alone.");
+  if (!hasDisk && !newDisk) return refused("disk_lost", "The slice has no disk on this host.");
   // Also when the host has lost its books of it: the phases would reset GPUs that the machine uses.
   if (machine === "running" && hasDisk) return { outcome: leftAlone(existing), closes: null };
 

@@ -21,17 +21,19 @@ export interface Conclusion {
   readonly closes: SliceReference | null;
 }
 
-/** A failure before any phase touched the host: nothing to undo. */
-export function refusal(failure: {
-  readonly code: string;
-  readonly phase: string | null;
-  readonly message: string;
-}): Conclusion {
+/**
+ * A failure before any phase touched the host: nothing to undo. `isUntouched`: nothing was ever done here for what the task is
+ * about, not under an earlier grant either.
+ */
+export function refusal(
+  failure: { readonly code: string; readonly phase: string | null; readonly message: string },
+  isUntouched: boolean,
+): Conclusion {
   return {
     closes: null,
     outcome: {
       outcome: "failed",
-      facts: {},
+      facts: { untouched: isUntouched },
       failure: { ...failure, class: "permanent", message: failure.message.slice(0, 4000), leftovers: [] },
     },
   };

@@ -81,6 +81,8 @@ export type Node = z.infer<typeof nodeSchema>;
 const reasonSchema = z.string().trim().min(1).max(500);
 /** Why an operator does it; kept on the host and in the audit log. */
 export const nodeReasonSchema = z.strictObject({ reason: reasonSchema.optional() }).meta({ id: "NodeReason" });
+/** Whoever takes a slot back says why it is fit to be handed out. */
+export const slotReturnSchema = z.strictObject({ reason: reasonSchema }).meta({ id: "SlotReturn" });
 export const nodeDrainSchema = z
   .strictObject({
     policy: z.enum(DRAIN_POLICIES).default("wait"),

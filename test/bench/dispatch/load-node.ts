@@ -20,6 +20,7 @@ import {
 import { PROVISION_PHASE_NAMES, RELEASE_PHASE_NAMES } from "@hostler/shared/phases.ts";
 import type { TaskClaims } from "@hostler/shared/tasks.ts";
 import type { BulkNode } from "../../support/bulk-nodes.ts";
+import { cleanFacts } from "../../support/receipts.ts";
 import type { HostJournal } from "./host-journal.ts";
 import { makeLeanClient, type LeanAnswer } from "./lean-connection.ts";
 
@@ -84,6 +85,7 @@ export async function runLoadNode(plan: NodePlan, world: NodeWorld): Promise<voi
     ),
     sendResult: makeResultSender(client),
     running: new Map(),
+    gpusOf: new Map(),
     highWaterMark: 0,
   };
   // A node that was never heard does not get slices: the first poll comes before the inventory.
@@ -101,8 +103,16 @@ interface Hand {
   readonly thumbprint: string;
   readonly taskKeys: Readonly<Record<string, KeyObject>>;
   readonly running: Map<string, string>;
+  /** What each slice here was given. */
+  readonly gpusOf: Map<string, readonly string[]>;
   highWaterMark: number;
   ackedRevision?: number;
+}
+
+interface SliceParams {
+  readonly allocationId?: string;
+  /** Of a way up. */
+  readonly gpuUuids?: readonly string[];
 }
 
 async function pollForEver(hand: Hand): Promise<void> {
@@ -147,10 +157,13 @@ async function pollOnce(hand: Hand, waitMs: number): Promise<void> {
 
 async function work(hand: Hand, jws: string, claims: TaskClaims): Promise<void> {
   const { world } = hand;
+  const { allocationId = "", gpuUuids } = JSON.parse(claims.params) as SliceParams;
+  if (gpuUuids !== undefined) hand.gpusOf.set(allocationId, gpuUuids);
   const events = eventsOf(claims.kind);
   await world.journal.append(`${journalOf(claims, events)}\n`);
-  await hand.sendResult(`{"taskId":"${claims.jti}","result":"${resultOf(hand, jws, claims)}","events":${events}}`);
-  const { allocationId = "" } = JSON.parse(claims.params) as { readonly allocationId?: string };
+  const result = resultOf(hand, { jws, claims, allocationId });
+  await hand.sendResult(`{"taskId":"${claims.jti}","result":"${result}","events":${events}}`);
+  if (claims.kind === "slice.vm_release") hand.gpusOf.delete(allocationId);
   world.onAccepted({ kind: claims.kind, allocationId });
 }
 
@@ -185,7 +198,10 @@ function verifyTask(hand: Hand, jws: string): TaskClaims {
   return claims;
 }
 
-function resultOf(hand: Hand, jws: string, claims: TaskClaims): string {
+function resultOf(
+  hand: Hand,
+  { jws, claims, allocationId }: { readonly jws: string; readonly claims: TaskClaims; readonly allocationId: string },
+): string {
   const result = {
     iss: hand.plan.nodeId,
     jti: claims.jti,
@@ -193,7 +209,7 @@ function resultOf(hand: Hand, jws: string, claims: TaskClaims): string {
     fence: claims.fence,
     iat: Math.floor(Date.now() / 1000),
     outcome: "succeeded",
-    facts: {},
+    facts: claims.kind === "slice.vm_release" ? cleanFacts(hand.gpusOf.get(allocationId) ?? []) : {},
     failure: null,
   };
   const text = `${RESULT_HEAD}.${Buffer.from(JSON.stringify(result)).toString("base64url")}`;

@@ -88,4 +88,21 @@ export const nodeActionCommands: readonly Command[] = [
       return 0;
     },
   },
+  {
+    words: "nodes return-slot",
+    summary: "Put a quarantined GPU of a host back into service, after a look at it.",
+    positionals: ["node", "gpu"],
+    options: { reason: { type: "string", help: "Why it is fit; kept in the audit log. Required." } },
+    run: async (invocation) => {
+      const reason = textOf(invocation, "reason");
+      if (reason === undefined)
+        throw new AppError("malformed_request", { detail: "Say with --reason why the GPU is fit to be handed out." });
+      const gpu = positional(invocation, 1);
+      const client = await invocation.client();
+      const path = `${await nodePath(client, positional(invocation, 0))}/slots/${encodeURIComponent(gpu)}/return`;
+      const node = await client.post(path, { reason }, nodeSchema);
+      invocation.print.result(node, (value) => `${gpu} of ${value.name} is in service.`);
+      return 0;
+    },
+  },
 ];

@@ -63,6 +63,7 @@ export function makeMockDriver(deps: {
     },
     image: imageIn(files, steer),
     disk: object("disk", "disk"),
+    diskErasure: "mock",
     seed: object("seed", "seed"),
     network: object("network", "network"),
     machine: {

@@ -73,6 +73,7 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
       create: async (spec, { signal, report }) => ({ ...(await images.fetch(spec.image, { signal, report })) }),
     },
     disk,
+    diskErasure: "truncate and unlink",
     seed: makeSeed({ places, commands, addresses, mode: deps.network }),
     network: makeNetwork({ places, commands, addresses, mode: deps.network }),
     machine,

@@ -19,7 +19,11 @@ export const bind: Phase<ProvisionContext> = {
       throw new AppError("gpu_unavailable", { detail: "A GPU was bound, but the host does not show it as ours." });
   },
   undo: async ({ spec, gpus, owner, signal }) => {
-    for (const uuid of spec.gpuUuids) await gpus.unbind(uuid, owner, signal);
+    for (const uuid of spec.gpuUuids) {
+      // The tenant's machine may have run on it: whoever gets it next must not find what that left.
+      if ((await gpus.ownerOf(uuid)) === owner) await gpus.reset(uuid, signal);
+      await gpus.unbind(uuid, owner, signal);
+    }
   },
 };
 

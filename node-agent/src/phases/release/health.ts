@@ -1,3 +1,4 @@
+import { healthOf } from "../receipts.ts";
 import { NEEDED, notNeeded, nothing, type Phase, type ReleaseContext, RETRY_FEW } from "../phase.ts";
 
 /** How the GPUs came back. A sick GPU does not keep the disk from being erased: `return` judges it, at the end. */
@@ -8,13 +9,8 @@ export const healthAfter: Phase<ReleaseContext> = {
   probe: async ({ gpuUuids }) => (gpuUuids.length === 0 ? notNeeded("The slice had no GPUs.") : NEEDED),
   apply: async ({ gpus, gpuUuids, signal }) => {
     const present = new Map((await gpus.list(signal)).map((gpu) => [gpu.uuid, gpu]));
-    return { faults: Object.fromEntries(gpuUuids.map((uuid) => [uuid, faultOf(present.get(uuid))])) };
+    return { health: Object.fromEntries(gpuUuids.map((uuid) => [uuid, healthOf(present.get(uuid))])) };
   },
   verify: nothing,
   undo: nothing,
 };
-
-function faultOf(gpu: { readonly healthy: boolean; readonly fault: string | null } | undefined): string | null {
-  if (gpu === undefined) return "The GPU is gone.";
-  return gpu.healthy ? null : (gpu.fault ?? "unhealthy");
-}

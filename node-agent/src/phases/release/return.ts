@@ -1,16 +1,8 @@
 import { AppError } from "@hostler/shared/errors.ts";
+import type { DiskReceipt, SlotReceipt } from "@hostler/shared/receipts.ts";
 import type { Facts } from "../../ports/slice-driver.ts";
 import { NEEDED, nothing, type Phase, type ReleaseContext, RETRY_NEVER } from "../phase.ts";
-
-/** One GPU's way back: what was done to it, and whether its slot may be given to another tenant. */
-export interface GpuReceipt {
-  readonly gpuUuid: string;
-  readonly clean: boolean;
-  /** Why the slot is quarantined; null when it is clean. */
-  readonly reason: string | null;
-  readonly reset: string | null;
-  readonly scrub: string | null;
-}
+import { receiptOf, scrubOf } from "../receipts.ts";
 
 /**
  * Looks for the slice a last time, writes the receipts and gives the row back. What is not proven is not clean: then the
@@ -28,41 +20,37 @@ export const giveBack: Phase<ReleaseContext> = {
     );
     if (left.length > 0)
       throw new AppError("command_failed", { detail: "The driver still shows objects of the slice on the host." });
-    const receipts = context.gpuUuids.map((uuid) => receiptOf(context, uuid));
+    const receipts = context.gpuUuids.map((uuid) => receiptIn(context, uuid));
+    const disk = await diskReceipt(context);
     const unproven = receipts.filter((receipt) => !receipt.clean);
     if (unproven.length > 0) {
       const detail = unproven.map(({ gpuUuid, reason }) => `${gpuUuid}: ${reason}`).join("; ");
-      throw new AppError("gpu_unavailable", { detail, facts: { receipts, diskErased: true } });
+      throw new AppError("gpu_unavailable", { detail, facts: { receipts, disk } });
     }
     await ledger.remove(owner);
-    return { receipts, diskErased: true };
+    return { receipts, disk };
   },
   verify: nothing,
   undo: nothing,
 };
 
-function receiptOf({ facts, gpus }: ReleaseContext, gpuUuid: string): GpuReceipt {
+/** Looked for once more at the very end: what `disk_erase` said was before the network and the secrets went. */
+async function diskReceipt({ driver, slice, signal }: ReleaseContext): Promise<DiskReceipt> {
+  const found = await driver.disk.inspect(slice, signal);
+  if (found !== "absent")
+    throw new AppError("command_failed", { detail: `The disk was erased, but reading it back found it ${found}.` });
+  return { method: driver.diskErasure, readBack: found };
+}
+
+function receiptIn({ facts, gpus, provision }: ReleaseContext, gpuUuid: string): SlotReceipt {
   const reset = rowOf(facts["reset"], "resets", gpuUuid);
-  const fault = rowOf(facts["health"], "faults", gpuUuid);
-  const scrub = gpus.simulated ? "simulated" : null;
-  const reason = reasonOf({ reset, fault, scrub });
-  return { gpuUuid, clean: reason === null, reason, reset: typeof reset === "string" ? reset : null, scrub };
+  const healthAfter = rowOf(facts["health"], "health", gpuUuid);
+  return receiptOf(gpuUuid, provision, { reset, healthAfter, scrub: scrubOf(gpus) });
 }
 
-function reasonOf(proof: {
-  readonly reset: unknown;
-  readonly fault: unknown;
-  readonly scrub: string | null;
-}): string | null {
-  if (proof.fault === undefined) return "Its health was not read after the release.";
-  if (proof.fault !== null) return String(proof.fault);
-  if (proof.scrub === null) return "Nothing proves that its memory is clean.";
-  return null;
-}
-
-function rowOf(facts: Facts | undefined, table: string, key: string): unknown {
+function rowOf(facts: Facts | undefined, table: string, key: string): string | null {
   const rows = facts?.[table];
-  return typeof rows === "object" && rows !== null
-    ? Object.entries(rows).find(([name]) => name === key)?.[1]
-    : undefined;
+  if (typeof rows !== "object" || rows === null) return null;
+  const value: unknown = Object.entries(rows).find(([name]) => name === key)?.[1];
+  return typeof value === "string" ? value : null;
 }
