@@ -87,6 +87,7 @@ test("GPU instances and compute instances are read with their ids and placements
 test("a card without instances says so in a sentence, which is an empty list and no failure", () => {
   expect(parseGpuInstances("No GPU instances found: Not Found\n")).toEqual([]);
   expect(parseComputeInstances("No compute instances found: Not Found\n")).toEqual([]);
+  expect(parseComputeInstances("No GPU instances found: Not Found\n")).toEqual([]);
 });
 
 test("silence, rubbish and the wrong list are refused with the line, and never read as an empty list", () => {
@@ -104,7 +105,7 @@ test("silence, rubbish and the wrong list are refused with the line, and never r
     expect(refusalBy(parse, "No GPU found: Not Found\n")).toMatch(/^command_failed: .*No GPU found/);
   }
   expect(refusalBy(parseGpuInstances, COMPUTE)).toMatch(/^command_failed/);
-  expect(refusalBy(parseComputeInstances, "No GPU instances found: Not Found")).toMatch(/^command_failed/);
+  expect(refusalBy(parseGpuInstances, "No compute instances found: Not Found")).toMatch(/^command_failed/);
   expect(refusalBy(parseGpuInstances, INSTANCES.replace("10:2", "N/A:2"))).toMatch(/^command_failed: .*N\/A:2/);
   expect(refusalBy(parseGpuInstanceProfiles, PROFILES.replace("6.25", "ERR!"))).toMatch(/^command_failed: .*ERR!/);
 });

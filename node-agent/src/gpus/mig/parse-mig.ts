@@ -91,7 +91,8 @@ const COMPUTE_PROFILES: TableShape = {
 };
 const COMPUTE_INSTANCES: TableShape = {
   title: "Compute instances:",
-  none: /^No compute instances found: Not Found$/,
+  // Where there are no GPU instances either, the driver may name those.
+  none: /^No (?:GPU|compute) instances found: Not Found$/,
   lines: [columns(N, N, NAME, N, N, RANGE)],
 };
 
@@ -167,7 +168,7 @@ export function notUnderstood(line: string): AppError {
   const refusal = refusalOf(line);
   if (refusal !== null) return refused("nvidia-smi lists nothing", refusal, line);
   return new AppError("command_failed", {
-    detail: `nvidia-smi said what this agent does not understand, so nothing was changed: ${JSON.stringify(line.trim().slice(0, 300))}. Run the same command by hand; if the driver is new, update the agent.`,
+    detail: `nvidia-smi said what this agent does not understand, so it goes no further: ${JSON.stringify(line.trim().slice(0, 300))}. Run the same command by hand; if the driver is new, update the agent.`,
   });
 }
 
