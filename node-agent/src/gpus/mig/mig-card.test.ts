@@ -158,14 +158,20 @@ test.each(["-dci", "-dgi"])("a destroy whose %s was done and not heard of ends w
   expect(fake.instances).toEqual([]);
 });
 
-test("an instance that went away between looking and destroying is destroyed", async () => {
+test.each([
+  "No compute instances found: Not Found",
+  "No GPU instances found: Not Found",
+  "Unable to destroy compute instance ID  0 from GPU  5 GPU instance ID  1: Not Found",
+])("an instance that went away before it was destroyed is destroyed, where the driver says %j", async (says) => {
   const fake = makeFakeCard();
-  const card = makeMigCard(fake.commands);
-  const slot = await card.create(fake.uuid, HALF, signal);
+  const slot = await makeMigCard(fake.commands).create(fake.uuid, HALF, signal);
   const run = fake.commands.run;
   const commands = {
     run: async (...[argv, options]: Parameters<typeof run>) => {
-      if (argv.includes("-dci")) fake.instances.length = 0;
+      if (argv.includes("-dci")) {
+        fake.instances.length = 0;
+        fake.faults.set("-dci", { says });
+      }
       return await run(argv, options);
     },
   };
@@ -191,6 +197,18 @@ test("an id that the driver gave to another instance after a reboot is not destr
   const after = await card.create(fake.uuid, { profileId: 20, start: 0 }, signal);
   expect(after.gpuInstanceId).toBe(before.gpuInstanceId);
   expect(await card.destroy(fake.uuid, before, signal)).toBe("absent");
+  expect(fake.instances).toHaveLength(1);
+});
+
+test("an instance that another hand made at the same placement is not destroyed by the id of ours", async () => {
+  const fake = makeFakeCard();
+  const card = makeMigCard(fake.commands);
+  await card.create(fake.uuid, { profileId: 10, start: 0 }, signal);
+  const ours = await card.create(fake.uuid, HALF, signal);
+  fake.reboot();
+  const theirs = await card.create(fake.uuid, HALF, signal);
+  expect(theirs.gpuInstanceId).not.toBe(ours.gpuInstanceId);
+  expect(await card.destroy(fake.uuid, ours, signal)).toBe("absent");
   expect(fake.instances).toHaveLength(1);
 });
 

@@ -62,6 +62,8 @@ export function makeFakeCard(profiles: readonly MigProfile[] = EIGHT.profiles): 
       run: async ([program, ...args]) => {
         const words = args.filter((word, at) => word !== "-i" && args[at - 1] !== "-i");
         card.ran.push(words.join(" "));
+        // Some answers take longer than others, so that what runs side by side does not run in step.
+        for (let wait = card.ran.length % 3; wait > 0; wait -= 1) await Promise.resolve();
         if (program !== "nvidia-smi" || args[args.indexOf("-i") + 1] !== card.uuid)
           return failure("No devices were found", 6);
         const struck = words.find((word) => card.faults.has(word)) ?? "";
