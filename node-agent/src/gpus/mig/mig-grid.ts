@@ -93,7 +93,7 @@ export interface Layout {
  */
 export function layoutsOf(grid: MigGrid, taken: number, ranks: readonly number[]): Layout[] {
   const units = ranks.reduce((sum, rank) => sum + (grid.ranked[rank]?.profile.placements.size ?? 0), 0);
-  if (units > countBits(grid.units & ~taken)) return [];
+  if (units > freeUnitsOf(grid, taken)) return [];
   // Walked in the order of insertion, which is the order of the starts: the first way to a mask is the lowest.
   let layouts = new Map<number, Layout>([[taken, { taken, starts: [] }]]);
   for (const rank of ranks) {
@@ -117,9 +117,10 @@ function enginesOf(grid: MigGrid, counts: readonly number[]): number[] {
   );
 }
 
-function countBits(mask: number): number {
+/** How many units are not taken that some profile can take. */
+export function freeUnitsOf(grid: MigGrid, taken: number): number {
   let count = 0;
-  for (let rest = mask; rest !== 0; rest &= rest - 1) count += 1;
+  for (let rest = grid.units & ~taken; rest !== 0; rest &= rest - 1) count += 1;
   return count;
 }
 

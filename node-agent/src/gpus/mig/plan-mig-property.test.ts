@@ -141,6 +141,20 @@ test("on tables that nobody has seen the plan is right, found whenever one exist
   );
 });
 
+test("the order of the wishes, of the table and of what exists changes nothing", () => {
+  fc.assert(
+    fc.property(anySituation, ({ card, request }) => {
+      const { mayRemoveIdle } = request;
+      const turned = { wanted: request.wanted.toReversed(), existing: request.existing.toReversed(), mayRemoveIdle };
+      const fit = fitProfiles({ profiles: card.profiles.toReversed() }, turned);
+      const expected = fitProfiles(card, request);
+      if (expected.kind === "fits") expect(fit).toEqual(expected);
+      else expect(fit.kind).toBe("does_not_fit");
+    }),
+    { numRuns: 300 },
+  );
+});
+
 test("the capacity of a profile is exactly how many of it a plan can have", () => {
   fc.assert(
     fc.property(anySituation, ({ card, request }) => {

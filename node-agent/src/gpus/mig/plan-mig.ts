@@ -1,4 +1,4 @@
-import { allowanceOf, gridOf, isAllowed, layoutsOf, maskOf, type MigGrid } from "./mig-grid.ts";
+import { allowanceOf, freeUnitsOf, gridOf, isAllowed, layoutsOf, maskOf, type MigGrid } from "./mig-grid.ts";
 import type { MigProfile } from "./mig-profile.ts";
 
 /**
@@ -81,12 +81,14 @@ export function fitProfiles<Instance extends MigInstance>(
   const grid = gridOf(card.profiles);
   const wanted = countsOf(grid, request.wanted);
   if (wanted === null) return doesNotFit(card, request);
-  const idle = request.existing.filter(({ use }) => use === "idle");
-  const inUse = request.existing.filter(({ use }) => use === "in_use");
+  // In one order, so that of equally good choices always the same one is first.
+  const existing = request.existing.toSorted((a, b) => a.start - b.start);
+  const idle = existing.filter(({ use }) => use === "idle");
+  const inUse = existing.filter(({ use }) => use === "in_use");
   for (const choices of removalChoices(grid, { wanted, inUse, idle }, request.mayRemoveIdle)) {
     let best: (Plan<Instance> & { readonly removals: readonly Instance[] }) | null = null;
     for (const removals of choices) {
-      const kept = request.existing.filter((instance) => !removals.includes(instance));
+      const kept = existing.filter((instance) => !removals.includes(instance));
       const plan = planBeside(grid, wanted, { kept, isFreeKnown: removals.length === 0 });
       if (plan !== null && (best === null || isBetter(plan, best))) best = { ...plan, removals };
     }
@@ -123,23 +125,40 @@ function roomBeside(
   });
 }
 
+interface Wish<Instance extends MigInstance> {
+  readonly wanted: readonly number[];
+  readonly inUse: readonly Instance[];
+  readonly idle: readonly Instance[];
+}
+
 /** What may be removed, by how much of it: every choice of one number is looked at before the next number. */
 function* removalChoices<Instance extends MigInstance>(
   grid: MigGrid,
-  state: {
-    readonly wanted: readonly number[];
-    readonly inUse: readonly Instance[];
-    readonly idle: readonly Instance[];
-  },
+  wish: Wish<Instance>,
   mayRemoveIdle: boolean,
 ): Generator<Iterable<readonly Instance[]>> {
-  const { wanted, inUse, idle } = state;
+  const { wanted, inUse, idle } = wish;
   yield [[]];
   if (!mayRemoveIdle || idle.length === 0) return;
   // Where it does not fit with everything gone, no choice of less helps.
   if (planBeside(grid, wanted, { kept: inUse, isFreeKnown: false }) === null) return;
-  if (idle.length <= CHOOSABLE_MAX) for (let count = 1; count < idle.length; count += 1) yield choose(idle, count);
+  if (idle.length <= CHOOSABLE_MAX)
+    for (let count = fewestRemovals(grid, wish); count < idle.length; count += 1) yield choose(idle, count);
   yield [idle];
+}
+
+/** So many at least: with less gone there are not even enough units, wherever they lie and whatever is adopted. */
+function fewestRemovals(grid: MigGrid, { wanted, inUse, idle }: Wish<MigInstance>): number {
+  let missing = -freeUnitsOf(grid, takenBy([...inUse, ...idle]));
+  for (const [rank, { profile }] of grid.ranked.entries())
+    missing += Math.max(0, (wanted[rank] ?? 0) - adoptable(idle, profile).length) * profile.placements.size;
+  let count = 0;
+  for (const { size } of idle.toSorted((a, b) => b.size - a.size)) {
+    count += 1;
+    missing -= size;
+    if (missing <= 0) break;
+  }
+  return count;
 }
 
 /** The best plan when exactly `kept` stays; null when there is none. */
