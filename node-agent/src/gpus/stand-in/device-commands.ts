@@ -1,3 +1,4 @@
+import type { FaultKind } from "./faults.ts";
 import { answer, cardOf, EXIT, processesOn, withGpu, type Outcome, type Situation } from "./situation.ts";
 import type { StandInGpu, StandInState } from "./state.ts";
 
@@ -93,12 +94,20 @@ function afterReset(state: StandInState, gpu: StandInGpu): StandInState {
   return withGpu({ ...state, faults }, { ...gpu, migMode: gpu.migPending, instances: [] });
 }
 
+const CURED_BY_BOOT: ReadonlySet<FaultKind> = new Set([
+  "library_mismatch",
+  "lost",
+  "row_remap",
+  "ecc",
+  "process",
+  "absent",
+]);
+
 /** What a boot of the host leaves: no instances, no processes, no persistence, and MIG mode only where the card keeps it. */
 export function afterBoot(state: StandInState): StandInState {
   const gpus = state.gpus.map((gpu): StandInGpu => {
     const migMode = cardOf(gpu).mig?.modeChange === "at_reset" && gpu.migPending;
     return { ...gpu, persistence: false, instances: [], migMode, migPending: migMode };
   });
-  const faults = state.faults.filter(({ kind }) => !["row_remap", "ecc", "process"].includes(kind));
-  return { ...state, gpus, faults };
+  return { ...state, gpus, faults: state.faults.filter(({ kind }) => !CURED_BY_BOOT.has(kind)) };
 }

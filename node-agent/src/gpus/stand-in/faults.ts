@@ -1,8 +1,9 @@
 import type { CommandKind } from "./arguments.ts";
 
 /**
- * What goes wrong on request, each written into the state file with `setFault` or by hand. The last five are conditions of a
- * GPU rather than failures of a call: a reset of that GPU cures `row_remap` and `ecc`, a boot these and `process`.
+ * What goes wrong on request, each written into the state file with `setFault` or by hand. From `lost` on they are
+ * conditions of a GPU rather than failures of a call: a reset of that GPU cures `row_remap` and `ecc`, a boot of the host all of
+ * them and `library_mismatch`.
  */
 export type Fault = FaultScope &
   (
@@ -33,7 +34,16 @@ export type Fault = FaultScope &
     | { readonly kind: "lost"; readonly reason: string }
     | { readonly kind: "row_remap" }
     | { readonly kind: "ecc"; readonly count: number }
-    | { readonly kind: "process"; readonly pid: number; readonly name: string; readonly memoryMib: number }
+    | {
+        readonly kind: "process";
+        readonly pid: number;
+        readonly name: string;
+        readonly memoryMib: number;
+        /** The GPU instance that it is in: the others of the GPU are free of it. All of them are held when null. */
+        readonly gpuInstance: number | null;
+      }
+    /** Another driver has the GPU, or it is gone from the bus: nothing names it, and those behind it move up. Whatever the call. */
+    | { readonly kind: "absent" }
   );
 
 interface FaultScope {

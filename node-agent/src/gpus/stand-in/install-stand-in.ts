@@ -2,7 +2,7 @@ import { chmod, mkdir, writeFile } from "node:fs/promises";
 import { join, resolve } from "node:path";
 import type { CardName } from "./cards.ts";
 import { afterBoot } from "./device-commands.ts";
-import type { Fault } from "./faults.ts";
+import type { Fault, FaultKind } from "./faults.ts";
 import { parseState } from "./parse-state.ts";
 import { uuidOf } from "./query-gpu.ts";
 import { changeState, createState } from "./state.ts";
@@ -21,7 +21,7 @@ export interface StandInPlan {
 
 /** What is left out of a fault has the default that `parseFault` gives it. */
 export type FaultRequest = FaultRequestOf<Fault>;
-type Defaulted = "on" | "gpu" | "calls" | "when" | "ms" | "ignoresSigterm";
+type Defaulted = "on" | "gpu" | "calls" | "when" | "ms" | "ignoresSigterm" | "gpuInstance";
 type FaultRequestOf<Kind> = Kind extends unknown
   ? Omit<Kind, Defaulted> & Partial<Pick<Kind, Extract<keyof Kind, Defaulted>>>
   : never;
@@ -69,8 +69,12 @@ export async function setFault(statePath: string, fault: FaultRequest): Promise<
   });
 }
 
-export async function clearFaults(statePath: string): Promise<void> {
-  await changeState(statePath, (state) => ({ state: { ...state, faults: [] }, result: undefined }));
+/** Those of one kind, such as a process that has ended; all of them without a kind. */
+export async function clearFaults(statePath: string, kind?: FaultKind): Promise<void> {
+  await changeState(statePath, (state) => {
+    const faults = kind === undefined ? [] : state.faults.filter((fault) => fault.kind !== kind);
+    return { state: { ...state, faults }, result: undefined };
+  });
 }
 
 /** The host boots: instances and processes are gone, and MIG mode with them where the card does not keep it. */

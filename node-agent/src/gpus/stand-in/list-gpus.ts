@@ -1,6 +1,14 @@
 import { computeProfilesOf, profileById } from "./placement.ts";
 import { uuidOf } from "./query-gpu.ts";
-import { answer, cardOf, processesOn, type IndexedGpu, type Outcome, type Situation } from "./situation.ts";
+import {
+  answer,
+  cardOf,
+  processesOn,
+  visibleGpus,
+  type IndexedGpu,
+  type Outcome,
+  type Situation,
+} from "./situation.ts";
 import type { StandInGpu } from "./state.ts";
 
 /** What a program can compute on in a GPU that is cut: one for each compute instance, by GPU instance. */
@@ -52,7 +60,7 @@ export function printVersion({ state }: Situation): Outcome {
 
 /** The elements of `-q -x` that say which GPUs there are and how they are cut; the real answer has many more. */
 export function printXml(situation: Situation): Outcome {
-  const { driverVersion, cudaVersion, gpus } = situation.state;
+  const { driverVersion, cudaVersion } = situation.state;
   return answer([
     '<?xml version="1.0" ?>',
     '<!DOCTYPE nvidia_smi_log SYSTEM "nvsmi_device_v12.dtd">',
@@ -60,7 +68,7 @@ export function printXml(situation: Situation): Outcome {
     `\t<timestamp>${situation.now.toUTCString()}</timestamp>`,
     `\t<driver_version>${driverVersion}</driver_version>`,
     `\t<cuda_version>${cudaVersion}</cuda_version>`,
-    `\t<attached_gpus>${gpus.length}</attached_gpus>`,
+    `\t<attached_gpus>${visibleGpus(situation.state).length}</attached_gpus>`,
     ...situation.gpus.flatMap((about) => xmlOf(situation, about)),
     "</nvidia_smi_log>",
   ]);

@@ -99,8 +99,8 @@ export function destroyComputeInstances(
         uuid,
         take: (gpu: StandInGpu) => {
           const where = `compute instance ID ${two(id)} from GPU ${two(index)} GPU instance ID ${two(instance.id)}`;
-          // Which instance a process is in is not kept: one on the GPU holds them all.
-          if (processesOn(situation, gpu).length > 0)
+          const holders = processesOn(situation, gpu);
+          if (holders.some(({ gpuInstance }) => gpuInstance === null || gpuInstance === instance.id))
             return refused(`Unable to destroy ${where}`, "In use by another client");
           const without = (from: GpuInstance): GpuInstance => ({
             ...from,

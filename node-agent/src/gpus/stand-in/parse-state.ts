@@ -79,10 +79,12 @@ function parseFault(reader: Reader): Fault {
         pid: reader.at("pid").number(),
         name: reader.at("name").text(),
         memoryMib: reader.at("memoryMib").number(),
+        gpuInstance: reader.at("gpuInstance").isGiven() ? reader.at("gpuInstance").number() : null,
       };
     case "half":
     case "lie":
     case "row_remap":
+    case "absent":
       return { ...scope, kind };
     default:
       throw reader.at("kind").wrong("a kind of fault that faults.ts lists");

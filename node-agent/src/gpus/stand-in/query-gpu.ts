@@ -1,6 +1,15 @@
 import { createHash } from "node:crypto";
 import { faultOf, faultsOf, isAbout } from "./faults.ts";
-import { answer, cardOf, EXIT, processesOn, type IndexedGpu, type Outcome, type Situation } from "./situation.ts";
+import {
+  answer,
+  cardOf,
+  EXIT,
+  processesOn,
+  visibleGpus,
+  type IndexedGpu,
+  type Outcome,
+  type Situation,
+} from "./situation.ts";
 import type { CsvFormat } from "./arguments.ts";
 
 interface Field {
@@ -27,7 +36,7 @@ const fixed =
 const FIELDS: Readonly<Record<string, Field>> = {
   timestamp: { help: "When the query was made.", value: (_about, { now }) => timestampOf(now) },
   driver_version: { help: "Version of the display driver.", value: (_about, { state }) => state.driverVersion },
-  count: { help: "Number of GPUs in the system.", value: (_about, { state }) => state.gpus.length },
+  count: { help: "Number of GPUs in the system.", value: (_about, { state }) => visibleGpus(state).length },
   name: { aliases: ["gpu_name"], help: "Product name.", value: ({ gpu }) => cardOf(gpu).name },
   serial: { aliases: ["gpu_serial"], help: "Serial number of the board.", value: ({ gpu }) => gpu.serial },
   uuid: { aliases: ["gpu_uuid"], help: "Identifier of the GPU.", value: ({ gpu }) => gpu.uuid },

@@ -50,9 +50,15 @@ export function withGpu(state: StandInState, changed: StandInGpu): StandInState 
   return { ...state, gpus: state.gpus.map((gpu) => (gpu.uuid === changed.uuid ? changed : gpu)) };
 }
 
+/** What the driver shows: a GPU that another driver has is not counted, and does not keep its index. */
+export function visibleGpus({ gpus, faults }: StandInState): StandInGpu[] {
+  const absent = faultsOf(faults, "absent");
+  return gpus.filter(({ uuid }) => !absent.some((fault) => isAbout(fault, uuid)));
+}
+
 /** GPUs by index, UUID or bus id, in the order of the host. Null when one of them is not there. */
 export function selectGpus(state: StandInState, names: readonly string[] | null): IndexedGpu[] | null {
-  const all = state.gpus.map((gpu, index) => ({ index, gpu }));
+  const all = visibleGpus(state).map((gpu, index) => ({ index, gpu }));
   if (names === null) return all;
   const found = names.map((name) => all.find((candidate) => isNamed(candidate, name)));
   return found.includes(undefined) ? null : all.filter((candidate) => found.includes(candidate));

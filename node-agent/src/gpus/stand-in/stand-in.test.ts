@@ -128,6 +128,28 @@ test("a process is named, keeps its GPU from a reset and its instances from bein
   expect((await readState(host.statePath)).gpus.map(({ instances }) => instances.length)).toEqual([0, 1]);
 });
 
+test("a process in one instance leaves the others of its GPU to be destroyed", async () => {
+  const host = await cutHopper();
+  await host.lines("mig", "-cgi", "9:0,9:4", "-C");
+  await setFault(host.statePath, { kind: "process", pid: 6, name: "tenant", memoryMib: 10, gpuInstance: 1 });
+  await host.lines("mig", "-dci", "-gi", "2");
+  await host.lines("mig", "-dgi", "-gi", "2");
+  expect((await host.run("mig", "-dci", "-gi", "1")).exitCode).toBe(19);
+  await clearFaults(host.statePath, "process");
+  await host.lines("mig", "-dci", "-gi", "1");
+});
+
+test("a GPU that another driver has is not shown, and those behind it move up, until the host boots", async () => {
+  const host = await standIn("h100", "h200", "l40s");
+  const second = (await readState(host.statePath)).gpus[1]?.uuid ?? "";
+  await setFault(host.statePath, { kind: "absent", gpu: second });
+  const asked = ["--query-gpu=index,count,name", "--format=csv,noheader"];
+  expect(await host.lines(...asked)).toEqual(["0, 2, NVIDIA H100 80GB HBM3", "1, 2, NVIDIA L40S"]);
+  expect((await host.run("-i", second, "-pm", "0")).exitCode).toBe(6);
+  await forgetBoot(host.statePath);
+  expect(await host.lines(...asked)).toHaveLength(3);
+});
+
 test("a GPU is meant by its index, its UUID or its bus id, and one that is not there is not found", async () => {
   const host = await standIn("h100", "h200");
   const [, second] = (await readState(host.statePath)).gpus;
