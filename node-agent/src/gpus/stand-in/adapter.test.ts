@@ -96,6 +96,25 @@ test("a pending row remap is a fault until that GPU is reset, or the host boots"
   expect(await health()).toEqual([true, true]);
 });
 
+test("a reset clears what happened since the last one, and the board remembers it", async () => {
+  const host = await standIn("h100", "h100");
+  await setFault(host.statePath, { kind: "ecc", count: 3 });
+  await setFault(host.statePath, { kind: "row_remap" });
+  const fields = [
+    "ecc.errors.uncorrected.volatile.total",
+    "ecc.errors.uncorrected.aggregate.total",
+    "remapped_rows.uncorrectable",
+    "remapped_rows.pending",
+  ];
+  const counters = async (): Promise<string[]> =>
+    await host.lines(`--query-gpu=${fields.join(",")}`, "--format=csv,noheader");
+  expect(await counters()).toEqual(["3, 3, 1, Yes", "3, 3, 1, Yes"]);
+  await host.lines("-i", "0", "-r");
+  expect(await counters()).toEqual(["0, 3, 1, No", "3, 3, 1, Yes"]);
+  await forgetBoot(host.statePath);
+  expect(await counters()).toEqual(["0, 3, 1, No", "0, 3, 1, No"]);
+});
+
 test.each<FaultRequest>([
   { kind: "lost", reason: LOST },
   { kind: "library_mismatch", libraryVersion: "580.173" },

@@ -1,4 +1,4 @@
-import type { FaultKind } from "./faults.ts";
+import { faultOf, isAbout, type FaultKind } from "./faults.ts";
 import { answer, cardOf, EXIT, processesOn, withGpu, type Outcome, type Situation } from "./situation.ts";
 import type { StandInGpu, StandInState } from "./state.ts";
 
@@ -88,10 +88,24 @@ export function resetGpus(situation: Situation): Outcome {
 }
 
 function afterReset(state: StandInState, gpu: StandInGpu): StandInState {
-  const faults = state.faults.filter(
-    ({ kind, gpu: uuid }) => !(uuid === gpu.uuid && (kind === "row_remap" || kind === "ecc")),
-  );
-  return withGpu({ ...state, faults }, { ...gpu, migMode: gpu.migPending, instances: [] });
+  const faults = state.faults.flatMap((fault) => {
+    if (!(fault.kind === "row_remap" || fault.kind === "ecc") || !isAbout(fault, gpu.uuid)) return [fault];
+    // One of every GPU stays with those that were not reset.
+    const others = fault.gpu === null ? state.gpus.filter(({ uuid }) => uuid !== gpu.uuid) : [];
+    return others.map(({ uuid }) => ({ ...fault, gpu: uuid }));
+  });
+  const lived = { ...withLifetime(state, gpu), migMode: gpu.migPending, instances: [] };
+  return withGpu({ ...state, faults }, lived);
+}
+
+/** Its counters after what it has now is over: errors and remapped rows are remembered for the life of the board. */
+function withLifetime(state: StandInState, gpu: StandInGpu): StandInGpu {
+  const mine = state.faults.filter((fault) => isAbout(fault, gpu.uuid));
+  return {
+    ...gpu,
+    uncorrectedBefore: gpu.uncorrectedBefore + (faultOf(mine, "ecc")?.count ?? 0),
+    rowsRemapped: gpu.rowsRemapped + (faultOf(mine, "row_remap") === undefined ? 0 : 1),
+  };
 }
 
 const CURED_BY_BOOT: ReadonlySet<FaultKind> = new Set([
@@ -107,7 +121,7 @@ const CURED_BY_BOOT: ReadonlySet<FaultKind> = new Set([
 export function afterBoot(state: StandInState): StandInState {
   const gpus = state.gpus.map((gpu): StandInGpu => {
     const migMode = cardOf(gpu).mig?.modeChange === "at_reset" && gpu.migPending;
-    return { ...gpu, persistence: false, instances: [], migMode, migPending: migMode };
+    return { ...withLifetime(state, gpu), persistence: false, instances: [], migMode, migPending: migMode };
   });
   return { ...state, gpus, faults: state.faults.filter(({ kind }) => !CURED_BY_BOOT.has(kind)) };
 }

@@ -44,6 +44,8 @@ export async function installStandIn(folder: string, plan: StandInPlan): Promise
       persistence: gpu.persistence ?? true,
       migMode: false,
       migPending: false,
+      uncorrectedBefore: 0,
+      rowsRemapped: 0,
       instances: [],
     })),
     faults: [],

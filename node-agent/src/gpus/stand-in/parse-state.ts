@@ -28,6 +28,8 @@ function gpuOf(reader: Reader): StandInGpu {
     persistence: reader.at("persistence").flag(),
     migMode: reader.at("migMode").flag(),
     migPending: reader.at("migPending").flag(),
+    uncorrectedBefore: reader.at("uncorrectedBefore").number(),
+    rowsRemapped: reader.at("rowsRemapped").number(),
     instances: reader
       .at("instances")
       .list()

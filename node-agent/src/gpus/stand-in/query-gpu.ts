@@ -89,7 +89,10 @@ const FIELDS: Readonly<Record<string, Field>> = {
   "ecc.errors.corrected.volatile.total": { help: "Corrected errors since the last reset.", value: fixed("0") },
   "ecc.errors.corrected.aggregate.total": { help: "Corrected errors ever.", value: fixed("0") },
   "ecc.errors.uncorrected.volatile.total": { help: "Uncorrected errors since the last reset.", value: eccOf },
-  "ecc.errors.uncorrected.aggregate.total": { help: "Uncorrected errors ever.", value: eccOf },
+  "ecc.errors.uncorrected.aggregate.total": {
+    help: "Uncorrected errors ever.",
+    value: (about, situation) => about.gpu.uncorrectedBefore + eccOf(about, situation),
+  },
   "ecc.errors.uncorrected.aggregate.sram.thresholdExceeded": {
     help: "Whether uncorrected errors in SRAM are too many.",
     value: fixed("No"),
@@ -113,7 +116,7 @@ const FIELDS: Readonly<Record<string, Field>> = {
   "remapped_rows.uncorrectable": {
     aliases: ["remapped_rows.dbe"],
     help: "Rows remapped for uncorrected errors.",
-    value: wholeOnly((about, situation) => (remapPending(about, situation) ? 1 : 0)),
+    value: wholeOnly((about, situation) => about.gpu.rowsRemapped + (remapPending(about, situation) ? 1 : 0)),
   },
   "remapped_rows.pending": {
     help: "Whether a remap waits for a reset.",

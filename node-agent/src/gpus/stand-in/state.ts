@@ -24,6 +24,9 @@ export interface StandInGpu {
   readonly persistence: boolean;
   readonly migMode: boolean;
   readonly migPending: boolean;
+  /** Uncorrected memory errors up to the last reset. */
+  readonly uncorrectedBefore: number;
+  readonly rowsRemapped: number;
   readonly instances: readonly GpuInstance[];
 }
 
