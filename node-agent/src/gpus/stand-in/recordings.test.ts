@@ -47,6 +47,8 @@ function stepsOf(text: string): Step[] {
 }
 
 const sessionOf = (name: string): Step[] => stepsOf(readFixture(`nvidia-smi/mig/${name}`));
+/** A GPU has the UUID of the recorded one, so that whole lines can be compared. */
+const uuidIn = (name: string): string => /GPU-[0-9a-fx-]{36}/.exec(readFixture(`nvidia-smi/mig/${name}`))?.[0] ?? "";
 const withoutMigUuids = (lines: readonly string[]): string[] =>
   lines.map((line) => line.replace(/MIG-[0-9a-f-]+/, "MIG"));
 const linesOf = (path: string): string[] => readFixture(path).trimEnd().split("\n");
@@ -64,7 +66,7 @@ describe.skipIf(listFixtures("nvidia-smi/mig").length === 0)(
   () => {
     test("h100-80gb-session-lgip-lgipp-cgi-lgi-lci-dci-dgi.txt is answered as it was", async () => {
       const steps = sessionOf("h100-80gb-session-lgip-lgipp-cgi-lgi-lci-dci-dgi.txt");
-      const uuid = "GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx";
+      const uuid = uuidIn("h100-80gb-session-lgip-lgipp-cgi-lgi-lci-dci-dgi.txt");
       const host = await standIn({
         driverVersion: "535.104.05",
         gpus: [{ card: "h100", busId: "00000000:16:00.0", uuid }],
@@ -79,7 +81,7 @@ describe.skipIf(listFixtures("nvidia-smi/mig").length === 0)(
     });
 
     test("a100-40gb-580-mixed-ci-lgi-lci-L-table-caps.txt is answered as it was, but for the table and the files", async () => {
-      const uuid = "GPU-9e4aeb94-01c0-5173-4811-4ca60f77b3a9";
+      const uuid = uuidIn("a100-40gb-580-mixed-ci-lgi-lci-L-table-caps.txt");
       const host = await standIn({ gpus: [{ card: "a100-40gb", busId: "00000000:10:1C.0", uuid }] });
       await host.lines("-i", "0", "-mig", "1");
       await host.lines("-i", "0", "-r");
@@ -109,7 +111,7 @@ describe.skipIf(listFixtures("nvidia-smi/mig").length === 0)(
     });
 
     test("a30-session-create-lcip-list.txt is answered as it was, with the instance that it does not show being made", async () => {
-      const uuid = "GPU-1e44b340-5807-0dbe-62e6-343a6b8b8bcd";
+      const uuid = uuidIn("a30-session-create-lcip-list.txt");
       const host = await standIn({ driverVersion: "535.104.05", gpus: [{ card: "a30", uuid }] });
       await host.lines("-mig", "1");
       await host.lines("-r");
