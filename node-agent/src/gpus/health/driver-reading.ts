@@ -41,3 +41,8 @@ export function numberOf(text: string | undefined): number | null {
 export function isNotApplicable(text: string): boolean {
   return /^(?:N\/A|Not Supported|Requested functionality has been deprecated)$/.test(text);
 }
+
+/** What the driver writes in the place of a value that it could not read. */
+export function isErrorValue(text: string): boolean {
+  return /^(?:ERR!|Unknown Error|GPU is lost|GPU requires reset|Insufficient Permissions)$/i.test(text);
+}

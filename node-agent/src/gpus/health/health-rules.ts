@@ -1,4 +1,4 @@
-import { type GpuFields, isNotApplicable, numberOf } from "./driver-reading.ts";
+import { type GpuFields, isErrorValue, isNotApplicable, numberOf } from "./driver-reading.ts";
 import type { Cure, HealthFailureClass } from "./driver-words.ts";
 
 export interface RuleFinding {
@@ -240,6 +240,7 @@ export const IDENTITY_FIELDS = ["index", "uuid", "pci.bus_id", "name", "driver_v
 /** Told to whoever asks, without an opinion. */
 export const PLAIN_FIELDS = [
   "serial",
+  "fan.speed",
   "vbios_version",
   "persistence_mode",
   "compute_mode",
@@ -252,9 +253,12 @@ export const HEALTH_FIELDS_ASKED: readonly string[] = [
   ...PLAIN_FIELDS,
 ];
 
-/** What the rules find in one GPU's values. A field that is required and not there is a finding; another is left out. */
+/**
+ * What the rules find in one GPU's values. An error is a finding in any field, also in one without a rule. A field that is
+ * required and not there is a finding, another one is left to whoever says what was not read.
+ */
 export function applyHealthRules(gpu: GpuFields): RuleFinding[] {
-  return HEALTH_RULES.flatMap(({ field, isRequired, judge }) => {
+  const ruled = HEALTH_RULES.flatMap(({ field, isRequired, judge }) => {
     const value = gpu[field];
     if (value === undefined)
       return isRequired === true
@@ -263,4 +267,10 @@ export function applyHealthRules(gpu: GpuFields): RuleFinding[] {
     const finding = judge(value, gpu);
     return finding === null ? [] : [finding];
   });
+  const errors = Object.entries(gpu)
+    .filter(([field, value]) => isErrorValue(value) && !RULED.has(field))
+    .map(([field, value]) => unreadable(field, value));
+  return [...ruled, ...errors];
 }
+
+const RULED = new Set(HEALTH_RULES.map(({ field }) => field));

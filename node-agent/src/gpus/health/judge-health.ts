@@ -30,6 +30,8 @@ export interface HealthEvidence {
   readonly sinceUs: number | null;
   /** Null where the bus cannot be read: then nothing is healthy. */
   readonly pciGpus: readonly PciGpu[] | null;
+  /** What further tools found: NVLinks that are down, a diagnosis of DCGM. Empty where none was asked. */
+  readonly diagnoses: readonly Finding[];
 }
 
 export interface Finding {
@@ -60,7 +62,7 @@ export type HealthVerdict = {
 /** Pure: the same evidence gives the same verdict. Whatever is missing from the evidence is a finding. */
 export function judgeHealth(evidence: HealthEvidence): HealthVerdict {
   const { driver, wanted } = evidence;
-  const all = [...hostFindings(evidence), ...gpuFindings(evidence), ...kernelFindings(evidence)];
+  const all = [...hostFindings(evidence), ...gpuFindings(evidence), ...kernelFindings(evidence), ...evidence.diagnoses];
   const isOurs = ({ gpuUuid, failureClass }: Finding): boolean =>
     gpuUuid === null ? failureClass === "host" : wanted.some(({ uuid }) => uuid === gpuUuid);
   const [first, ...rest] = all.filter(isOurs);

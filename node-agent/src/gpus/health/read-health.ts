@@ -98,6 +98,8 @@ async function ask(commands: HostCommands, args: readonly string[], signal: Abor
   const options = { timeoutMs: TIMEOUT_MS, signal, outputBytesMax: OUTPUT_BYTES_MAX };
   try {
     const { exitCode, stdout, stderr } = await commands.run(["nvidia-smi", ...args], options);
+    // What does not fit was thrown away, and a table without its end can look whole.
+    if (Buffer.byteLength(stdout) >= OUTPUT_BYTES_MAX) throw new DriverFailed(readDriverWords("more than fits"));
     if (exitCode === 0) return stdout;
     // Its errors come on stdout or on stderr, by version.
     throw new DriverFailed(readDriverWords(`${stdout}\n${stderr}`));

@@ -65,6 +65,7 @@ export function makeEvidence(overrides: Partial<HealthEvidence> = {}): HealthEvi
     kernel: makeKernelLog(),
     sinceUs: null,
     pciGpus: [{ address: "0000:86:00.0", driver: "nvidia" }],
+    diagnoses: [],
     ...overrides,
   };
 }

@@ -53,7 +53,7 @@ const FORMS: readonly Form[] = [
  */
 export function parseKernelLog(output: string): KernelMessage[] {
   const messages: KernelMessage[] = [];
-  for (const line of output.split("\n")) {
+  for (const line of output.split(/\r*\n/)) {
     if (line.trim() === "") continue;
     const last = messages.at(-1);
     if (/^\s/.test(line) && last !== undefined) {
