@@ -22,6 +22,11 @@ export interface FabricManager {
    * `gpu_unavailable` when there is no such partition or when another active one has any of the GPUs.
    */
   activate(gpus: FabricGpus, signal: AbortSignal): Promise<FabricPartition>;
+  /**
+   * Tells a Fabric Manager that has just started which partitions running slices hold: it has forgotten them, and would
+   * give their GPUs away. Must come before any activation; reads them back.
+   */
+  restore(partitionIds: readonly number[], signal: AbortSignal): Promise<void>;
   /** Resolves when that partition is inactive; one that is not there rejects, for nobody knows what its id means now. */
   deactivate(partitionId: number, signal: AbortSignal): Promise<void>;
 }
@@ -52,6 +57,20 @@ export function makeFabricManager(commands: HostCommands, socketPath: string): F
           detail: `fmpm reported success, but fabric partition ${target.partitionId} is not active. See nvidia-fabricmanager's log.`,
         });
       return active;
+    },
+    restore: async (partitionIds, signal) => {
+      const ids = [...new Set(partitionIds)];
+      // An empty list is no argument that fmpm takes, and there is nothing to restore.
+      if (ids.length === 0) return;
+      const before = await list(signal);
+      for (const id of ids) find(before, id);
+      await fmpm(["--set-activated-list", ids.join(",")], signal);
+      const after = await list(signal);
+      const lost = ids.filter((id) => !find(after, id).isActive);
+      if (lost.length > 0)
+        throw new AppError("command_failed", {
+          detail: `fmpm reported success, but the fabric partitions ${lost.join(", ")} are not active. See nvidia-fabricmanager's log.`,
+        });
     },
     deactivate: async (partitionId, signal) => {
       if (!find(await list(signal), partitionId).isActive) return;

@@ -3,7 +3,7 @@ import type { HostCommands } from "../../ports/host-commands.ts";
 import { listFixtures, readFixture } from "../../testing/fixtures.ts";
 import { makeFabricManager } from "./fabric-manager.ts";
 import { activeRivals, matchPartition } from "./match-partition.ts";
-import { parseFabricLog } from "./parse-fabric-log.ts";
+import { judgeFabricRun, parseFabricLog } from "./parse-fabric-log.ts";
 import { type FabricPartition, parsePartitions } from "./parse-partitions.ts";
 
 const BOARD = [1, 2, 3, 4, 5, 6, 7, 8];
@@ -37,6 +37,7 @@ function makeFake(lie = false): { active: Set<number>; commands: HostCommands; a
     expect([flag, socket]).toEqual(["--unix-domain-socket", SOCKET]);
     if (action === "-a" && !lie) active.add(Number(id));
     if (action === "-d" && !lie) active.delete(Number(id));
+    if (action === "--set-activated-list" && !lie) for (const one of (id ?? "").split(",")) active.add(Number(one));
     return { exitCode: 0, stdout: action === "-l" ? printed(partitionsWith(active)) : "", stderr: "", durationMs: 1 };
   };
   return { active, commands: { run }, argvs };
@@ -109,6 +110,21 @@ test("activating takes the exact partition, twice is once, and deactivating give
   expect(argvs.filter((argv) => argv.includes("-d"))).toHaveLength(1);
 });
 
+test("a Fabric Manager that has started anew is told what running slices hold, before it gives anything away", async () => {
+  const { active, commands, argvs } = makeFake();
+  const fabric = makeFabricManager(commands, SOCKET);
+  await fabric.restore([], signal);
+  expect(argvs).toEqual([]);
+  await fabric.restore([4, 2, 4], signal);
+  expect([...active]).toEqual([4, 2]);
+  expect(argvs).toContainEqual(["fmpm", "--unix-domain-socket", SOCKET, "--set-activated-list", "4,2"]);
+  await expect(fabric.restore([99], signal)).rejects.toThrow(/no partition 99/);
+  await expect(fabric.activate({ moduleIds: [2], boardModuleIds: BOARD }, signal)).rejects.toThrow(/are active/);
+  await expect(makeFabricManager(makeFake(true).commands, SOCKET).restore([4], signal)).rejects.toThrow(
+    /4 are not active/,
+  );
+});
+
 test("a Fabric Manager that reports success and does nothing is caught", async () => {
   const liar = makeFake(true);
   const fabric = makeFabricManager(liar.commands, SOCKET);
@@ -160,6 +176,23 @@ test("the newest run is read from the log, with its version, its GPUs and its er
     errors: ["detected NVSwitch fatal error 19084"],
   });
   expect(parseFabricLog("")).toMatchObject({ version: null, isConfigured: false });
+});
+
+test("a Fabric Manager of another version than the driver, not ready or with a fatal error, is the host's fault", () => {
+  const sound = {
+    version: "550.90.07",
+    fabricMode: 1,
+    isConfigured: true,
+    gpuUuids: [],
+    errors: ["a non-fatal error 12028"],
+  };
+  const codes = (overrides: object): string[] =>
+    judgeFabricRun({ ...sound, ...overrides }, "550.90.07").map(({ code }) => code);
+  expect(codes({})).toEqual([]);
+  expect(codes({ version: "550.54.15" })).toEqual(["fabric_manager_version"]);
+  expect(codes({ version: null })).toEqual(["fabric_manager_unknown"]);
+  expect(codes({ isConfigured: false })).toEqual(["fabric_not_configured"]);
+  expect(codes({ errors: ["detected NVSwitch fatal error 19084"] })).toEqual(["fabric_fatal"]);
 });
 
 test.skipIf(listFixtures("fmpm").length === 0)(

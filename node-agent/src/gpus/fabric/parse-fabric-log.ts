@@ -1,3 +1,5 @@
+import type { Finding } from "../health/judge-health.ts";
+
 /** What the log of Fabric Manager says about its newest run. */
 export interface FabricManagerRun {
   /** Null where the log does not reach back to the start of a run. */
@@ -42,4 +44,38 @@ export function parseFabricLog(log: string): FabricManagerRun {
       .map(({ text }) => text.slice(0, 500))
       .slice(-ERRORS_MAX),
   };
+}
+
+/** What keeps GPUs of an NVSwitch board from being handed out, by the log of its manager. */
+export function judgeFabricRun(run: FabricManagerRun, driverVersion: string): Finding[] {
+  const findings: Finding[] = [];
+  const add = (code: string, cure: Finding["cure"], sentence: string): unknown =>
+    findings.push({ code, gpuUuid: null, cure, failureClass: "host", sentence });
+  if (run.version === null)
+    add(
+      "fabric_manager_unknown",
+      "fix the driver",
+      "Fabric Manager's log does not show its start: restart nvidia-fabricmanager.",
+    );
+  else if (run.version !== driverVersion)
+    add(
+      "fabric_manager_version",
+      "fix the driver",
+      `Fabric Manager has version ${run.version} and the driver ${driverVersion}: install the same of both.`,
+    );
+  if (run.version !== null && !run.isConfigured)
+    add(
+      "fabric_not_configured",
+      "wait",
+      "Fabric Manager has not configured the NVSwitches yet: wait, then see its log.",
+    );
+  // It calls what it lived through "non-fatal".
+  const fatal = run.errors.findLast((text) => /\bfatal\b/i.test(text.replaceAll(/\bnon-fatal\b/gi, "")));
+  if (fatal !== undefined)
+    add(
+      "fabric_fatal",
+      "reboot",
+      `Fabric Manager met a fatal error: reboot the host. It said: ${JSON.stringify(fatal)}`,
+    );
+  return findings;
 }

@@ -51,10 +51,8 @@ const JUDGES: { readonly [K in Kind]: Judge<K> } = {
     event.gaveUp
       ? device("not_ready", "reboot", "The GPU did not come back after a reset: reboot the host.", event)
       : null,
-  unbind_blocked: (event) => ({
-    ...device("unbind_blocked", "wait", `Process ${event.pid} waits for whoever holds the GPU: end the holder.`, event),
-    failureClass: "transient",
-  }),
+  // History once the holder is gone; while it blocks, the phase that waits for it names it.
+  unbind_blocked: () => null,
 };
 
 export function judgeEvent(event: GpuEvent): RuleFinding | null {

@@ -181,6 +181,7 @@ test.each([
     ["stuck_in_d3cold"],
     "device",
   ],
+  ['vfio-pci 0000:86:00.0: Device is currently in use, task "sh" (4) blocked until device is released', [], null],
   ["NVRM: Attempting to remove device 0000:86:00.0 with non-zero usage count!", ["removed_in_use"], "device"],
 ])("the kernel's %j gives %j", (text, codes, failureClass) => {
   const verdict = judgeHealth(makeEvidence({ kernel: makeKernelLog(text) }));
@@ -192,6 +193,17 @@ test("what the kernel said before the GPU was reset does not count, what it said
   const kernel = makeKernelLog("NVRM: Xid (PCI:0000:86:00): 95, pid=1, name=x, Uncontained");
   expect(codesOf(makeEvidence({ kernel, sinceUs: 100_000_000 }))).toEqual([]);
   expect(codesOf(makeEvidence({ kernel, sinceUs: 99_999_999 }))).toEqual(["xid"]);
+});
+
+test("what the kernel has overwritten is said to be not read, unless the GPU was reset since", () => {
+  const kernel = { events: [], firstUs: 60_000_000, lastUs: 90_000_000 };
+  expect(judgeHealth(makeEvidence({ kernel })).notRead).toEqual(["the kernel log of the first 60 s of this boot"]);
+  expect(judgeHealth(makeEvidence({ kernel, sinceUs: 60_000_000 })).notRead).toEqual([]);
+});
+
+test("a program's name cannot write on the operator's terminal", () => {
+  const driver = makeReading({ processes: [{ gpuUuid: UUID, pid: 1, name: "a\u001B[2Jb\u009Bc\n" }] });
+  expect(JSON.stringify(judgeHealth(makeEvidence({ driver })))).toContain("(a?[2Jb?c?)");
 });
 
 test("the worst finding gives the class", () => {

@@ -45,7 +45,7 @@ export interface Finding {
 }
 
 export type HealthVerdict = {
-  /** Fields that this driver does not know: nobody looked at them. */
+  /** Fields that this driver does not know, and what the kernel has overwritten: nobody looked at them. */
   readonly notRead: readonly string[];
   /** About GPUs that were not wanted: no reason to refuse, and no secret. */
   readonly others: readonly Finding[];
@@ -59,6 +59,9 @@ export type HealthVerdict = {
     }
 );
 
+/** The kernel's first message comes before this. */
+const BOOT_BEGINS_US = 5_000_000;
+
 /** Pure: the same evidence gives the same verdict. Whatever is missing from the evidence is a finding. */
 export function judgeHealth(evidence: HealthEvidence): HealthVerdict {
   const { driver, wanted } = evidence;
@@ -67,12 +70,20 @@ export function judgeHealth(evidence: HealthEvidence): HealthVerdict {
     gpuUuid === null ? failureClass === "host" : wanted.some(({ uuid }) => uuid === gpuUuid);
   const [first, ...rest] = all.filter(isOurs);
   const common = {
-    notRead: driver.state === "read" ? driver.unknownFields : [],
+    notRead: [...(driver.state === "read" ? driver.unknownFields : []), ...overwritten(evidence)],
     others: all.filter((finding) => !isOurs(finding)),
   };
   if (first === undefined) return { ...common, state: "healthy" };
   const findings = [first, ...rest] as const;
   return { ...common, state: "unhealthy", findings, failureClass: worstOf(findings) };
+}
+
+/** The kernel keeps its newest words only. What it has overwritten may have been about these GPUs. */
+function overwritten({ kernel, sinceUs }: HealthEvidence): string[] {
+  const firstUs = kernel?.firstUs ?? 0;
+  return firstUs > Math.max(sinceUs ?? 0, BOOT_BEGINS_US)
+    ? [`the kernel log of the first ${Math.floor(firstUs / 1_000_000)} s of this boot`]
+    : [];
 }
 
 function worstOf(findings: readonly Finding[]): HealthFailureClass {
@@ -142,9 +153,12 @@ function heldBy(gpuUuid: string, { pid, name }: GpuProcess): Finding {
     gpuUuid,
     cure: "wait",
     failureClass: "transient",
-    sentence: `The process ${pid} (${name.slice(0, 200)}) uses the GPU: end it, then try again.`,
+    sentence: `The process ${pid} (${printable(name)}) uses the GPU: end it, then try again.`,
   };
 }
+
+/** A program chooses its own name, and an operator reads it on a terminal. */
+const printable = (name: string): string => name.slice(0, 200).replaceAll(/[^ -~]/g, "?");
 
 const about = (gpu: GpuFields, finding: RuleFinding): Finding => ({ ...finding, gpuUuid: gpu["uuid"] ?? null });
 

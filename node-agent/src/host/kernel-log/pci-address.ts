@@ -8,6 +8,6 @@ export function normalPciAddress(text: string): string | null {
   const match = PATTERN.exec(text);
   if (match === null) return null;
   const [, domain = "0000", bus, device, fn = "0"] = match;
-  // nvidia-smi pads the domain to eight digits, sysfs to four; more than four are kept where they say something.
-  return `${domain.replace(/^0+(?=[0-9a-f]{4}$)/i, "")}:${bus}:${device}.${fn}`.toLowerCase();
+  // nvidia-smi pads the domain to eight digits, sysfs to four.
+  return `${domain.replace(/^0+(?=[0-9a-f]{4,}$)/i, "")}:${bus}:${device}.${fn}`.toLowerCase();
 }
