@@ -137,6 +137,16 @@ test.each(["ERR!", "Unknown Error", "[Unknown Error]", "GPU is lost"])(
   },
 );
 
+test("of several counts of one thing the worst one is judged", () => {
+  const parity = textLog().replace("SRAM Uncorrectable            : N/A", "SRAM Uncorrectable Parity     : 3");
+  expect(parseQueryText(parity).gpus[0]?.fields["ecc.errors.uncorrected.volatile.total"]).toBe("3");
+  expect(stateOf(parseQueryText, parity)).toBe("unhealthy");
+  const first = textLog().replace("SRAM Uncorrectable            : N/A", "SRAM Uncorrectable            : 0");
+  expect(
+    stateOf(parseQueryText, first.replace("DRAM Uncorrectable            : 0", "DRAM Uncorrectable            : 2")),
+  ).toBe("unhealthy");
+});
+
 test("the programs on a GPU are read from both forms", () => {
   const text = `    Processes
         GPU instance ID                   : N/A

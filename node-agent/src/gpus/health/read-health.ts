@@ -1,4 +1,4 @@
-import { isAppError } from "@hostler/shared/errors.ts";
+import { describeError, isAppError } from "@hostler/shared/errors.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import { parseCsvTable } from "../parse-csv-table.ts";
 import { parseHelpQuery } from "../parse-nvidia-smi.ts";
@@ -105,7 +105,9 @@ async function ask(commands: HostCommands, args: readonly string[], signal: Abor
     throw new DriverFailed(readDriverWords(`${stdout}\n${stderr}`));
   } catch (error) {
     const known = isAppError(error) ? NO_ANSWER[error.code] : undefined;
-    throw known === undefined ? error : new DriverFailed({ ...known, address: null, words: String(error) });
+    throw known === undefined
+      ? error
+      : new DriverFailed({ ...known, address: null, words: describeError(error).slice(0, 500) });
   }
 }
 
