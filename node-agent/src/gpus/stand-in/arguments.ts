@@ -1,6 +1,6 @@
 /** What one call asks for, read from its arguments. */
 export type Command =
-  | { readonly kind: "version" | "list" | "help-query-gpu" | "query-xml" }
+  | { readonly kind: "version" | "list" | "help-query-gpu" | "query-text" | "query-xml" }
   | {
       readonly kind: "query-gpu" | "query-compute-apps";
       readonly fields: readonly string[];
@@ -20,6 +20,7 @@ const COMMAND_KINDS: Readonly<Record<CommandKind, true>> = {
   version: true,
   list: true,
   "help-query-gpu": true,
+  "query-text": true,
   "query-xml": true,
   "query-gpu": true,
   "query-compute-apps": true,
@@ -144,7 +145,7 @@ function deviceCommand(options: ReadonlyMap<string, string>): Command | null {
   }
   const reset = options.get("-r");
   if (reset !== undefined) return reset === "" || reset === "bus" ? { kind: "reset" } : null;
-  if (options.has("-q")) return options.has("-x") ? { kind: "query-xml" } : null;
+  if (options.has("-q")) return { kind: options.has("-x") ? "query-xml" : "query-text" };
   if (options.has("-L")) return { kind: "list" };
   if (options.has("--version")) return { kind: "version" };
   if (options.has("--help-query-gpu")) return { kind: "help-query-gpu" };

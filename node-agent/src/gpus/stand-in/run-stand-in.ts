@@ -2,6 +2,7 @@ import { parseArguments, type Command, type CommandKind } from "./arguments.ts";
 import { resetGpus, setMigMode, setPersistence } from "./device-commands.ts";
 import { countDown, faultOf, faultsMet, isAbout, UNKNOWN_ERROR, type Fault } from "./faults.ts";
 import { listGpus, printVersion, printXml } from "./list-gpus.ts";
+import { printLog } from "./print-log.ts";
 import {
   createComputeInstances,
   createGpuInstances,
@@ -137,6 +138,8 @@ function executeOnGpus(situation: Situation, command: Exclude<Command, MigComman
       return helpQueryGpu();
     case "list":
       return listGpus(situation);
+    case "query-text":
+      return printLog(situation);
     case "query-xml":
       return printXml(situation);
     case "query-gpu":

@@ -179,7 +179,7 @@ test("what nobody understands is refused", async () => {
   const host = await standIn("h100");
   for (const argv of [
     ["--frobnicate"],
-    ["-q"],
+    ["-x"],
     ["-mig", "2"],
     ["mig", "-cgi"],
     ["mig", "-dgi", "-gi", "x"],
