@@ -2,6 +2,7 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { AppError } from "@hostler/shared/errors.ts";
+import { driverNameSchema, type DriverName } from "@hostler/shared/tasks.ts";
 import type { Accelerator } from "./drivers/qemu/accelerator.ts";
 import type { NetworkMode } from "./drivers/qemu/network.ts";
 import { parseSimulatedGpus, SIMULATED_MODELS, type SimulatedGpuPlan } from "./gpus/simulated.ts";
@@ -15,7 +16,7 @@ export interface AgentConfig {
   readonly network: NetworkMode | "auto";
   /** Null decides by a test boot. */
   readonly accelerator: Accelerator | null;
-  readonly drivers: readonly ("qemu" | "mock")[];
+  readonly drivers: readonly DriverName[];
   /** Where the mock driver writes when it acts; null unless a test asks for it. */
   readonly mockEffectLog: string | null;
 }
@@ -28,7 +29,7 @@ export const RUN_OPTIONS = {
   },
   network: { type: "string", help: "auto (unless given), tap (root) or user." },
   accelerator: { type: "string", help: "auto (unless given: KVM where it proves that it boots), kvm or tcg." },
-  drivers: { type: "string", help: "qemu (unless given), mock, or both with a comma." },
+  drivers: { type: "string", help: "qemu (unless given), container, mock, or several with commas." },
 } as const;
 
 /** The only reader of environment and flags. Throws naming the flag or variable and what it expects. */
@@ -46,7 +47,7 @@ export function readRunConfig(args: readonly string[], environment: NodeJS.Proce
     simulateGpus: values["simulate-gpus"] === undefined ? null : simulated(values["simulate-gpus"]),
     network: oneOf("--network", values.network ?? "auto", ["auto", "tap", "user"]),
     accelerator: acceleratorOf(oneOf("--accelerator", values.accelerator ?? "auto", ["auto", "kvm", "tcg"])),
-    drivers: (values.drivers ?? "qemu").split(",").map((name) => oneOf("--drivers", name, ["qemu", "mock"])),
+    drivers: (values.drivers ?? "qemu").split(",").map((name) => oneOf("--drivers", name, driverNameSchema.options)),
     mockEffectLog: environment["HOSTLER_AGENT_MOCK_EFFECTS"] ?? null,
   };
 }

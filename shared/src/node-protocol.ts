@@ -21,6 +21,7 @@ export const PROTOCOL_HISTORY = [
     date: "2026-11-21",
     change: "Results of several tasks in one request, each with the events that were not told before it.",
   },
+  { version: 5, date: "2026-11-21", change: "The driver `container` and images of the format `tar`." },
 ] as const;
 /** The oldest agent that this control plane serves. */
 export const PROTOCOL_VERSION_MIN = 2;

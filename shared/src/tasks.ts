@@ -43,16 +43,22 @@ export const userDataSchema = z
   .max(64 * 1024)
   .refine((text) => text.isWellFormed() && !text.includes("\0"), "Expected text without zero bytes.");
 
+/** What the file of an image is: a disk for virtual machines, or the archive of a root file system (tar, also compressed) for containers. */
+export const imageFormatSchema = z.enum(["qcow2", "raw", "tar"]);
+export type ImageFormat = z.infer<typeof imageFormatSchema>;
+
 export const imageReferenceSchema = z.strictObject({
   name: z.string(),
   sha256: sha256Schema,
   /** Bytes of the file, so that a download has an end before it has a hash. */
   sizeBytes: z.int().positive(),
-  format: z.enum(["qcow2", "raw"]),
+  format: imageFormatSchema,
 });
 export type ImageReference = z.infer<typeof imageReferenceSchema>;
 
-export const driverNameSchema = z.enum(["qemu", "mock"]);
+/** `qemu` runs virtual machines, `container` containers, `mock` nothing. */
+export const driverNameSchema = z.enum(["qemu", "container", "mock"]);
+export type DriverName = z.infer<typeof driverNameSchema>;
 
 export const sliceSpecSchema = z.strictObject({
   allocationId: idSchema("allocation"),

@@ -1,8 +1,9 @@
+import type { DriverName } from "@hostler/shared/tasks.ts";
 import type { NodeState } from "@hostler/shared/states.ts";
 
 /** What each slice of a request needs of its node. */
 export interface PlacementWish {
-  readonly driver: "qemu" | "mock";
+  readonly driver: DriverName;
   readonly vcpus: number;
   readonly memoryMib: number;
   readonly gpus: { readonly count: number; readonly kind: string | null };

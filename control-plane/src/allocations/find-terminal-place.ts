@@ -1,3 +1,4 @@
+import type { DriverName } from "@hostler/shared/tasks.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { Queryable } from "../db/sql.ts";
 import { findAllocation } from "./store.ts";
@@ -8,7 +9,7 @@ export async function findTerminalPlace(
   allocationId: string,
 ): Promise<{
   readonly nodeId: string;
-  readonly slice: { readonly allocationId: string; readonly generation: number; readonly driver: "qemu" | "mock" };
+  readonly slice: { readonly allocationId: string; readonly generation: number; readonly driver: DriverName };
 }> {
   const row = await findAllocation(db, allocationId);
   if (row?.state !== "active")

@@ -1,3 +1,4 @@
+import type { DriverName } from "@hostler/shared/tasks.ts";
 import type { AllocationState } from "@hostler/shared/states.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
 
@@ -5,7 +6,7 @@ import type { Queryable, Tx } from "../db/sql.ts";
 export interface PlacedSlice {
   readonly allocationId: string;
   readonly generation: number;
-  readonly driver: "qemu" | "mock";
+  readonly driver: DriverName;
   readonly state: AllocationState;
   readonly gpuUuids: readonly string[];
   readonly vcpus: number;

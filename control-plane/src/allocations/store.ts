@@ -1,6 +1,6 @@
 import type { Allocation } from "@hostler/shared/api/allocations.ts";
 import type { AllocationState } from "@hostler/shared/states.ts";
-import type { SliceSpec } from "@hostler/shared/tasks.ts";
+import type { DriverName, SliceSpec } from "@hostler/shared/tasks.ts";
 import { idSet, type Queryable, type Tx } from "../db/sql.ts";
 import type { MovedAllocation } from "./record-allocation.ts";
 
@@ -9,7 +9,7 @@ export interface NewAllocation {
   readonly projectId: string;
   readonly name: string;
   readonly nodeId: string;
-  readonly driver: "qemu" | "mock";
+  readonly driver: DriverName;
   readonly imageId: string;
   readonly vcpus: number;
   readonly memoryMib: number;
@@ -46,7 +46,7 @@ export interface AllocationRow {
   readonly version: number;
   readonly generation: number;
   readonly nodeId: string;
-  readonly driver: "qemu" | "mock";
+  readonly driver: DriverName;
   readonly vcpus: number;
   readonly memoryMib: number;
   readonly operationId: string;

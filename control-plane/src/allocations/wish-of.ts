@@ -1,15 +1,17 @@
 import type { AllocationTemplate } from "@hostler/shared/api/allocations.ts";
+import { driverNameSchema } from "@hostler/shared/tasks.ts";
 import type { PlacementWish } from "./choose-nodes.ts";
 
 /** What of a request decides where it fits. */
 export type Wished = Pick<AllocationTemplate, "vcpus" | "memoryMib" | "gpus" | "labels" | "nodeSelector" | "spreadBy">;
 
-/** The label that asks for the mock driver; the host must have been started with it. */
+/** The label that asks for another driver than virtual machines; the host must have been started with it. */
 const DRIVER_LABEL = "hostler.dev/driver";
 
 /** What a request asks of the nodes. */
 export function wishOf(template: Wished): PlacementWish {
   const { vcpus, memoryMib, gpus, nodeSelector, spreadBy } = template;
-  const driver = template.labels[DRIVER_LABEL] === "mock" ? "mock" : "qemu";
+  const wanted = driverNameSchema.safeParse(template.labels[DRIVER_LABEL]);
+  const driver = wanted.success ? wanted.data : "qemu";
   return { driver, vcpus, memoryMib, gpus, nodeSelector, spreadBy };
 }

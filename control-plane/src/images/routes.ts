@@ -4,6 +4,7 @@ import { resourceNameSchema } from "@hostler/shared/api/identity.ts";
 import { imageSchema } from "@hostler/shared/api/nodes.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { newId } from "@hostler/shared/ids.ts";
+import { imageFormatSchema } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
 import { insertAuditRow } from "../audit/store.ts";
 import type { Deps } from "../deps.ts";
@@ -29,7 +30,7 @@ export function imageRoutes(
     request: {
       params: z.object({ name: resourceNameSchema }),
       query: z.strictObject({
-        format: z.enum(["qcow2", "raw"]).default("qcow2"),
+        format: imageFormatSchema.default("qcow2"),
         sha256: z
           .string()
           .regex(/^[0-9a-f]{64}$/)

@@ -1,4 +1,5 @@
 import type { Image } from "@hostler/shared/api/nodes.ts";
+import type { ImageFormat } from "@hostler/shared/tasks.ts";
 import type { Queryable } from "../db/sql.ts";
 
 interface Row {
@@ -6,7 +7,7 @@ interface Row {
   readonly name: string;
   readonly sha256: string;
   readonly sizeBytes: string;
-  readonly format: "qcow2" | "raw";
+  readonly format: ImageFormat;
   readonly createdAt: Date;
 }
 
@@ -18,7 +19,7 @@ export async function upsertImage(
     readonly name: string;
     readonly sha256: string;
     readonly sizeBytes: number;
-    readonly format: "qcow2" | "raw";
+    readonly format: ImageFormat;
   },
 ): Promise<Image> {
   const [row] = await db<Row[]>`

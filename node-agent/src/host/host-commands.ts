@@ -16,6 +16,14 @@ export const PROGRAM_PACKAGES: Readonly<Record<string, string>> = {
   ssh: "openssh-client",
   "ssh-keygen": "openssh-client",
   socat: "socat",
+  "systemd-nspawn": "systemd-container",
+  busybox: "busybox-static",
+  mke2fs: "e2fsprogs",
+  mount: "mount",
+  umount: "mount",
+  nsenter: "util-linux",
+  setpriv: "util-linux",
+  tar: "tar",
 };
 
 const OUTPUT_BYTES_MAX = 256 * 1024;

@@ -1,6 +1,6 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import { idSchema } from "@hostler/shared/ids.ts";
-import { fenceSchema } from "@hostler/shared/tasks.ts";
+import { driverNameSchema, fenceSchema } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
 import type { StateFiles } from "../ports/state-files.ts";
 import { isLowerFence } from "./model.ts";
@@ -12,7 +12,7 @@ import { isLowerFence } from "./model.ts";
 const rowSchema = z.object({
   allocationId: idSchema("allocation"),
   generation: z.int(),
-  driver: z.enum(["qemu", "mock"]),
+  driver: driverNameSchema,
   fence: fenceSchema,
   state: z.enum(["reserved", "releasing"]),
   gpuUuids: z.array(z.string()),

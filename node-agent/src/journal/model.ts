@@ -1,5 +1,5 @@
 import { FAILURE_CLASS_NAMES } from "@hostler/shared/states.ts";
-import { fenceSchema, resultClaimsSchema } from "@hostler/shared/tasks.ts";
+import { driverNameSchema, fenceSchema, resultClaimsSchema, type DriverName } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
 import type { Facts } from "../ports/slice-driver.ts";
 
@@ -25,7 +25,7 @@ export const journalRecordSchema = z.discriminatedUnion("kind", [
     at,
     allocationId: z.string(),
     generation: z.int(),
-    driver: z.enum(["qemu", "mock"]),
+    driver: driverNameSchema,
     /** Null when the first task that this host saw for the slice is its release. */
     specDigest: z.string().nullable(),
     fence: fenceSchema,
@@ -73,7 +73,7 @@ export interface JournalFailure {
 export interface JournalState {
   readonly allocationId: string;
   readonly generation: number;
-  readonly driver: "qemu" | "mock";
+  readonly driver: DriverName;
   readonly specDigest: string | null;
   /** The highest grant that acted. */
   readonly fence: string;

@@ -1,4 +1,4 @@
-import type { SliceSpec } from "@hostler/shared/tasks.ts";
+import type { DriverName, SliceSpec } from "@hostler/shared/tasks.ts";
 
 /** What a driver found out or made; kept in the journal, so JSON and small. */
 export type Facts = Readonly<Record<string, unknown>>;
@@ -52,6 +52,7 @@ export interface TerminalCommand {
 /** What the host can run with this driver; cached for the life of the boot. */
 export interface DriverCapability {
   readonly usable: boolean;
+  /** `none` also where nothing is emulated or accelerated: containers. */
   readonly accelerator: "kvm" | "tcg" | "none";
   /** One sentence for the operator: the version, or what is missing and how to get it. */
   readonly note: string;
@@ -66,7 +67,7 @@ export interface SliceSurvey {
 
 /** A way to run slices. Product code: the mock is one too, with every failure reachable from a label. */
 export interface SliceDriver {
-  readonly name: "qemu" | "mock";
+  readonly name: DriverName;
   capability(signal: AbortSignal): Promise<DriverCapability>;
   /** Rejects with what is wrong when this spec cannot run here now (memory, disk, a missing program). Changes nothing. */
   preflight(spec: SliceSpec, signal: AbortSignal): Promise<Facts>;

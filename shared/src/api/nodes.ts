@@ -2,7 +2,7 @@ import * as z from "zod";
 import { idSchema } from "../ids.ts";
 import { gpuSchema, hostFactsSchema, reportedNameSchema, telemetrySampleSchema } from "../node-protocol.ts";
 import { DRAIN_POLICIES, NODE_STATES, SLOT_STATES } from "../states.ts";
-import { labelKeySchema, labelsSchema, labelValueSchema } from "../tasks.ts";
+import { imageFormatSchema, labelKeySchema, labelsSchema, labelValueSchema } from "../tasks.ts";
 import { timestampSchema } from "./common.ts";
 import { resourceNameSchema } from "./identity.ts";
 
@@ -125,7 +125,7 @@ export const imageSchema = z
     name: resourceNameSchema,
     sha256: z.string(),
     sizeBytes: z.int(),
-    format: z.enum(["qcow2", "raw"]),
+    format: imageFormatSchema,
     createdAt: timestampSchema,
   })
   .meta({ id: "Image" });

@@ -9,11 +9,11 @@ import { table } from "../output.ts";
 export const imageCommands: readonly Command[] = [
   {
     words: "images import",
-    summary: "Upload a disk image under a name; its checksum is verified on every host.",
+    summary: "Upload an image under a name; its checksum is verified on every host.",
     positionals: ["file"],
     options: {
       name: { type: "string", help: "Name that tenants use, such as debian-12." },
-      format: { type: "string", help: "qcow2 (unless given) or raw." },
+      format: { type: "string", help: "qcow2 (unless given), raw, or tar for the root file system of a container." },
     },
     run: async (invocation) => {
       const path = positional(invocation, 0);
