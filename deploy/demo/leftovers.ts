@@ -15,7 +15,7 @@ export interface HostPlaces {
 }
 
 /**
- * Everything on the host that still carries the slice's name: processes, interfaces, nftables tables, files. Looks with the
+ * Everything on the host that still carries the slice's name: processes, interfaces, nftables tables, mounts, loop devices, files. Looks with the
  * host's own tools, not with the agent's, so that an agent that forgets is caught. Empty means: nothing is left.
  */
 export async function leftoversOf(allocationId: string, generation: number, places: HostPlaces): Promise<string[]> {
@@ -25,6 +25,10 @@ export async function leftoversOf(allocationId: string, generation: number, plac
     ...(await processes()).filter(carries).map((line) => `process ${line}`),
     ...(await linesOf(places, "ip", ["-o", "link", "show"])).filter(carries).map((line) => `interface ${line}`),
     ...(await linesOf(places, "nft", ["list", "tables"])).filter(carries).map((line) => `nftables ${line}`),
+    ...(await mounts()).filter(carries).map((line) => `mount ${line}`),
+    ...(await linesOf({ ...places, prefix: [] }, "losetup", ["--list", "--output=NAME,BACK-FILE"]))
+      .filter(carries)
+      .map((line) => `loop device ${line}`),
     ...(await files(places.stateDir)).filter(carries).map((path) => `file ${path}`),
     ...(await files(places.runDir)).filter(carries).map((path) => `file ${path}`),
   ];
@@ -39,7 +43,11 @@ async function processes(): Promise<string[]> {
       return `${pid} ${commandLine.replaceAll("\0", " ")}`;
     }),
   );
-  return lines.filter((line) => line.includes("qemu-system"));
+  return lines.filter((line) => /qemu-system|systemd-nspawn|podman/.test(line));
+}
+
+async function mounts(): Promise<string[]> {
+  return (await readFile("/proc/self/mountinfo", "utf8")).split("\n");
 }
 
 async function linesOf(places: HostPlaces, program: string, args: readonly string[]): Promise<string[]> {

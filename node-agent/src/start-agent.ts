@@ -1,17 +1,21 @@
 import { randomUUID } from "node:crypto";
 import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { Inventory } from "@hostler/shared/node-protocol.ts";
 import type { AgentConfig } from "./config.ts";
 import { makeControlPlaneClient, type ControlPlaneClient } from "./control/control-plane-client.ts";
+import { makeContainerDriver } from "./drivers/container/container-driver.ts";
 import { makeEffectLog } from "./drivers/mock/effect-log.ts";
 import { makeMockDriver } from "./drivers/mock/mock-driver.ts";
+import { makeAddressPool } from "./drivers/network/addresses.ts";
 import { chooseNetworkMode } from "./drivers/qemu/network.ts";
 import { makeQemuDriver } from "./drivers/qemu/qemu-driver.ts";
 import { chooseGpuHost } from "./gpus/choose-gpu-host.ts";
 import { makeHostReader, type HostReader } from "./host/facts.ts";
 import { makeHostCommands } from "./host/host-commands.ts";
+import { readHostScope } from "./host/host-scope.ts";
 import { chooseSupervisor } from "./host/process-supervisor.ts";
 import { lockStateDir } from "./host/state-lock.ts";
 import { readIdentity } from "./identity/identity-files.ts";
@@ -94,7 +98,9 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     { commands, files, clock, log },
     { simulate: config.simulateGpus, nodeId: nodeIdentity.nodeId, signal: stopping.signal },
   );
-  const drivers = await makeDrivers(config, { files, commands, controlPlane, log, host, signal: stopping.signal });
+  const areGpusSimulated = gpus.simulated;
+  const driverDeps = { files, commands, controlPlane, log, host, areGpusSimulated, signal: stopping.signal };
+  const drivers = await makeDrivers(config, driverDeps);
   const terminals = makeTerminals({ drivers, pty: nodePtyHost, controlPlane, clock, log, signal: stopping.signal });
   const sliceDeps = {
     journals: makeJournalStore({ files, clock }),
@@ -221,6 +227,7 @@ async function makeDrivers(
     readonly controlPlane: ControlPlaneClient;
     readonly log: Log;
     readonly host: HostReader;
+    readonly areGpusSimulated: boolean;
     readonly signal: AbortSignal;
   },
 ): Promise<ReadonlyMap<string, SliceDriver>> {
@@ -230,25 +237,32 @@ async function makeDrivers(
     const recordEffect = config.mockEffectLog === null ? {} : { recordEffect: makeEffectLog(config.mockEffectLog) };
     drivers.set("mock", makeMockDriver({ files, clock: systemClock, ...recordEffect }));
   }
+  if (!config.drivers.includes("qemu") && !config.drivers.includes("container")) return drivers;
+  const supervisor = await chooseSupervisor({ commands, clock: systemClock, stateDir: config.stateDir });
+  const common = {
+    commands,
+    supervisor,
+    images: deps.controlPlane,
+    clock: systemClock,
+    log,
+    addresses: makeAddressPool({ files, commands }),
+    diskFreeGib: async (): Promise<number> => (await deps.host.facts()).diskFreeGib,
+  };
   if (config.drivers.includes("qemu")) {
     const network = await chooseNetworkMode(commands, config.network, deps.signal);
-    const supervisor = await chooseSupervisor({ commands, clock: systemClock, stateDir: config.stateDir });
-    const diskFreeGib = async (): Promise<number> => (await deps.host.facts()).diskFreeGib;
     const places = { stateDir: config.stateDir, runDir: config.runDir };
+    drivers.set("qemu", makeQemuDriver({ ...common, places, files, network, forcedAccelerator: config.accelerator }));
+  }
+  if (config.drivers.includes("container")) {
+    const places = {
+      stateDir: join(config.stateDir, "containers"),
+      runDir: join(config.runDir, "containers"),
+      imagesDir: join(config.stateDir, "images"),
+    };
+    const { areGpusSimulated } = deps;
     drivers.set(
-      "qemu",
-      makeQemuDriver({
-        places,
-        files,
-        commands,
-        supervisor,
-        images: deps.controlPlane,
-        clock: systemClock,
-        log,
-        network,
-        forcedAccelerator: config.accelerator,
-        diskFreeGib,
-      }),
+      "container",
+      makeContainerDriver({ ...common, places, scope: await readHostScope(), areGpusSimulated }),
     );
   }
   return drivers;

@@ -132,7 +132,7 @@ test("a program that is not installed starts nothing and names its package", asy
 });
 
 test("under systemd a slice is a unit of its own, in its own slice, with its log in our file", () => {
-  const argv = systemdRunArgv("abc", ["qemu-system-x86_64", "-S"], "/var/lib/x/qemu.log");
+  const argv = systemdRunArgv("abc", ["qemu-system-x86_64", "-S"], { logPath: "/var/lib/x/qemu.log" });
   expect(argv.slice(0, 4)).toEqual([
     "systemd-run",
     "--unit=hostler-slice-abc.service",
@@ -143,6 +143,9 @@ test("under systemd a slice is a unit of its own, in its own slice, with its log
     expect.arrayContaining(["-p", "KillMode=mixed", "-p", "StandardOutput=append:/var/lib/x/qemu.log"]),
   );
   expect(argv.slice(-3)).toEqual(["--", "qemu-system-x86_64", "-S"]);
+  expect(argv.join(" ")).not.toContain("MemoryMax");
+  const limited = systemdRunArgv("abc", ["env"], { logPath: "/x.log", limits: { memoryMib: 512, vcpus: 2 } });
+  expect(limited).toEqual(expect.arrayContaining(["Delegate=yes", "MemoryMax=512M", "CPUQuota=200%"]));
 });
 
 test("what systemctl says is read: running, on its way down, failed, unknown", () => {

@@ -1,8 +1,8 @@
-import { access } from "node:fs/promises";
 import type { Clock } from "@hostler/shared/clock.ts";
 import type { HostCommands } from "../ports/host-commands.ts";
 import type { ProcessSupervisor } from "../ports/process-supervisor.ts";
 import { makeDetachedSupervisor } from "./detached-supervisor.ts";
+import { isSystemdInCharge } from "./host-scope.ts";
 import { makeSystemdSupervisor } from "./systemd-supervisor.ts";
 
 /** systemd where it is PID 1 and takes our orders, so that a slice is a unit with its own cgroup; a detached process elsewhere. */
@@ -11,9 +11,5 @@ export async function chooseSupervisor(deps: {
   readonly clock: Clock;
   readonly stateDir: string;
 }): Promise<ProcessSupervisor> {
-  const hasSystemd = await access("/run/systemd/system").then(
-    () => process.getuid?.() === 0,
-    () => false,
-  );
-  return hasSystemd ? makeSystemdSupervisor(deps.commands) : makeDetachedSupervisor(deps);
+  return (await isSystemdInCharge()) ? makeSystemdSupervisor(deps.commands) : makeDetachedSupervisor(deps);
 }

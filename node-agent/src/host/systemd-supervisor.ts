@@ -1,11 +1,12 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import type { CommandResult, HostCommands } from "../ports/host-commands.ts";
-import type { ProcessState, ProcessSupervisor } from "../ports/process-supervisor.ts";
+import type { ProcessLimits, ProcessState, ProcessSupervisor } from "../ports/process-supervisor.ts";
 import { requireSuccess } from "./host-commands.ts";
 
 const TIMEOUT_MS = 30_000;
 /** systemd itself sends SIGKILL after it; a unit cannot be given another one when it is stopped. */
 const STOP_GRACE_SECONDS = 10;
+const TASKS_MAX = 32_768;
 
 const unitOf = (name: string): string => `hostler-slice-${name}.service`;
 
@@ -22,10 +23,10 @@ export function makeSystemdSupervisor(commands: HostCommands): ProcessSupervisor
   };
   return {
     inspect,
-    start: async (name, argv, { logPath, signal }) => {
+    start: async (name, argv, { logPath, limits, signal }) => {
       if ((await inspect(name)).state === "running")
         throw new AppError("conflict", { detail: `The unit ${unitOf(name)} runs already.` });
-      const command = systemdRunArgv(name, argv, logPath);
+      const command = systemdRunArgv(name, argv, { logPath, ...(limits === undefined ? {} : { limits }) });
       requireSuccess(command, await commands.run(command, { timeoutMs: TIMEOUT_MS, signal }));
     },
     stop: async (name, { signal }) => {
@@ -41,7 +42,7 @@ export function makeSystemdSupervisor(commands: HostCommands): ProcessSupervisor
 export function systemdRunArgv(
   name: string,
   argv: readonly [string, ...string[]],
-  logPath: string,
+  { logPath, limits }: { readonly logPath: string; readonly limits?: ProcessLimits },
 ): readonly [string, ...string[]] {
   const properties = [
     "Type=exec",
@@ -51,6 +52,7 @@ export function systemdRunArgv(
     "LimitMEMLOCK=infinity",
     `StandardOutput=append:${logPath}`,
     `StandardError=append:${logPath}`,
+    ...(limits === undefined ? [] : limitsOf(limits)),
   ];
   return [
     "systemd-run",
@@ -62,6 +64,12 @@ export function systemdRunArgv(
     "--",
     ...argv,
   ];
+}
+
+/** Delegated, because a container has a tree of groups of its own below its unit's. */
+function limitsOf({ memoryMib, vcpus }: ProcessLimits): readonly string[] {
+  const quota = `CPUQuota=${vcpus * 100}%`;
+  return ["Delegate=yes", `MemoryMax=${memoryMib}M`, "MemorySwapMax=0", quota, `TasksMax=${TASKS_MAX}`];
 }
 
 export function parseUnitState(text: string): ProcessState {

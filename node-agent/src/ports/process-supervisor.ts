@@ -4,7 +4,7 @@ export interface ProcessSupervisor {
   start(
     name: string,
     argv: readonly [string, ...string[]],
-    options: { readonly logPath: string; readonly signal: AbortSignal },
+    options: { readonly logPath: string; readonly limits?: ProcessLimits; readonly signal: AbortSignal },
   ): Promise<void>;
   inspect(name: string): Promise<ProcessState>;
   /**
@@ -14,6 +14,12 @@ export interface ProcessSupervisor {
   stop(name: string, options: { readonly graceMs: number; readonly signal: AbortSignal }): Promise<void>;
   /** The names that begin with `prefix`, of programs that run or have ended and were not stopped. */
   names(prefix?: string): Promise<readonly string[]>;
+}
+
+/** What a program and all that it starts may use together; kept only where systemd is the supervisor. */
+export interface ProcessLimits {
+  readonly memoryMib: number;
+  readonly vcpus: number;
 }
 
 export type ProcessState =

@@ -116,6 +116,7 @@ async function inspectImage(commands: HostCommands, fetch: Fetch, path: string):
   const { image, signal } = fetch;
   try {
     const virtualSizeBytes = await readVirtualSize(path, image);
+    if (image.format === "tar") return virtualSizeBytes;
     const argv = ["qemu-img", "info", "--output=json", "-f", image.format, path] as const;
     const result = requireSuccess(argv, await commands.run(argv, { timeoutMs: 30_000, signal }));
     const info = infoSchema.parse(JSON.parse(result.stdout));

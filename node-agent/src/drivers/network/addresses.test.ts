@@ -30,7 +30,7 @@ test("what the host routes elsewhere is passed over", async () => {
 });
 
 test("subnets count through the third and fourth byte", () => {
-  expect(addressesOf(63)).toEqual({ host: "10.203.0.253", guest: "10.203.0.254", prefixLength: 30 });
+  expect(addressesOf(63)).toEqual({ host: "10.203.0.253", guest: "10.203.0.254", index: 63, prefixLength: 30 });
   expect(addressesOf(64)).toMatchObject({ host: "10.203.1.1" });
   expect(addressesOf(16_383)).toMatchObject({ guest: "10.203.255.254" });
 });

@@ -9,12 +9,16 @@ import type { StateFiles } from "../../ports/state-files.ts";
 export interface SliceAddresses {
   readonly host: string;
   readonly guest: string;
+  /** Which of this host's subnets it is; no two slices have the same, so other ranges are cut by it too. */
+  readonly index: number;
   readonly prefixLength: 30;
 }
 
 /** Which subnet each slice of this host has. Asking again gives the same; freeing what is not there is success. */
 export interface AddressPool {
   allocate(slice: SliceReference, signal: AbortSignal): Promise<SliceAddresses>;
+  /** What the slice has; null when it has nothing. */
+  find(slice: SliceReference): Promise<SliceAddresses | null>;
   free(slice: SliceReference): Promise<void>;
 }
 
@@ -58,6 +62,10 @@ export function makeAddressPool(deps: { readonly files: StateFiles; readonly com
         await deps.files.replace(PATH, JSON.stringify({ ...ledger, [name]: index }));
         return addressesOf(index);
       }),
+    find: async (slice) => {
+      const known = (await read())[shortName(slice.allocationId, slice.generation)];
+      return known === undefined ? null : addressesOf(known);
+    },
     free: async (slice) =>
       await inTurn(async () => {
         const { [shortName(slice.allocationId, slice.generation)]: freed, ...rest } = await read();
@@ -68,7 +76,7 @@ export function makeAddressPool(deps: { readonly files: StateFiles; readonly com
 
 export function addressesOf(index: number): SliceAddresses {
   const end = (offset: number): string => `10.203.${index >> 6}.${((index & 63) << 2) + offset}`;
-  return { host: end(1), guest: end(2), prefixLength: 30 };
+  return { host: end(1), guest: end(2), index, prefixLength: 30 };
 }
 
 async function routedSubnets(commands: HostCommands, signal: AbortSignal): Promise<number[]> {

@@ -2,7 +2,8 @@ import { uuidOf } from "@hostler/shared/ids.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
 import type { Accelerator } from "./accelerator.ts";
-import { macOf, tapName, type NetworkMode } from "./network.ts";
+import { macOf, tapName } from "../network/host-links.ts";
+import type { NetworkMode } from "./network.ts";
 import { TERMINAL_PORTS, type SlicePaths } from "../slices/slice-paths.ts";
 
 export interface MachineSettings {

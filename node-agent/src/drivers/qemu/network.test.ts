@@ -7,7 +7,8 @@ import { expect, onTestFinished, test } from "vitest";
 import { makeMemoryFiles } from "../../testing/memory-files.ts";
 import { makeAddressPool } from "../network/addresses.ts";
 import { rulesOf } from "../network/network-rules.ts";
-import { listTapSlices, macOf, makeNetwork, tapName } from "./network.ts";
+import { macOf, tapName } from "../network/host-links.ts";
+import { listTapSlices, makeNetwork } from "./network.ts";
 import { commands, isRoot, makeContext, makePlaces, makeSpec, makeTestNetwork, never } from "../testing.ts";
 
 const run = promisify(execFile);

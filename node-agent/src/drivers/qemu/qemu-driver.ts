@@ -20,8 +20,9 @@ import type {
 } from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
 import { decideAccelerator, type Accelerator, type AcceleratorVerdict } from "./accelerator.ts";
-import { makeAddressPool } from "../network/addresses.ts";
+import { makeAddressPool, type AddressPool } from "../network/addresses.ts";
 import { makeDisk } from "./disk.ts";
+import { refused } from "../images/image-header.ts";
 import { makeImageCache, type ImageCache } from "../images/image-cache.ts";
 import { parseMachineName } from "./machine-argv.ts";
 import { makeMachine } from "./machine.ts";
@@ -42,6 +43,8 @@ export interface QemuDriverDeps {
   readonly forcedAccelerator: Accelerator | null;
   /** GiB free where disks are kept. */
   readonly diskFreeGib: () => Promise<number>;
+  /** Shared with the other drivers of this host; made from its file where this one is alone. */
+  readonly addresses?: AddressPool;
   readonly find?: FindProgram;
   readonly readyTimeoutMs?: number;
 }
@@ -56,7 +59,7 @@ const GIB = 1024 ** 3;
 export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
   const { places, commands } = deps;
   const images = makeImageCache({ folder: join(places.stateDir, "images"), source: deps.images, commands });
-  const addresses = makeAddressPool(deps);
+  const addresses = deps.addresses ?? makeAddressPool(deps);
   const accelerator = async (signal: AbortSignal): Promise<AcceleratorVerdict> =>
     await decideAccelerator(
       { ...deps, runDir: places.runDir, bootId: await readBootId() },
@@ -88,6 +91,8 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
 async function preflight(deps: QemuDriverDeps, images: ImageCache, spec: SliceSpec): Promise<Facts> {
   const [missing] = await missingPrograms(deps);
   if (missing !== undefined) throw missingProgram(missing);
+  if (spec.image.format === "tar")
+    throw refused(spec.image.name, "it is the root file system of a container", "Ask for the container driver.");
   if (spec.gpuUuids.length > 0)
     deps.log.info({ gpus: spec.gpuUuids.length }, "the slice holds its GPUs; they are not visible inside the machine");
   const freeGib = await deps.diskFreeGib();

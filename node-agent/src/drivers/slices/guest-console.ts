@@ -48,10 +48,11 @@ export async function waitForReadyLine(clock: Clock, paths: SlicePaths, wait: Re
   }
 }
 
+/** What the machine's own program said and the end of the console. */
 export async function exitedError(paths: SlicePaths): Promise<AppError> {
   const said = await tailOf(paths.qemuLog);
   return new AppError("machine_exited", {
-    detail: `QEMU ended. It said: ${said} The console ends: ${await tailOf(paths.serialLog)}`,
+    detail: `The machine ended. Its program said: ${said} The console ends: ${await tailOf(paths.serialLog)}`,
   });
 }
 

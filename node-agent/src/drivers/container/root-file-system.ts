@@ -1,0 +1,149 @@
+import { mkdir, readFile, rename, rm, statfs } from "node:fs/promises";
+import { join } from "node:path";
+import { AppError } from "@hostler/shared/errors.ts";
+import type { ImageReference } from "@hostler/shared/tasks.ts";
+import * as z from "zod";
+import { requireSuccess } from "../../host/host-commands.ts";
+import type { CommandResult, HostCommands } from "../../ports/host-commands.ts";
+import type { FetchOptions, ImageCache } from "../images/image-cache.ts";
+import { refused } from "../images/image-header.ts";
+import { makeSharedWork } from "../images/shared-work.ts";
+import { exists, replaceFile, syncFolder } from "../slices/slice-folder.ts";
+import { ENTRIES_MAX, readListing, type ArchiveContents } from "./archive-listing.ts";
+
+/** The unpacked root file systems of this host, one for each image; they are never written again. */
+export interface RootFileSystems {
+  pathOf(image: ImageReference): string;
+  /** What was unpacked; null unless it is whole. */
+  find(image: ImageReference): Promise<ArchiveContents | null>;
+  /** Fetches, checks and unpacks it once for all who wait. A crash on the way leaves nothing that is trusted. */
+  fetch(image: ImageReference, options: FetchOptions): Promise<ArchiveContents>;
+}
+
+const markerSchema = z.object({ entries: z.int(), bytes: z.number() });
+const LIST_TIMEOUT_MS = 900_000;
+const UNPACK_TIMEOUT_MS = 1_800_000;
+const LISTING_BYTES_MAX = 256 * 1024 * 1024;
+/** Left free of a disk that an image is unpacked on. */
+const RESERVE_BYTES = 1024 ** 3;
+
+interface Deps {
+  readonly folder: string;
+  readonly images: ImageCache;
+  readonly commands: HostCommands;
+}
+
+export function makeRootFileSystems(deps: Deps): RootFileSystems {
+  const pathOf = (image: ImageReference): string => join(deps.folder, image.sha256);
+  const work = makeSharedWork<ArchiveContents>();
+  const find = async (image: ImageReference): Promise<ArchiveContents | null> => {
+    const text = await readFile(markerOf(pathOf(image)), "utf8").catch(() => null);
+    return text === null ? null : markerSchema.parse(JSON.parse(text));
+  };
+  return {
+    pathOf,
+    find,
+    fetch: async (image, options) => {
+      const known = await find(image);
+      if (known !== null) return known;
+      return await work.join(image.sha256, options, async (shared) => {
+        await deps.images.fetch(image, shared);
+        return await unpack(deps, { image, target: pathOf(image), ...shared });
+      });
+    },
+  };
+}
+
+interface Unpacking extends FetchOptions {
+  readonly image: ImageReference;
+  readonly target: string;
+}
+
+const markerOf = (path: string): string => `${path}.unpacked`;
+
+/** Into a folder of another name, renamed when all of it is there; only the marker makes it trusted. */
+async function unpack(deps: Deps, { image, target, signal, report }: Unpacking): Promise<ArchiveContents> {
+  report("Reading what the archive holds.");
+  const archive = deps.images.pathOf(image);
+  const contents = readListing(await list(deps.commands, { archive, image, signal }), image);
+  await mkdir(deps.folder, { recursive: true, mode: 0o700 });
+  await requireSpace(deps.folder, contents, image);
+  const draft = `${target}.new`;
+  await removeTree(draft);
+  // Without its marker it was not finished, or its removal was not.
+  await removeTree(target);
+  try {
+    await mkdir(draft, { mode: 0o755 });
+    report(`Unpacking ${contents.entries} files.`);
+    const argv = unpackArgv(archive, draft);
+    requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: UNPACK_TIMEOUT_MS, signal }));
+    if (!(await exists(join(draft, "usr"))) && !(await exists(join(draft, "bin"))))
+      throw refused(image.name, "nothing of a root file system came out of it", "Make it with GNU tar.");
+    await rename(draft, target);
+  } catch (error) {
+    await removeTree(draft);
+    throw error;
+  }
+  await syncFolder(deps.folder);
+  await replaceFile(markerOf(target), JSON.stringify(contents));
+  return contents;
+}
+
+/**
+ * GNU tar finds the compression by the first bytes, refuses what leads out of the folder, and makes links last, so that nothing
+ * is written through one. Ids are kept as numbers: they are the image's, never those of users of this host.
+ */
+export function unpackArgv(archive: string, folder: string): readonly [string, ...string[]] {
+  return [
+    "tar",
+    "--extract",
+    `--file=${archive}`,
+    `--directory=${folder}`,
+    ...[
+      "--numeric-owner",
+      "--same-owner",
+      "--preserve-permissions",
+      "--xattrs",
+      "--xattrs-include=security.capability",
+    ],
+    ...["--delay-directory-restore", "--anchored", "--exclude=dev/*", "--exclude=./dev/*"],
+  ];
+}
+
+async function list(
+  commands: HostCommands,
+  {
+    archive,
+    image,
+    signal,
+  }: { readonly archive: string; readonly image: ImageReference; readonly signal: AbortSignal },
+): Promise<string> {
+  const argv = [
+    ...["tar", "--list", "--verbose", "--numeric-owner", "--full-time", "--absolute-names"],
+    ...["--quoting-style=escape", `--file=${archive}`],
+  ] as unknown as [string, ...string[]];
+  const result: CommandResult = await commands.run(argv, {
+    timeoutMs: LIST_TIMEOUT_MS,
+    signal,
+    outputBytesMax: LISTING_BYTES_MAX,
+  });
+  if (result.exitCode !== 0)
+    throw refused(image.name, `tar cannot read it (${result.stderr.trim().slice(-300)})`, "Make it with GNU tar.");
+  if (result.stdout.length >= LISTING_BYTES_MAX)
+    throw refused(image.name, `it has more than ${ENTRIES_MAX} entries`, "Make it smaller.");
+  return result.stdout;
+}
+
+async function requireSpace(folder: string, contents: ArchiveContents, image: ImageReference): Promise<void> {
+  const { bavail, bsize } = await statfs(folder);
+  const needed = contents.bytes + RESERVE_BYTES;
+  if (bavail * bsize < needed)
+    throw new AppError("disk_full", {
+      detail: `The image ${image.name} takes ${Math.ceil(contents.bytes / 1024 ** 2)} MiB unpacked, and ${folder} has ${Math.floor((bavail * bsize) / 1024 ** 2)} MiB.`,
+    });
+}
+
+/** Node's own removal opens no link; a folder of the image that forbids its owner to write is no hindrance to root. */
+async function removeTree(path: string): Promise<void> {
+  await rm(path, { recursive: true, force: true });
+}

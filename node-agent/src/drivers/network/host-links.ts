@@ -1,0 +1,86 @@
+import { createHash } from "node:crypto";
+import { isAppError } from "@hostler/shared/errors.ts";
+import * as z from "zod";
+import { requireSuccess } from "../../host/host-commands.ts";
+import type { HostCommands } from "../../ports/host-commands.ts";
+import type { SliceReference } from "../../ports/slice-driver.ts";
+
+const linksSchema = z.array(
+  z.looseObject({
+    ifname: z.string().optional(),
+    ifalias: z.string().optional(),
+    flags: z.array(z.string()).optional(),
+  }),
+);
+const TIMEOUT_MS = 20_000;
+
+/** Name of the slice's interface on the host; 15 bytes are all that the kernel gives. */
+export const tapName = (name: string): string => `ht${name}`;
+export const tableName = (name: string): string => `hostler_${name}`;
+
+/** What an interface carries as its owner: the driver's word, and the slice. */
+export function aliasOf(owner: string, slice: SliceReference): string {
+  return `${owner}:${slice.allocationId}:${slice.generation}`;
+}
+
+/** A locally administered address that follows from the slice, so that it is the same after a rebuild. */
+export function macOf(slice: SliceReference): string {
+  const hash = createHash("sha256").update(`${slice.allocationId}-${slice.generation}`).digest("hex");
+  return ["52", "54", "00", hash.slice(0, 2), hash.slice(2, 4), hash.slice(4, 6)].join(":");
+}
+
+/** The slices whose interface carries this driver's word. */
+export async function listLinkSlices(
+  commands: HostCommands,
+  owner: string,
+  signal: AbortSignal,
+): Promise<SliceReference[]> {
+  const result = await commands
+    .run(["ip", "-j", "link", "show"], { timeoutMs: TIMEOUT_MS, signal })
+    .catch(ignoreMissing);
+  if (result === null || result.exitCode !== 0) return [];
+  return linksSchema.parse(JSON.parse(result.stdout || "[]")).flatMap(({ ifalias = "" }) => {
+    const [, word, allocationId, generation] = /^([a-z-]+):(alc_[0-9a-f-]+):(\d+)$/.exec(ifalias) ?? [];
+    return word !== owner || allocationId === undefined ? [] : [{ allocationId, generation: Number(generation) }];
+  });
+}
+
+export interface Link {
+  readonly alias: string | null;
+  readonly isUp: boolean;
+}
+
+/** An interface of our name without an owner is one whose maker died before naming it. */
+export function isOursOrUnnamed(link: Link, alias: string): boolean {
+  return link.alias === null || link.alias === alias;
+}
+
+/** Null when there is no such interface, or no `ip` to make one with. */
+export async function readLink(commands: HostCommands, name: string, signal: AbortSignal): Promise<Link | null> {
+  const argv = ["ip", "-j", "link", "show", "dev", name] as const;
+  const result = await commands.run(argv, { timeoutMs: TIMEOUT_MS, signal }).catch(ignoreMissing);
+  if (result === null || result.exitCode !== 0) return null;
+  const link = linksSchema.parse(JSON.parse(result.stdout || "[]")).at(0);
+  return link === undefined ? null : { alias: link.ifalias ?? null, isUp: link.flags?.includes("UP") === true };
+}
+
+export async function tableExists(commands: HostCommands, table: string, signal: AbortSignal): Promise<boolean> {
+  const argv = ["nft", "list", "table", "inet", table] as const;
+  const result = await commands.run(argv, { timeoutMs: TIMEOUT_MS, signal }).catch(ignoreMissing);
+  return result?.exitCode === 0;
+}
+
+export async function runOk(
+  commands: HostCommands,
+  argv: readonly [string, ...string[]],
+  signal: AbortSignal,
+  input?: string,
+): Promise<void> {
+  const options = { timeoutMs: TIMEOUT_MS, signal, ...(input === undefined ? {} : { input }) };
+  requireSuccess(argv, await commands.run(argv, options));
+}
+
+function ignoreMissing(error: unknown): null {
+  if (isAppError(error, "driver_unavailable")) return null;
+  throw error;
+}
