@@ -50,7 +50,7 @@ export function makeContainerDriver(deps: ContainerDriverDeps): SliceDriver {
   const { places, commands } = deps;
   const host = inScope(commands, deps.scope);
   const images = makeImageCache({ folder: places.imagesDir, source: deps.images, commands });
-  const bases = makeRootFileSystems({ folder: join(places.imagesDir, "rootfs"), images, commands });
+  const bases = makeRootFileSystems({ folder: join(places.imagesDir, "rootfs"), images, commands, host });
   const verdict = makeVerdict(deps, host);
   const disk = makeDisk({ places, commands, bases });
   const machine = makeMachine({ ...deps, host, runtime: async (signal) => requireRuntime(await verdict(signal)) });

@@ -5,6 +5,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
 import { requireSuccess } from "../../host/host-commands.ts";
+import { startTimeOf } from "../../host/process-start-time.ts";
 import type { HostScope } from "../../host/host-scope.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
@@ -14,10 +15,10 @@ import { exitedError, waitForReadyLine } from "../slices/guest-console.ts";
 import { closeSliceFolder, exists, openSliceFolder, removeFolderIfEmpty, replaceFile } from "../slices/slice-folder.ts";
 import { containerPaths, firstIdOf, type ContainerPaths } from "./container-paths.ts";
 import { GUEST_LINK } from "./guest-init.ts";
-import { isMounted, mountDisk, unmountDisk } from "./mounts.ts";
+import { deviceOfMount, mountDisk, unmountDisk } from "./mounts.ts";
 import { hasOwnLink, isLinkUp, raiseLink, requireNoForeignLink, type NetworkDeps } from "./network.ts";
 import type { ContainerRuntime } from "./runtime.ts";
-import { findLeader, killRange, sliceOfProcess } from "./slice-processes.ts";
+import { findLeader, killContainer, sliceOfProcess } from "./slice-processes.ts";
 import { terminalCommand } from "./terminal-command.ts";
 
 export interface MachineDeps extends NetworkDeps {
@@ -37,6 +38,7 @@ const recordSchema = z.object({
   specSha256: z.string(),
   firstId: z.int(),
   runtime: z.enum(["systemd-nspawn", "podman"]),
+  leader: z.object({ pid: z.int(), startTime: z.string() }).nullable(),
 });
 type MachineRecord = z.infer<typeof recordSchema>;
 const START_TIMEOUT_MS = 20_000;
@@ -51,7 +53,8 @@ export function makeMachine(deps: MachineDeps): Machine {
     if (found.state === "running")
       return (await isWhole(deps, { slice, pid: found.pid, signal })) ? "present" : "partial";
     if (found.state === "exited") return "partial";
-    const hasTraces = (await exists(paths.machine)) || (await isMounted(paths.root)) || (await exists(paths.sockets));
+    const hasTraces =
+      (await exists(paths.machine)) || (await deviceOfMount(paths.root)) !== null || (await exists(paths.sockets));
     return hasTraces ? "partial" : "absent";
   };
   return {
@@ -103,7 +106,7 @@ async function start(deps: MachineDeps, { paths, spec, context }: Making): Promi
   const firstId = firstIdOf(await deps.addresses.allocate(spec, signal));
   await requireNoForeignLink(deps, spec, signal);
   await writeFile(paths.serialLog, "", { mode: 0o600 });
-  const record: MachineRecord = { fence, specSha256: hashOf(spec), firstId, runtime: runtime.name };
+  const record: MachineRecord = { fence, specSha256: hashOf(spec), firstId, runtime: runtime.name, leader: null };
   await replaceFile(paths.machine, JSON.stringify(record));
   await mountDisk(deps.host, { path: paths.disk, root: paths.root }, signal);
   const argv = runtime.argv({ spec, paths, fence, firstId, busybox, devices: [] });
@@ -113,6 +116,9 @@ async function start(deps: MachineDeps, { paths, spec, context }: Making): Promi
     const leader = await waitForStart(deps, { paths, slice: spec, runtime, signal });
     if (runtime.cable === "host") await plugIn(deps, { paths, leader, signal });
     await raiseLink(deps, spec, signal);
+    const startTime = await startTimeOf(leader);
+    const known: MachineRecord = { ...record, leader: startTime === null ? null : { pid: leader, startTime } };
+    await replaceFile(paths.machine, JSON.stringify(known));
   } catch (error) {
     if (signal.aborted || (await deps.supervisor.inspect(paths.name)).state === "running") throw error;
     // Whatever failed around it: it ended, and its last words say why.
@@ -122,16 +128,23 @@ async function start(deps: MachineDeps, { paths, spec, context }: Making): Promi
 }
 
 /**
- * Ends the container and forgets its record, mount and folder. The supervisor ends only the process that it started under the
- * name; what that one left behind (it may have been killed) is known by the slice's own range of ids.
+ * Ends the container and forgets its record, mount and folder. What runs in it is killed first, so that the runtime ends by
+ * itself and cleans up; the file system is the host's and loses nothing. A runtime that was killed instead leaves what ran in it
+ * behind: so once more after its end.
  */
 async function end(deps: MachineDeps, slice: SliceReference, signal: AbortSignal): Promise<void> {
   const paths = containerPaths(deps.places, slice);
-  await deps.supervisor.stop(paths.name, { graceMs: STOP_GRACE_MS, signal });
   const addresses = await deps.addresses.find(slice);
   const record = await readRecord(paths);
-  const ranges = new Set([record?.firstId, addresses === null ? undefined : firstIdOf(addresses)]);
-  for (const firstId of ranges) if (firstId !== undefined) await killRange(deps.clock, firstId, signal);
+  const firstId = record?.firstId ?? (addresses === null ? null : firstIdOf(addresses));
+  const killAll = async (): Promise<void> => {
+    if (firstId === null) return;
+    const traces = { firstId, device: await deviceOfMount(paths.root), leader: record?.leader ?? null };
+    await killContainer(deps.clock, traces, signal);
+  };
+  await killAll();
+  await deps.supervisor.stop(paths.name, { graceMs: STOP_GRACE_MS, signal });
+  await killAll();
   await unmountDisk(deps.host, paths.root, signal);
   // Never with what is in them: a disk may be mounted there after all.
   await removeFolderIfEmpty(paths.root);

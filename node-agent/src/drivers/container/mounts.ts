@@ -30,10 +30,20 @@ export async function unmountDisk(commands: HostCommands, root: string, signal: 
 }
 
 /** The host's own list, so that it is right also after a crash or a reboot. */
-export async function isMounted(path: string): Promise<boolean> {
-  const lines = (await readFile("/proc/self/mountinfo", "utf8")).split("\n");
-  // Spaces and the like are written as \040 in the list.
-  return lines.some((line) => line.split(" ")[4]?.replaceAll(/\\([0-7]{3})/g, unescape) === path);
+async function isMounted(path: string): Promise<boolean> {
+  return (await deviceOfMount(path)) !== null;
+}
+
+/** The block device that is mounted there, as `major:minor`; null when nothing is. */
+export async function deviceOfMount(path: string): Promise<string | null> {
+  return deviceAt(await readFile("/proc/self/mountinfo", "utf8"), path);
+}
+
+/** Of several mounts on one place the last one is seen. Spaces and the like are written as \\040 in the list. Pure. */
+export function deviceAt(mountinfo: string, path: string): string | null {
+  const mounts = mountinfo.split("\n").map((line) => line.split(" "));
+  const place = (fields: readonly string[]): string | undefined => fields[4]?.replaceAll(/\\([0-7]{3})/g, unescape);
+  return mounts.findLast((fields) => place(fields) === path)?.[2] ?? null;
 }
 
 function unescape(_text: string, octal: string): string {

@@ -31,6 +31,8 @@ interface Deps {
   readonly folder: string;
   readonly images: ImageCache;
   readonly commands: HostCommands;
+  /** Programs with the host's own rights: an agent that may not set set-user-id bits cannot unpack them. */
+  readonly host: HostCommands;
 }
 
 export function makeRootFileSystems(deps: Deps): RootFileSystems {
@@ -76,7 +78,7 @@ async function unpack(deps: Deps, { image, target, signal, report }: Unpacking):
     await mkdir(draft, { mode: 0o755 });
     report(`Unpacking ${contents.entries} files.`);
     const argv = unpackArgv(archive, draft);
-    requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: UNPACK_TIMEOUT_MS, signal }));
+    requireSuccess(argv, await deps.host.run(argv, { timeoutMs: UNPACK_TIMEOUT_MS, signal }));
     if (!(await exists(join(draft, "usr"))) && !(await exists(join(draft, "bin"))))
       throw refused(image.name, "nothing of a root file system came out of it", "Make it with GNU tar.");
     await rename(draft, target);

@@ -1,8 +1,10 @@
 import { readdir, readFile } from "node:fs/promises";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
+import { startTimeOf } from "../../host/process-start-time.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
 import { IDS_PER_SLICE } from "./container-paths.ts";
+import { deviceAt } from "./mounts.ts";
 
 /** The variable by which a container's command line tells whose it is. */
 const MARK = "HOSTLER_SLICE";
@@ -34,8 +36,7 @@ export async function findLeader(pid: number): Promise<number | null> {
   const children = text.split(" ").map(Number).filter(Boolean);
   const candidates = children.length > 0 ? children : await processesOfRange(await firstIdOfProcess(pid));
   for (const candidate of candidates) {
-    const status = await readFile(`/proc/${candidate}/status`, "utf8").catch(() => "");
-    if (/^NSpid:\t\d+\t1$/m.test(status)) return candidate;
+    if (await isFirstOfItsSpace(candidate)) return candidate;
   }
   return null;
 }
@@ -45,21 +46,58 @@ async function firstIdOfProcess(pid: number): Promise<number> {
   return Number(/--uidmap=0:(\d+):/.exec(commandLine)?.[1] ?? Number.NaN);
 }
 
+/** What tells a slice's container from every other one of this host. */
+export interface ContainerTraces {
+  /** First of the slice's range of ids; another agent's slice may have the same range. */
+  readonly firstId: number;
+  /** The block device of its disk, while that is mounted. */
+  readonly device: string | null;
+  /** The first process as it was written down, so that one that left its disk behind is known as well. */
+  readonly leader: ProcessMark | null;
+}
+
+/** A pid and when it was started: the two name one process for the life of a boot. */
+export interface ProcessMark {
+  readonly pid: number;
+  readonly startTime: string;
+}
+
 /**
- * Kills every process that has an id of the slice's range, and resolves when none is left. Only what runs inside of the slice
- * has such an id, and nothing in it can leave the range: so a container whose supervisor was killed is found whatever it did.
+ * Kills the container, whoever runs it or nobody, and resolves when it is gone. The kernel ends every process of a name space of
+ * pids with its first one, so only that is looked for: it has the slice's ids, which nothing outside of a slice has, and the
+ * slice's disk as its root.
  */
-export async function killRange(clock: Clock, firstId: number, signal: AbortSignal): Promise<void> {
+export async function killContainer(clock: Clock, traces: ContainerTraces, signal: AbortSignal): Promise<void> {
   const deadlineMs = clock.monotonicMs() + KILL_PATIENCE_MS;
   for (;;) {
-    const pids = await processesOfRange(firstId);
-    const [first] = pids;
+    const leaders = await findLeaders(traces);
+    const [first] = leaders;
     if (first === undefined) return;
     if (clock.monotonicMs() > deadlineMs)
       throw new AppError("command_timeout", { detail: `Process ${first} of the slice survives SIGKILL.` });
-    for (const pid of pids) kill(pid);
+    for (const pid of leaders) kill(pid);
     await clock.sleep(20, signal);
   }
+}
+
+async function findLeaders({ firstId, device, leader }: ContainerTraces): Promise<number[]> {
+  const found: number[] = [];
+  for (const pid of await processesOfRange(firstId)) {
+    if (!(await isFirstOfItsSpace(pid))) continue;
+    const isKnown = leader?.pid === pid && (await startTimeOf(pid)) === leader.startTime;
+    if (isKnown || (device !== null && (await rootDeviceOf(pid)) === device)) found.push(pid);
+  }
+  return found;
+}
+
+/** Number 1 in a name space of pids that is a child of the host's own; deeper ones are the tenant's. */
+async function isFirstOfItsSpace(pid: number): Promise<boolean> {
+  const status = await readFile(`/proc/${pid}/status`, "latin1").catch(() => "");
+  return /^NSpid:\t\d+\t1$/m.test(status);
+}
+
+async function rootDeviceOf(pid: number): Promise<string | null> {
+  return deviceAt(await readFile(`/proc/${pid}/mountinfo`, "utf8").catch(() => ""), "/");
 }
 
 async function processesOfRange(firstId: number): Promise<number[]> {

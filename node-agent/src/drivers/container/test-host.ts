@@ -13,7 +13,17 @@ import type { HostCommands } from "../../ports/host-commands.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { SliceDriver } from "../../ports/slice-driver.ts";
 import { makeAddressPool } from "../network/addresses.ts";
-import { commands, isRoot, makeContext, makePlaces, makeSpec, makeTestNetwork, never, sourceOf } from "../testing.ts";
+import {
+  commands,
+  isRoot,
+  makeContext,
+  makePlaces,
+  makeSpec,
+  makeTestNetwork,
+  never,
+  sourceOf,
+  type TestNetwork,
+} from "../testing.ts";
 import { decideRuntime } from "./capability.ts";
 import { makeContainerDriver, type ContainerDriverDeps } from "./container-driver.ts";
 import { containerPaths, type ContainerPaths } from "./container-paths.ts";
@@ -25,6 +35,7 @@ export const STEPS = ["image", "disk", "seed", "network", "machine"] as const;
 /** A host of its own for containers: folders, a network name space, a supervisor. Mounts and processes are the real host's. */
 export interface ContainerHost {
   readonly commands: HostCommands;
+  readonly network: TestNetwork;
   readonly supervisor: ProcessSupervisor;
   makeDriver(overrides?: Partial<ContainerDriverDeps>): SliceDriver;
   makeSpec(overrides?: Partial<SliceSpec>): SliceSpec;
@@ -89,6 +100,7 @@ export async function makeContainerHost(): Promise<ContainerHost> {
   };
   return {
     commands: inNetwork,
+    network,
     supervisor,
     makeDriver,
     makeSpec: (overrides = {}) => makeSpec({ driver: "container", image, hostName: "tiny-guest", ...overrides }),
