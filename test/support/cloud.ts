@@ -94,6 +94,7 @@ export async function startTestCloud(options: TestCloudOptions): Promise<TestClo
     close: async () => {
       for (const program of programs.toReversed()) await program.stop();
       await endMachines(folder);
+      await unmountAll(folder);
       await rm(folder, { recursive: true, force: true });
     },
   };
@@ -103,11 +104,23 @@ export async function startTestCloud(options: TestCloudOptions): Promise<TestClo
 async function endMachines(folder: string): Promise<void> {
   for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/.test(name))) {
     const commandLine = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
-    if (!commandLine.includes("guest=alc_") || !commandLine.includes(`${folder}/`)) continue;
-    process.kill(Number(pid), "SIGKILL");
-    const [, tap, name] = /ifname=(ht([0-9a-z]+))/.exec(commandLine) ?? [];
+    if (!/guest=alc_|HOSTLER_SLICE=alc_/.test(commandLine) || !commandLine.includes(`${folder}/`)) continue;
+    // A container's runtime is asked, because it would leave the container behind; a second time it does not wait for it.
+    for (const signal of commandLine.includes("guest=alc_")
+      ? (["SIGKILL"] as const)
+      : (["SIGTERM", "SIGTERM"] as const))
+      process.kill(Number(pid), signal);
+    const [, tap, name] = /(?:ifname=|veth-extra=)(ht([0-9a-z]+))/.exec(commandLine) ?? [];
     if (tap === undefined) continue;
     await run("ip", ["link", "del", tap]).catch(() => "gone already");
     await run("nft", ["delete", "table", "inet", `hostler_${name}`]).catch(() => "gone already");
+  }
+}
+
+/** Disks of containers that a failed test left. */
+async function unmountAll(folder: string): Promise<void> {
+  for (const line of (await readFile("/proc/self/mountinfo", "utf8")).split("\n")) {
+    const place = line.split(" ")[4];
+    if (place?.startsWith(`${folder}/`) === true) await run("umount", ["--lazy", place]).catch(() => "gone already");
   }
 }

@@ -4,9 +4,12 @@ import { copyFile, mkdir, mkdtemp, readFile, rm, symlink, writeFile } from "node
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import type { ApiClient } from "@hostler/cli/api-client.ts";
+import { imageSchema } from "@hostler/shared/api/nodes.ts";
 import { findProgram } from "./find-program.ts";
 
 const run = promisify(execFile);
+export const CONTAINER_IMAGE_NAME = "hostler-container";
 const PROGRAMS = [
   "cat",
   "dd",
@@ -50,4 +53,11 @@ export async function containerImage(): Promise<ContainerImage | null> {
   } finally {
     await rm(folder, { recursive: true, force: true });
   }
+}
+
+export async function importContainerImage(operator: ApiClient): Promise<void> {
+  const image = await containerImage();
+  if (image === null) throw new Error("this host has no busybox");
+  const path = `/api/ops/v1/images/${CONTAINER_IMAGE_NAME}?format=tar&sha256=${image.sha256}`;
+  await operator.upload(path, new Blob([image.bytes]), imageSchema);
 }

@@ -19,11 +19,6 @@ export const PROGRAM_PACKAGES: Readonly<Record<string, string>> = {
   "systemd-nspawn": "systemd-container",
   busybox: "busybox-static",
   mke2fs: "e2fsprogs",
-  mount: "mount",
-  umount: "mount",
-  nsenter: "util-linux",
-  setpriv: "util-linux",
-  tar: "tar",
 };
 
 const OUTPUT_BYTES_MAX = 256 * 1024;
