@@ -24,7 +24,19 @@ export interface CapabilityDeps {
   readonly find?: FindProgram;
 }
 
-const NEEDED = ["ip", "nft", "tar", "mke2fs", "mount", "umount", "nsenter", "setpriv", "busybox"] as const;
+const NEEDED = [
+  "ip",
+  "nft",
+  "tar",
+  "mke2fs",
+  "resize2fs",
+  "cp",
+  "mount",
+  "umount",
+  "nsenter",
+  "setpriv",
+  "busybox",
+] as const;
 /** The first that works is taken. */
 const RUNTIMES: readonly ContainerRuntime[] = [nspawnRuntime, podmanRuntime];
 const PROBE_TIMEOUT_MS = 30_000;

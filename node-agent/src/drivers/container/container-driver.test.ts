@@ -1,7 +1,7 @@
 import { access, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { waitFor } from "../../../../test/support/wait-for.ts";
 import type { SliceDriver } from "../../ports/slice-driver.ts";
 import { makeContext, never } from "../testing.ts";
@@ -213,3 +213,44 @@ test.skipIf(!isUsable)(
   },
   60_000,
 );
+
+test.skipIf(!isUsable)(
+  "ending a container leaves that of another agent alone, although both agents gave theirs the same ids",
+  async () => {
+    const other = await makeContainerHost();
+    onTestFinished(async () => await other.remove());
+    const [mine, theirs] = [host.makeSpec(), other.makeSpec()];
+    await build(host.makeDriver(), mine);
+    await build(other.makeDriver(), theirs);
+    const idsOf = async (pid: number): Promise<string | undefined> =>
+      /^Uid:\t(\d+)/m.exec(await readFile(`/proc/${pid}/status`, "utf8"))?.[1];
+    expect(await idsOf(await host.leaderOf(mine))).toBe(await idsOf(await other.leaderOf(theirs)));
+    const before = await other.leaderOf(theirs);
+    process.kill(await host.processOf(mine), "SIGKILL");
+    await removeAll(host.makeDriver(), mine);
+    expect(await other.leaderOf(theirs)).toBe(before);
+    await removeAll(other.makeDriver(), theirs);
+    expect(await other.leftovers(theirs)).toEqual([]);
+  },
+  60_000,
+);
+
+test.skipIf(!isUsable)("what a container cannot be made from or with is refused before anything is made", async () => {
+  const driver = host.makeDriver();
+  const disk = host.makeSpec({ image: { ...host.makeSpec().image, format: "qcow2" } });
+  await expect(driver.preflight(disk, never)).rejects.toMatchObject({
+    detail: expect.stringContaining("it is a disk for virtual machines"),
+  });
+  const withGpu = host.makeSpec({ gpuUuids: ["GPU-1"] });
+  await expect(driver.preflight(withGpu, never)).rejects.toMatchObject({ code: "gpu_unavailable" });
+  await expect(host.makeDriver({ areGpusSimulated: true }).preflight(withGpu, never)).resolves.toBeDefined();
+  const large = host.makeSpec({ image: { ...disk.image, format: "tar", sha256: "1".repeat(64), sizeBytes: 2 ** 33 } });
+  const full = host.makeDriver({ diskFreeGib: async () => 20 });
+  await expect(full.preflight(large, never)).rejects.toMatchObject({ code: "disk_full" });
+  const bare = host.makeDriver({ find: async () => null });
+  await expect(bare.preflight(host.makeSpec(), never)).rejects.toMatchObject({
+    code: "driver_unavailable",
+    detail: expect.stringContaining("apt-get install"),
+  });
+  for (const spec of [disk, withGpu, large]) expect(await host.leftovers(spec)).toEqual([]);
+});

@@ -1,6 +1,7 @@
 import { rename, rm, truncate } from "node:fs/promises";
 import { AppError } from "@hostler/shared/errors.ts";
 import { requireSuccess } from "../../host/host-commands.ts";
+import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { HostObject } from "../../ports/slice-driver.ts";
 import { closeSliceFolder, exists, openSliceFolder, replaceFile, translateNoSpace } from "../slices/slice-folder.ts";
@@ -8,9 +9,7 @@ import { containerPaths, type ContainerPlaces } from "./container-paths.ts";
 import type { RootFileSystems } from "./root-file-system.ts";
 
 const GIB = 1024 ** 3;
-/** What ext4 needs for itself, on top of what is in it. */
-const OVERHEAD = 1.15;
-const MAKE_TIMEOUT_MS = 1_800_000;
+const COPY_TIMEOUT_MS = 600_000;
 
 interface DiskDeps {
   readonly places: ContainerPlaces;
@@ -19,9 +18,9 @@ interface DiskDeps {
 }
 
 /**
- * The slice's own disk: a file with an ext4 of exactly the size that was asked for, filled from the image. So the quota is the
- * size of the disk, a container may use overlays of its own, and erasing is giving back one file. The file is sparse: it takes
- * what is written. It is made without a mount, and nobody but our kernel writes its structures.
+ * The slice's own disk: a file with an ext4 of exactly the size that was asked for, copied from the image's and grown. So the
+ * quota is the size of the disk, a container may use overlays of its own, and erasing is giving back one file. The file is
+ * sparse, and shares the image's blocks where the host's file system can. It is made without a mount.
  */
 export function makeDisk(deps: DiskDeps): HostObject {
   return {
@@ -33,28 +32,22 @@ export function makeDisk(deps: DiskDeps): HostObject {
     create: async (spec, context) => {
       const { signal } = context;
       const paths = containerPaths(deps.places, spec);
-      const { disk } = paths;
-      const { bytes } = await deps.bases.fetch(spec.image, { signal, report: () => undefined });
-      if (bytes * OVERHEAD > spec.diskGib * GIB)
+      const { sizeMib } = await deps.bases.fetch(spec.image, { signal, report: () => undefined });
+      if (sizeMib > spec.diskGib * 1024)
         throw new AppError("capacity_unavailable", {
-          detail: `The image ${spec.image.name} needs a disk of ${Math.ceil((bytes * OVERHEAD) / GIB)} GiB; the slice asks for ${spec.diskGib}.`,
+          detail: `The image ${spec.image.name} needs a disk of ${Math.ceil(sizeMib / 1024)} GiB; the slice asks for ${spec.diskGib}.`,
         });
       await openSliceFolder(paths, spec, context);
       // A disk that is whole is kept: a container may run on it already.
-      if (!(await exists(disk))) {
-        const argv = makeArgv(deps.bases.pathOf(spec.image), draftOf(disk), spec.diskGib);
-        await fill(deps.commands, { draft: draftOf(disk), argv, signal });
-        await rename(draftOf(disk), disk);
-      }
-      return { path: disk, base: spec.image.sha256, sizeGib: spec.diskGib };
+      if (!(await exists(paths.disk))) await copyAndGrow(deps, paths.disk, { spec, signal });
+      return { path: paths.disk, base: spec.image.sha256, sizeGib: spec.diskGib };
     },
     remove: async (slice) => {
       const paths = containerPaths(deps.places, slice);
-      const { disk } = paths;
-      await rm(draftOf(disk), { force: true });
+      await rm(draftOf(paths.disk), { force: true });
       // The blocks go before the name, so that they are free also while somebody still has the file open.
-      if (await exists(disk)) await truncate(disk, 0);
-      await rm(disk, { force: true });
+      if (await exists(paths.disk)) await truncate(paths.disk, 0);
+      await rm(paths.disk, { force: true });
       await closeSliceFolder(paths);
     },
   };
@@ -62,22 +55,22 @@ export function makeDisk(deps: DiskDeps): HostObject {
 
 const draftOf = (path: string): string => `${path}.new`;
 
-/** No blocks are kept for root: the disk is the tenant's. */
-function makeArgv(base: string, draft: string, diskGib: number): readonly [string, ...string[]] {
-  const options = ["-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1"];
-  return ["mke2fs", ...options, "-d", base, draft, `${diskGib}G`];
-}
-
-async function fill(
-  commands: HostCommands,
-  disk: { readonly draft: string; readonly argv: readonly [string, ...string[]]; readonly signal: AbortSignal },
+async function copyAndGrow(
+  deps: DiskDeps,
+  disk: string,
+  { spec, signal }: { readonly spec: SliceSpec; readonly signal: AbortSignal },
 ): Promise<void> {
-  const { draft, argv, signal } = disk;
+  const draft = draftOf(disk);
+  const run = async (argv: readonly [string, ...string[]]): Promise<void> =>
+    void requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: COPY_TIMEOUT_MS, signal }));
   await rm(draft, { force: true });
   try {
     // Made first, so that what is in it is never readable by others.
     await replaceFile(draft, "");
-    requireSuccess(argv, await commands.run(argv, { timeoutMs: MAKE_TIMEOUT_MS, signal }));
+    await run(["cp", "--sparse=always", "--reflink=auto", deps.bases.pathOf(spec.image), draft]);
+    await truncate(draft, spec.diskGib * GIB);
+    await run(["resize2fs", draft]);
+    await rename(draft, disk);
   } catch (error) {
     await rm(draft, { force: true });
     throw translateNoSpace(error, "the disk");

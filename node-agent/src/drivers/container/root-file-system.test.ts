@@ -1,8 +1,7 @@
 import { execFile } from "node:child_process";
-import { mkdir, readdir, rm, stat, symlink, writeFile } from "node:fs/promises";
+import { mkdir, readdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
-import { readFile } from "node:fs/promises";
 import { expect, onTestFinished, test } from "vitest";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import { makeImageCache } from "../images/image-cache.ts";
@@ -33,6 +32,11 @@ async function archiveOf(
   return await readFile(archive);
 }
 
+/** What debugfs says about a file system; it needs no mount. */
+async function inside(path: string, request: string): Promise<string> {
+  return (await run("debugfs", ["-R", request, path])).stdout;
+}
+
 async function setUp(bytes: Buffer, override: (real: HostCommands) => HostCommands = (real) => real) {
   const places = await makePlaces();
   onTestFinished(places.remove);
@@ -57,8 +61,8 @@ for (const [name, flag] of Object.entries({ tar: null, "tar.gz": "--gzip", "tar.
     const { bases, restarted, image, names } = await setUp(bytes);
     const contents = await bases.fetch(image, silent);
     expect(contents.entries).toBeGreaterThanOrEqual(5);
-    expect(await readFile(join(bases.pathOf(image), "etc/passwd"), "utf8")).toContain("root:x:0");
-    expect(await names()).toEqual([image.sha256, `${image.sha256}.unpacked`]);
+    expect(await inside(bases.pathOf(image), "cat /etc/passwd")).toContain("root:x:0");
+    expect(await names()).toEqual([`${image.sha256}.ext4`, `${image.sha256}.ext4.whole`]);
     expect(await restarted().find(image)).toEqual(contents);
   });
 
@@ -115,9 +119,10 @@ test.skipIf(!isRoot)(
     };
     const sound = await setUp(await pack());
     await sound.bases.fetch(sound.image, silent);
-    const unpacked = await stat(join(sound.bases.pathOf(sound.image), "usr/su"));
-    expect([unpacked.uid, unpacked.gid, unpacked.mode & 0o7777]).toEqual([1234, 4321, 0o4755]);
-    expect(await readdir(join(sound.bases.pathOf(sound.image), "dev"))).toEqual([]);
+    const unpacked = await inside(sound.bases.pathOf(sound.image), "stat /usr/su");
+    expect(unpacked).toMatch(/Mode: +04755/);
+    expect(unpacked).toMatch(/User: +1234 +Group: +4321/);
+    expect(await inside(sound.bases.pathOf(sound.image), "ls -p /dev")).not.toContain("null");
     await run("mknod", [join(root, "usr/disk"), "b", "8", "0"]);
     const hostile = await setUp(await pack());
     await expect(hostile.bases.fetch(hostile.image, silent)).rejects.toMatchObject({
@@ -142,18 +147,29 @@ test("an archive that is cut short is refused", async () => {
 
 test("an agent that dies while it unpacks, or before it says that it did, leaves nothing that the next one trusts", async () => {
   const bytes = await archiveOf(SOUND);
-  const { bases, restarted, image } = await setUp(bytes, (real) => ({
+  const { bases, restarted, image, names } = await setUp(bytes, (real) => ({
     run: async (argv, options) => {
       await real.run(argv, options);
-      await rm(join(argv.find((word) => word.startsWith("--directory="))?.slice(12) ?? "", "etc"), { recursive: true });
       throw new Error("killed");
     },
   }));
   await expect(bases.fetch(image, silent)).rejects.toThrow("killed");
   expect(await restarted().find(image)).toBeNull();
   // Renamed but not marked: what is there may be half of it.
-  await mkdir(join(bases.pathOf(image), "usr/planted"), { recursive: true });
+  await writeFile(bases.pathOf(image), "half of it");
+  await mkdir(`${bases.pathOf(image)}.tree/usr/planted`, { recursive: true });
   await restarted().fetch(image, silent);
-  expect(await readdir(join(bases.pathOf(image), "usr"))).toEqual(["bin"]);
-  expect(await readdir(bases.pathOf(image))).toContain("etc");
+  expect(await inside(bases.pathOf(image), "ls -p /")).toContain("/etc/");
+  expect(await inside(bases.pathOf(image), "ls -p /usr")).not.toContain("planted");
+  expect(await names()).toEqual([`${image.sha256}.ext4`, `${image.sha256}.ext4.whole`]);
+});
+
+test("an image of many small files has room for all of them, and no more than it needs", async () => {
+  const files = Object.fromEntries(Array.from({ length: 3000 }, (_, index) => [`usr/share/f${index}`, "x"]));
+  const { bases, image } = await setUp(await archiveOf({ ...SOUND, ...files }));
+  const { sizeMib, entries } = await bases.fetch(image, silent);
+  expect(entries).toBeGreaterThan(3000);
+  expect(sizeMib).toBeLessThan(150);
+  expect((await stat(bases.pathOf(image))).size).toBe(sizeMib * 1024 ** 2);
+  await run("e2fsck", ["-f", "-n", bases.pathOf(image)]);
 });

@@ -11,16 +11,22 @@ import { makeSharedWork } from "../images/shared-work.ts";
 import { exists, replaceFile, syncFolder } from "../slices/slice-folder.ts";
 import { ENTRIES_MAX, readListing, type ArchiveContents } from "./archive-listing.ts";
 
-/** The unpacked root file systems of this host, one for each image; they are never written again. */
+/** The root file systems of this host: for each image a file with an ext4, from which disks are copied. Never written again. */
 export interface RootFileSystems {
   pathOf(image: ImageReference): string;
-  /** What was unpacked; null unless it is whole. */
-  find(image: ImageReference): Promise<ArchiveContents | null>;
-  /** Fetches, checks and unpacks it once for all who wait. A crash on the way leaves nothing that is trusted. */
-  fetch(image: ImageReference, options: FetchOptions): Promise<ArchiveContents>;
+  /** What was made; null unless it is whole. */
+  find(image: ImageReference): Promise<RootFileSystem | null>;
+  /** Fetches, checks, unpacks and packs it once for all who wait. A crash on the way leaves nothing that is trusted. */
+  fetch(image: ImageReference, options: FetchOptions): Promise<RootFileSystem>;
 }
 
-const markerSchema = z.object({ entries: z.int(), bytes: z.number() });
+export interface RootFileSystem extends ArchiveContents {
+  /** Of the file; it is sparse, and takes what is in it. */
+  readonly sizeMib: number;
+}
+
+const markerSchema = z.object({ entries: z.int(), bytes: z.number(), sizeMib: z.int() });
+const MIB = 1024 ** 2;
 const LIST_TIMEOUT_MS = 900_000;
 const UNPACK_TIMEOUT_MS = 1_800_000;
 const LISTING_BYTES_MAX = 256 * 1024 * 1024;
@@ -36,9 +42,9 @@ interface Deps {
 }
 
 export function makeRootFileSystems(deps: Deps): RootFileSystems {
-  const pathOf = (image: ImageReference): string => join(deps.folder, image.sha256);
-  const work = makeSharedWork<ArchiveContents>();
-  const find = async (image: ImageReference): Promise<ArchiveContents | null> => {
+  const pathOf = (image: ImageReference): string => join(deps.folder, `${image.sha256}.ext4`);
+  const work = makeSharedWork<RootFileSystem>();
+  const find = async (image: ImageReference): Promise<RootFileSystem | null> => {
     const text = await readFile(markerOf(pathOf(image)), "utf8").catch(() => null);
     return text === null ? null : markerSchema.parse(JSON.parse(text));
   };
@@ -61,34 +67,48 @@ interface Unpacking extends FetchOptions {
   readonly target: string;
 }
 
-const markerOf = (path: string): string => `${path}.unpacked`;
+const markerOf = (path: string): string => `${path}.whole`;
 
-/** Into a folder of another name, renamed when all of it is there; only the marker makes it trusted. */
-async function unpack(deps: Deps, { image, target, signal, report }: Unpacking): Promise<ArchiveContents> {
+/** Each step under another name than the last one; only the marker makes the end of it trusted. */
+async function unpack(deps: Deps, { image, target, signal, report }: Unpacking): Promise<RootFileSystem> {
   report("Reading what the archive holds.");
   const archive = deps.images.pathOf(image);
   const contents = readListing(await list(deps.commands, { archive, image, signal }), image);
   await mkdir(deps.folder, { recursive: true, mode: 0o700 });
   await requireSpace(deps.folder, contents, image);
+  const tree = `${target}.tree`;
   const draft = `${target}.new`;
-  await removeTree(draft);
-  // Without its marker it was not finished, or its removal was not.
-  await removeTree(target);
+  const sizeMib = sizeMibOf(contents);
+  const run = async (argv: readonly [string, ...string[]]): Promise<void> =>
+    void requireSuccess(argv, await deps.host.run(argv, { timeoutMs: UNPACK_TIMEOUT_MS, signal }));
   try {
-    await mkdir(draft, { mode: 0o755 });
+    // Without its marker it was not finished.
+    for (const path of [tree, draft, target]) await removeTree(path);
+    await mkdir(tree, { mode: 0o755 });
     report(`Unpacking ${contents.entries} files.`);
-    const argv = unpackArgv(archive, draft);
-    requireSuccess(argv, await deps.host.run(argv, { timeoutMs: UNPACK_TIMEOUT_MS, signal }));
-    if (!(await exists(join(draft, "usr"))) && !(await exists(join(draft, "bin"))))
+    await run(unpackArgv(archive, tree));
+    if (!(await exists(join(tree, "usr"))) && !(await exists(join(tree, "bin"))))
       throw refused(image.name, "nothing of a root file system came out of it", "Make it with GNU tar.");
+    report("Making the file system.");
+    await replaceFile(draft, "");
+    await run(["mke2fs", ...FILE_SYSTEM, "-d", tree, draft, `${sizeMib}M`]);
     await rename(draft, target);
-  } catch (error) {
-    await removeTree(draft);
-    throw error;
+  } finally {
+    for (const path of [tree, draft]) await removeTree(path);
   }
   await syncFolder(deps.folder);
-  await replaceFile(markerOf(target), JSON.stringify(contents));
-  return contents;
+  await replaceFile(markerOf(target), JSON.stringify({ ...contents, sizeMib } satisfies RootFileSystem));
+  return { ...contents, sizeMib };
+}
+
+/** No blocks are kept for root: the disk is the tenant's. What can be written later is not written now. */
+const FILE_SYSTEM = ["-q", "-F", "-t", "ext4", "-m", "0", "-E", "lazy_itable_init=1,lazy_journal_init=1"] as const;
+
+/** Every entry takes a block and an inode, of which there is one for 16 KiB; the journal and the tables take their share. */
+function sizeMibOf({ entries, bytes }: ArchiveContents): number {
+  const forBlocks = (bytes + entries * 4096) * 1.1;
+  const forInodes = entries * 18 * 1024;
+  return 64 + Math.ceil(Math.max(forBlocks, forInodes) / MIB);
 }
 
 /**
@@ -138,10 +158,11 @@ async function list(
 
 async function requireSpace(folder: string, contents: ArchiveContents, image: ImageReference): Promise<void> {
   const { bavail, bsize } = await statfs(folder);
-  const needed = contents.bytes + RESERVE_BYTES;
+  // Once as a tree and once in the file system.
+  const needed = 2 * contents.bytes + RESERVE_BYTES;
   if (bavail * bsize < needed)
     throw new AppError("disk_full", {
-      detail: `The image ${image.name} takes ${Math.ceil(contents.bytes / 1024 ** 2)} MiB unpacked, and ${folder} has ${Math.floor((bavail * bsize) / 1024 ** 2)} MiB.`,
+      detail: `The image ${image.name} takes ${Math.ceil(needed / MIB)} MiB while it is unpacked, and ${folder} has ${Math.floor((bavail * bsize) / MIB)}.`,
     });
 }
 
