@@ -34,6 +34,7 @@ const NEEDED = [
   "mount",
   "umount",
   "nsenter",
+  "prlimit",
   "setpriv",
   "busybox",
 ] as const;

@@ -86,11 +86,12 @@ test.skipIf(!isUsable)(
       driver,
       spec,
       [
-        "ls /run/hostler/seed; echo x >/run/hostler/seed/init && echo wrote; grep NoNewPrivs /proc/self/status",
+        "cat /proc/1/limits /proc/self/limits | grep 'Max processes'; ls /run/hostler/seed; echo x >/run/hostler/seed/init && echo wrote; grep NoNewPrivs /proc/self/status",
         "ps; ls /proc/1/fd/1 && echo x >/proc/1/fd/1; df -k / | head -2; mount -t ext4 /dev/loop0 /tmp && echo mounted",
         "grep -c . /proc/net/dev; echo b >/proc/sysrq-trigger && echo rebooted",
       ].join("\n"),
     );
+    expect(seen.text).toMatch(/(?:Max processes +32768 +32768 .*\n){2}/);
     expect(seen.text).toContain("hostler.env");
     expect(seen.text).toContain("NoNewPrivs:\t1");
     for (const word of ["wrote", "mounted", "rebooted", "vitest", "vendor-data"]) expect(seen.text).not.toContain(word);
@@ -217,17 +218,20 @@ test.skipIf(!isUsable)(
 test.skipIf(!isUsable)(
   "ending a container leaves that of another agent alone, although both agents gave theirs the same ids",
   async () => {
-    const other = await makeContainerHost();
-    onTestFinished(async () => await other.remove());
-    const [mine, theirs] = [host.makeSpec(), other.makeSpec()];
-    await build(host.makeDriver(), mine);
+    const [one, other] = [await makeContainerHost(), await makeContainerHost()];
+    onTestFinished(async () => {
+      await one.remove();
+      await other.remove();
+    });
+    const [mine, theirs] = [one.makeSpec(), other.makeSpec()];
+    await build(one.makeDriver(), mine);
     await build(other.makeDriver(), theirs);
     const idsOf = async (pid: number): Promise<string | undefined> =>
       /^Uid:\t(\d+)/m.exec(await readFile(`/proc/${pid}/status`, "utf8"))?.[1];
-    expect(await idsOf(await host.leaderOf(mine))).toBe(await idsOf(await other.leaderOf(theirs)));
+    expect(await idsOf(await one.leaderOf(mine))).toBe(await idsOf(await other.leaderOf(theirs)));
     const before = await other.leaderOf(theirs);
-    process.kill(await host.processOf(mine), "SIGKILL");
-    await removeAll(host.makeDriver(), mine);
+    process.kill(await one.processOf(mine), "SIGKILL");
+    await removeAll(one.makeDriver(), mine);
     expect(await other.leaderOf(theirs)).toBe(before);
     await removeAll(other.makeDriver(), theirs);
     expect(await other.leftovers(theirs)).toEqual([]);

@@ -1,7 +1,7 @@
 import { tapName } from "../network/host-links.ts";
 import { IDS_PER_SLICE, machineNameOf } from "./container-paths.ts";
 import { GUEST_BUSYBOX, GUEST_LINK, GUEST_SEED } from "./guest-init.ts";
-import { DROPPED_CAPABILITIES, type ContainerRuntime } from "./runtime.ts";
+import { DROPPED_CAPABILITIES, PROCESSES_MAX, type ContainerRuntime } from "./runtime.ts";
 import { markOf } from "./slice-processes.ts";
 
 /** Locks are ours: the supervisor's name, the slice's folder. Those of nspawn would outlive a kill. */
@@ -10,7 +10,11 @@ const ENVIRONMENT = ["env", "SYSTEMD_NSPAWN_LOCK=0"] as const;
 const ALONE = ["--quiet", "--register=no", "--keep-unit", "--link-journal=no", "--settings=no"] as const;
 /** The host's own files stay the host's: the container's init writes what it needs. */
 const UNTOUCHED = ["--resolv-conf=off", "--timezone=off"] as const;
-const CONFINED = ["--no-new-privileges=yes", `--drop-capability=${DROPPED_CAPABILITIES.join(",")}`] as const;
+const CONFINED = [
+  "--no-new-privileges=yes",
+  `--drop-capability=${DROPPED_CAPABILITIES.join(",")}`,
+  `--rlimit=NPROC=${PROCESSES_MAX}`,
+] as const;
 
 /**
  * systemd's own container program: a user name space over an own range of ids, its default filter of system calls, no new

@@ -1,6 +1,6 @@
 import { IDS_PER_SLICE, machineNameOf } from "./container-paths.ts";
 import { GUEST_BUSYBOX, GUEST_SEED } from "./guest-init.ts";
-import { DROPPED_CAPABILITIES, type ContainerRuntime } from "./runtime.ts";
+import { DROPPED_CAPABILITIES, PROCESSES_MAX, type ContainerRuntime } from "./runtime.ts";
 import { markOf } from "./slice-processes.ts";
 
 const CONFINED = [
@@ -11,7 +11,10 @@ const CONFINED = [
 const ALONE = ["--rm", "--replace", "--network=none", "--log-driver=none", "--systemd=false", "--tmpfs=/run"] as const;
 const PROBE_FIRST_ID = 0x60000000;
 
-/** Podman over the same mounted disk, for hosts where nspawn does not work. Its network is plugged in from the host. */
+/**
+ * Podman over the same mounted disk, for hosts where nspawn does not work. Its network is plugged in from the host. The disk's
+ * ids are mapped by the mount (`idmap`), which Debian 12's 4.3.1 does not know: there the probe refuses it.
+ */
 export const podmanRuntime: ContainerRuntime = {
   name: "podman",
   cable: "host",
@@ -22,7 +25,12 @@ export const podmanRuntime: ContainerRuntime = {
     ...CONFINED,
     ...[`--name=${machineNameOf(paths.name)}`, `--hostname=${spec.hostName}`, `--env=${markOf(spec, fence)}`],
     ...idsFrom(firstId),
-    ...["--cap-add=CAP_NET_ADMIN", `--memory=${spec.memoryMib}m`, `--cpus=${spec.vcpus}`, "--pids-limit=32768"],
+    ...[
+      "--cap-add=CAP_NET_ADMIN",
+      `--memory=${spec.memoryMib}m`,
+      `--cpus=${spec.vcpus}`,
+      `--pids-limit=${PROCESSES_MAX}`,
+    ],
     ...[`--volume=${paths.seed}:${GUEST_SEED}:ro`, `--volume=${busybox}:${GUEST_BUSYBOX}:ro`],
     ...devices.map((device) => `--device=${device}`),
     ...["--rootfs", `${paths.root}:idmap`, GUEST_BUSYBOX, "sh", `${GUEST_SEED}/init`],

@@ -25,6 +25,9 @@ export interface ContainerRuntime {
   probeArgv(probe: { readonly root: string; readonly busybox: string }): readonly [string, ...string[]];
 }
 
+/** Processes and threads of one container: what keeps a fork bomb from the host where no cgroup does. */
+export const PROCESSES_MAX = 32_768;
+
 /**
  * What root of a container does without, in its own user name space too: each of these opens a part of the kernel that no
  * workload needs, and that a fault in would be reached through.

@@ -85,7 +85,20 @@ async function decide(host: HostCommands, programs: readonly string[]) {
   }
 }
 
-const HELPERS = ["ip", "nft", "tar", "mke2fs", "resize2fs", "cp", "mount", "umount", "nsenter", "setpriv", "busybox"];
+const HELPERS = [
+  "ip",
+  "nft",
+  "tar",
+  "mke2fs",
+  "resize2fs",
+  "cp",
+  "mount",
+  "umount",
+  "nsenter",
+  "prlimit",
+  "setpriv",
+  "busybox",
+];
 /** A host on which these runtimes run a container, and others end with a message. */
 const hostWhere = (...working: readonly string[]): HostCommands => ({
   run: async (argv) => {

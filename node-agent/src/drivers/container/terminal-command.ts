@@ -4,6 +4,7 @@ import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { SliceReference, TerminalCommand } from "../../ports/slice-driver.ts";
 import { containerPaths, type ContainerPlaces } from "./container-paths.ts";
 import { GUEST_BUSYBOX, GUEST_SEED } from "./guest-init.ts";
+import { PROCESSES_MAX } from "./runtime.ts";
 import { findLeader, sliceOfProcess } from "./slice-processes.ts";
 
 /** What a shell in a container starts with: nothing of the host's. */
@@ -38,7 +39,7 @@ export function enterArgv(leader: number): readonly [string, ...string[]] {
   const nameSpaces = ["--user", "--mount", "--uts", "--ipc", "--net", "--pid", "--root", "--wd"];
   return [
     ...["env", "-i", ...GUEST_ENVIRONMENT],
-    ...["setpriv", "--no-new-privs", "--"],
+    ...["prlimit", `--nproc=${PROCESSES_MAX}`, "setpriv", "--no-new-privs", "--"],
     ...["nsenter", `--target=${leader}`, ...nameSpaces, "--"],
     ...[GUEST_BUSYBOX, "sh", `${GUEST_SEED}/terminal`],
   ] as unknown as [string, ...string[]];
