@@ -70,6 +70,7 @@ export function makeContainerDriver(deps: ContainerDriverDeps): SliceDriver {
       },
     },
     disk,
+    diskErasure: "truncate and unlink",
     seed: makeSeed(deps),
     network: makeNetwork(deps),
     machine,

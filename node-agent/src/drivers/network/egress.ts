@@ -2,11 +2,17 @@ import { readFile } from "node:fs/promises";
 import { isIPv4 } from "node:net";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
+import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
 import type { Egress } from "./network-rules.ts";
 
-const netconfSchema = z.array(z.looseObject({ interface: z.string(), forwarding: z.boolean().optional() }));
+const netconfSchema = z.array(
+  z.looseObject({ family: z.string(), interface: z.string(), forwarding: z.boolean().optional() }),
+);
 const routesSchema = z.array(z.looseObject({ dst: z.string() }));
+/** One process for both: each answers in a line of its own. */
+const ASK = ["ip", "-j", "-batch", "-"] as const;
+const QUESTIONS = "route show default\nnetconf show\n";
 const RESOLVERS_MAX = 3;
 
 /**
@@ -14,13 +20,15 @@ const RESOLVERS_MAX = 3;
  * The setting is global, so it is never changed from here.
  */
 export async function readEgress(commands: HostCommands, signal: AbortSignal): Promise<Egress> {
-  const ask = async (...words: readonly string[]): Promise<unknown> => {
-    const argv = ["ip", "-j", "-4", ...words] as const;
-    return JSON.parse(requireSuccess(argv, await commands.run(argv, { timeoutMs: 10_000, signal })).stdout || "[]");
-  };
-  const routes = routesSchema.parse(await ask("route", "show", "default"));
-  const settings = netconfSchema.parse(await ask("netconf", "show"));
-  const forwards = settings.find((setting) => setting.interface === "all")?.forwarding === true;
+  const asked = await commands.run(ASK, { timeoutMs: 10_000, signal, input: QUESTIONS });
+  const answers = requireSuccess(ASK, asked).stdout.trim().split("\n");
+  if (answers.length !== 2)
+    throw new AppError("command_failed", { detail: `ip answered ${answers.length} of 2 questions.` });
+  const routes = routesSchema.parse(JSON.parse(answers[0] ?? ""));
+  const settings = netconfSchema.parse(JSON.parse(answers[1] ?? ""));
+  const forwards = settings.some(
+    (setting) => setting.family === "inet" && setting.interface === "all" && setting.forwarding === true,
+  );
   if (routes.length === 0 || !forwards) return { kind: "none" };
   return { kind: "masquerade", resolvers: parseResolvers(await readFile("/etc/resolv.conf", "utf8").catch(() => "")) };
 }

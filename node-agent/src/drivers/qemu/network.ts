@@ -45,9 +45,11 @@ export function makeNetwork(deps: NetworkDeps): HostObject {
       const paths = slicePaths(deps.places, slice);
       const mode = await readMode(paths.network);
       if (mode === "user") return "present";
-      const link = await readLink(deps.commands, tapName(paths.name), signal);
+      const [link, hasTable] = await Promise.all([
+        readLink(deps.commands, tapName(paths.name), signal),
+        tableExists(deps.commands, tableName(paths.name), signal),
+      ]);
       const hasLink = link !== null && isOursOrUnnamed(link, aliasOf(OWNER, slice));
-      const hasTable = await tableExists(deps.commands, tableName(paths.name), signal);
       if (mode === "tap" && hasLink && link.isUp && hasTable) return "present";
       return mode !== null || hasLink || hasTable ? "partial" : "absent";
     },
@@ -75,7 +77,7 @@ export function makeNetwork(deps: NetworkDeps): HostObject {
   };
 }
 
-/** The interface comes up last, when its rules stand: nothing ever passes without them. */
+/** The rules stand before the interface does, since they go by its name: nothing ever passes without them. */
 async function createTap(deps: NetworkDeps, slice: SliceReference, { signal }: CreateContext): Promise<Facts> {
   const { commands } = deps;
   const { name } = slicePaths(deps.places, slice);
@@ -86,12 +88,15 @@ async function createTap(deps: NetworkDeps, slice: SliceReference, { signal }: C
   const { host, guest, prefixLength } = await deps.addresses.allocate(slice, signal);
   const egress = await readEgress(commands, signal);
   const rules = rulesOf({ table: tableName(name), tap, mac: macOf(slice), guestAddress: guest, egress });
-  if (link === null) await runOk(commands, ["ip", "tuntap", "add", "dev", tap, "mode", "tap"], signal);
-  await runOk(commands, ["ip", "link", "set", "dev", tap, "alias", aliasOf(OWNER, slice)], signal);
-  await runOk(commands, ["ip", "link", "set", "dev", tap, "addrgenmode", "none"], signal);
   await runOk(commands, ["nft", "-f", "-"], signal, rules);
-  await runOk(commands, ["ip", "address", "replace", `${host}/${prefixLength}`, "dev", tap], signal);
-  await runOk(commands, ["ip", "link", "set", "dev", tap, "up"], signal);
+  const steps = [
+    ...(link === null ? [`tuntap add dev ${tap} mode tap`] : []),
+    `link set dev ${tap} alias ${aliasOf(OWNER, slice)}`,
+    `link set dev ${tap} addrgenmode none`,
+    `address replace ${host}/${prefixLength} dev ${tap}`,
+    `link set dev ${tap} up`,
+  ];
+  await runOk(commands, ["ip", "-batch", "-"], signal, `${steps.join("\n")}\n`);
   return { tap, address: guest, policy: egress.kind === "none" ? "deny" : "outbound" };
 }
 
