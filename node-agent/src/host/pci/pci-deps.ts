@@ -1,0 +1,66 @@
+import type { Clock } from "@hostler/shared/clock.ts";
+import type { HostCommands } from "../../ports/host-commands.ts";
+import type { SysfsWriter, WriteResult } from "./guarded-write.ts";
+import { deviceFilesOf, findHolders, holderWords } from "./holders.ts";
+import { deviceFault, functionFolder, type PciRoots } from "./pci-roots.ts";
+import { readDevice, type PciFunction } from "./read-devices.ts";
+
+/** What it takes to change PCI functions of a host. */
+export interface PciDeps {
+  readonly roots: PciRoots;
+  readonly writer: SysfsWriter;
+  readonly commands: HostCommands;
+  readonly clock: Clock;
+}
+
+/** Rejects with `gpu_unavailable` when the function left the bus. */
+export async function requireDevice(deps: PciDeps, address: string): Promise<PciFunction> {
+  const device = await readDevice(deps.roots, address);
+  if (device === null)
+    throw deviceFault(
+      address,
+      `${address} is not on the PCI bus any more: it fell off or was taken out; see dmesg, and restart the host.`,
+    );
+  return device;
+}
+
+/** Rejects when a process has the function open: its driver would wait for that process, without end and without a way to stop it. */
+export async function requireNoHolder(deps: PciDeps, device: PciFunction): Promise<void> {
+  const holders = await findHolders(deps.roots, await deviceFilesOf(deps.roots, device));
+  if (holders.length > 0)
+    throw deviceFault(device.address, `${device.address} is in use: ${holderWords(holders)}. End it first.`, {
+      holders,
+    });
+}
+
+/** Writes to one file of the function. A refusal is an answer; a write that hangs rejects, and names who holds the function. */
+export async function writeAttribute(
+  deps: PciDeps,
+  device: PciFunction,
+  write: { readonly name: string; readonly text: string; readonly timeoutMs?: number },
+): Promise<Exclude<WriteResult, { state: "stuck" }>> {
+  const path = `${functionFolder(deps.roots, device.address)}/${write.name}`;
+  return await writeFor(deps, device, { path, text: write.text, ...timeoutOf(write) });
+}
+
+/** As `writeAttribute`, for a file that is not the function's own. */
+export async function writeFor(
+  deps: PciDeps,
+  device: PciFunction,
+  write: { readonly path: string; readonly text: string; readonly timeoutMs?: number },
+): Promise<Exclude<WriteResult, { state: "stuck" }>> {
+  const { address } = device;
+  const result = await deps.writer.write({ address, path: write.path, text: write.text, ...timeoutOf(write) });
+  if (result.state !== "stuck") return result;
+  const holders = await findHolders(deps.roots, await deviceFilesOf(deps.roots, device));
+  const who = holders.length === 0 ? "Nobody has it open." : `${holderWords(holders)}; ending that frees it.`;
+  throw deviceFault(
+    address,
+    `A write to ${address} hangs in the kernel (pid ${result.pid}) and nothing more is tried on it. ${who} If it stays, restart the host.`,
+    { stuckPid: result.pid, holders },
+  );
+}
+
+function timeoutOf(write: { readonly timeoutMs?: number }): { readonly timeoutMs?: number } {
+  return write.timeoutMs === undefined ? {} : { timeoutMs: write.timeoutMs };
+}
