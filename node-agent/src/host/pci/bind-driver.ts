@@ -53,8 +53,10 @@ export async function bindFunctions(deps: PciDeps, addresses: readonly string[],
   const wanted = devices.filter((device) => device.driver !== VFIO_DRIVER);
   if (wanted.length > 0) await requireDriver(deps, VFIO_DRIVER, signal);
   for (const device of wanted) await requireNoHolder(deps, device);
-  for (const device of wanted)
+  // Also of a function that VFIO has: a release that was broken off may have cleared its override already.
+  for (const device of devices)
     if (device.driverOverride !== VFIO_DRIVER) await writeOrThrow(deps, device, ["driver_override", VFIO_DRIVER]);
+  for (const device of devices) await writeIfThere(deps, device, ["d3cold_allowed", "0"]);
   for (const device of wanted) await bindOne(deps, device, signal);
   for (const device of devices) await writeIfThere(deps, device, ["power/control", "on"]);
 }
@@ -72,7 +74,6 @@ export async function releaseFunctions(
 }
 
 async function bindOne(deps: PciDeps, device: PciFunction, signal: AbortSignal): Promise<void> {
-  await writeIfThere(deps, device, ["d3cold_allowed", "0"]);
   await unbind(deps, device);
   await probe(deps, device);
   const driver = await awaitDriver(deps, device.address, { wanted: VFIO_DRIVER, signal });
