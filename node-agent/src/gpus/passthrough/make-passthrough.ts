@@ -119,7 +119,7 @@ async function describe(
       facts: { gpuUuids: [uuid], addresses: [gpu.pciAddress] },
     });
   const former = [];
-  for (const device of verdict.functions) former.push(await readFormerState(deps.roots, device));
+  for (const device of verdict.functions) former.push(await readFormerState(deps, device, signal));
   return { gpu, iommuGroup: verdict.group, former };
 }
 

@@ -1,3 +1,4 @@
+import { AppError } from "@hostler/shared/errors.ts";
 import { expect, onTestFinished, test } from "vitest";
 import { bindFunctions, readFormerState, releaseFunctions, type FormerState } from "./bind-driver.ts";
 import type { SysfsWrite, WriteResult } from "./guarded-write.ts";
@@ -18,7 +19,7 @@ async function setUp(functions = CARD, options: Parameters<typeof makeHost>[1] =
   onTestFinished(host.close);
   const devices = await readDevices(host.roots);
   const former: FormerState[] = [];
-  for (const device of devices) former.push(await readFormerState(host.roots, device));
+  for (const device of devices) former.push(await readFormerState(host, device, signal));
   return { host, former };
 }
 
@@ -146,6 +147,23 @@ test("a write that hangs is reported with its process, and nothing more is writt
     facts: { stuckPid: 77 },
   });
   expect(host.writes.at(-1)?.path).toContain("unbind");
+});
+
+test("a GPU whose lock another process holds in the kernel is a fault, not a wait", async () => {
+  const { host } = await setUp();
+  const locked = {
+    ...host,
+    commands: {
+      run: async () => {
+        throw new AppError("command_timeout");
+      },
+    },
+  };
+  await expect(bindFunctions(locked, both, signal)).rejects.toMatchObject({
+    code: "gpu_unavailable",
+    message: expect.stringContaining("locked in the kernel"),
+  });
+  expect(host.writes).toEqual([]);
 });
 
 test("a GPU that left the bus is a fault of that GPU", async () => {

@@ -2,8 +2,8 @@ import { access, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
-import { requireDevice, requireNoHolder, writeAttribute, writeFor, type PciDeps } from "./pci-deps.ts";
-import { deviceFault, driverFolder, functionFolder, isPciAddress, type PciRoots } from "./pci-roots.ts";
+import { readOverride, requireDevice, requireNoHolder, writeAttribute, writeFor, type PciDeps } from "./pci-deps.ts";
+import { deviceFault, driverFolder, functionFolder, isPciAddress } from "./pci-roots.ts";
 import type { PciFunction } from "./read-devices.ts";
 
 export const VFIO_DRIVER = "vfio-pci";
@@ -29,15 +29,16 @@ export const formerStateSchema = z.object({
 export type FormerState = z.infer<typeof formerStateSchema>;
 
 /** Changes nothing. An override without its driver is what a crash between the two leaves: it was never the former state. */
-export async function readFormerState(roots: PciRoots, device: PciFunction): Promise<FormerState> {
-  const folder = functionFolder(roots, device.address);
-  const isLeftover = device.driverOverride === VFIO_DRIVER && device.driver === null;
+export async function readFormerState(deps: PciDeps, device: PciFunction, signal: AbortSignal): Promise<FormerState> {
+  const folder = functionFolder(deps.roots, device.address);
+  const override = await readOverride(deps, device, signal);
+  const isLeftover = override === VFIO_DRIVER && device.driver === null;
   return {
     address: device.address,
     vendor: device.vendor,
     device: device.device,
     driver: device.driver,
-    driverOverride: isLeftover ? null : device.driverOverride,
+    driverOverride: isLeftover ? null : override,
     d3coldAllowed: await readAttribute(join(folder, "d3cold_allowed")),
     powerControl: await readAttribute(join(folder, "power/control")),
   };
@@ -54,8 +55,7 @@ export async function bindFunctions(deps: PciDeps, addresses: readonly string[],
   if (wanted.length > 0) await requireDriver(deps, VFIO_DRIVER, signal);
   for (const device of wanted) await requireNoHolder(deps, device);
   // Also of a function that VFIO has: a release that was broken off may have cleared its override already.
-  for (const device of devices)
-    if (device.driverOverride !== VFIO_DRIVER) await writeOrThrow(deps, device, ["driver_override", VFIO_DRIVER]);
+  for (const device of devices) await setOverride(deps, device, { override: VFIO_DRIVER, signal });
   for (const device of devices) await writeIfThere(deps, device, ["d3cold_allowed", "0"]);
   for (const device of wanted) await bindOne(deps, device, signal);
   for (const device of devices) await writeIfThere(deps, device, ["power/control", "on"]);
@@ -88,12 +88,9 @@ async function releaseOne(deps: PciDeps, former: FormerState, signal: AbortSigna
   const device = await requireDevice(deps, former.address);
   requireSameDevice(device, former);
   const isBack = device.driver !== null && device.driver === (former.driver ?? naturalDriver(device));
-  if (isBack && device.driverOverride === former.driverOverride) return await restorePower(deps, device, former);
   if (!isBack && device.driver !== null) await requireNoHolder(deps, device);
   if (former.driver !== null) await requireDriver(deps, former.driver, signal);
-  // An empty line clears it.
-  if (device.driverOverride !== former.driverOverride)
-    await writeOrThrow(deps, device, ["driver_override", former.driverOverride ?? ""]);
+  await setOverride(deps, device, { override: former.driverOverride, signal });
   if (!isBack) {
     await unbind(deps, device);
     await restorePower(deps, device, former);
@@ -107,6 +104,16 @@ async function releaseOne(deps: PciDeps, former: FormerState, signal: AbortSigna
       `${device.address} did not go back to its driver ${former.driver} and has ${driver ?? "none"}; see dmesg.`,
     );
   await restorePower(deps, device, former);
+}
+
+async function setOverride(
+  deps: PciDeps,
+  device: PciFunction,
+  wanted: { readonly override: string | null; readonly signal: AbortSignal },
+): Promise<void> {
+  if ((await readOverride(deps, device, wanted.signal)) === wanted.override) return;
+  // An empty line clears it.
+  await writeOrThrow(deps, device, ["driver_override", wanted.override ?? ""]);
 }
 
 /** Any but VFIO: what the kernel found for a function that had none. */

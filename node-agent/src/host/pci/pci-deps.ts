@@ -1,9 +1,12 @@
 import type { Clock } from "@hostler/shared/clock.ts";
+import { isAppError } from "@hostler/shared/errors.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { SysfsWriter, WriteResult } from "./guarded-write.ts";
 import { deviceFilesOf, findHolders, holderWords } from "./holders.ts";
 import { deviceFault, functionFolder, type PciRoots } from "./pci-roots.ts";
 import { readDevice, type PciFunction } from "./read-devices.ts";
+
+const OVERRIDE_TIMEOUT_MS = 5000;
 
 /** What it takes to change PCI functions of a host. */
 export interface PciDeps {
@@ -31,6 +34,29 @@ export async function requireNoHolder(deps: PciDeps, device: PciFunction): Promi
     throw deviceFault(device.address, `${device.address} is in use: ${holderWords(holders)}. End it first.`, {
       holders,
     });
+}
+
+/**
+ * The driver that the function is kept for, or null. Read by another process: the kernel answers only under the device's lock,
+ * and whoever asks while an unbind hangs, hangs too.
+ */
+export async function readOverride(deps: PciDeps, device: PciFunction, signal: AbortSignal): Promise<string | null> {
+  const path = `${functionFolder(deps.roots, device.address)}/driver_override`;
+  const result = await deps.commands
+    .run(["cat", path], { timeoutMs: OVERRIDE_TIMEOUT_MS, signal })
+    .catch((error: unknown) => {
+      if (!isAppError(error, "command_timeout")) throw error;
+      throw deviceFault(
+        device.address,
+        `${device.address} is locked in the kernel: a change of its driver hangs. End what has it open, or restart the host.`,
+        { isLocked: true },
+      );
+    });
+  const text = result.stdout.trim();
+  if (result.exitCode !== 0)
+    throw deviceFault(device.address, `driver_override of ${device.address} cannot be read: ${result.stderr.trim()}`);
+  // The kernel shows an override that was cleared as "(null)".
+  return text === "" || text === "(null)" ? null : text;
 }
 
 /** Writes to one file of the function. A refusal is an answer; a write that hangs rejects, and names who holds the function. */

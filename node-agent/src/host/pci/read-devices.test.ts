@@ -13,7 +13,7 @@ async function judged(functions: readonly MadeFunction[], address = GPU) {
 }
 
 test("a function is read with its driver, group, reset methods and place", async () => {
-  const host = await makeHost([{ address: GPU, files: { boot_vga: "1", sriov_numvfs: "2" } }]);
+  const host = await makeHost([{ address: GPU, files: { boot_vga: "1", virtfn0: "", virtfn1: "" } }]);
   onTestFinished(host.close);
   expect(await readDevice(host.roots, GPU)).toEqual({
     address: GPU,
@@ -21,7 +21,6 @@ test("a function is read with its driver, group, reset methods and place", async
     device: "0x2330",
     class: "0x030200",
     driver: "nvidia",
-    driverOverride: null,
     numaNode: 0,
     resetMethods: ["flr", "bus"],
     iommuGroup: 7,
@@ -37,7 +36,6 @@ test.each([
   ["class", "ERR!"],
   ["numa_node", "N/A"],
   ["reset_method", "flr; rm"],
-  ["sriov_numvfs", ""],
 ])("a function whose %s reads %j is refused, not guessed", async (name, text) => {
   const host = await makeHost([{ address: GPU, files: { [name]: text } }]);
   onTestFinished(host.close);
@@ -76,7 +74,7 @@ test.each<[string, readonly MadeFunction[], string, string]>([
   ["unknown", [AUDIO], "unknown", "no PCI function 0000:86:00.0"],
   ["without an IOMMU", [{ address: GPU, group: null }], "no_iommu", "intel_iommu=on"],
   ["the host's console", [{ address: GPU, files: { boot_vga: "1" } }], "boot_display", "own console"],
-  ["divided", [{ address: GPU, files: { sriov_numvfs: "3" } }], "virtual_functions", "3 virtual functions"],
+  ["divided", [{ address: GPU, files: { virtfn0: "" } }], "virtual_functions", "1 virtual functions"],
   [
     "beside a disk",
     [{ address: GPU }, { address: "0000:86:00.1", class: "0x010802", driver: "nvme" }],

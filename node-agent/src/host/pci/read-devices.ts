@@ -2,14 +2,17 @@ import { readdir, readFile, readlink } from "node:fs/promises";
 import { basename, join } from "node:path";
 import { deviceFault, functionFolder, isPciAddress, type PciRoots } from "./pci-roots.ts";
 
-/** One function of a PCI device, as sysfs shows it. Numbers of make and class stay text, as the kernel writes them: `0x10de`. */
+/**
+ * One function of a PCI device, as sysfs shows it without taking the device's lock. `driver_override` and `sriov_numvfs` are not
+ * among them: reading those waits for the lock, and an unbind that hangs never gives it back. Numbers of make and class stay
+ * text, as the kernel writes them: `0x10de`.
+ */
 export interface PciFunction {
   readonly address: string;
   readonly vendor: string;
   readonly device: string;
   readonly class: string;
   readonly driver: string | null;
-  readonly driverOverride: string | null;
   /** Null where the firmware does not say. */
   readonly numaNode: number | null;
   /** In the order in which the kernel tries them; empty for a device that cannot be reset. */
@@ -45,7 +48,6 @@ export async function readDevice(roots: PciRoots, address: string): Promise<PciF
     return Number(value);
   };
   const numaNode = number("numa_node", await text("numa_node"), -1);
-  const override = await text("driver_override");
   const group = await linkName(join(folder, "iommu_group"));
   const code = hex({ address, name: "class", value: classCode, digits: 6 });
   return {
@@ -54,14 +56,12 @@ export async function readDevice(roots: PciRoots, address: string): Promise<PciF
     device: hex({ address, name: "device", value: device, digits: 4 }),
     class: code,
     driver: await linkName(join(folder, "driver")),
-    // The kernel shows an override that was cleared as "(null)".
-    driverOverride: override === null || override === "" || override === "(null)" ? null : override,
     numaNode: numaNode < 0 ? null : numaNode,
     resetMethods: parseResetMethods(address, (await text("reset_method")) ?? ""),
     iommuGroup: group === null ? null : number("iommu_group", group, -1),
     isBridge: code.startsWith("0x0604") || code.startsWith("0x0600"),
     isBootDisplay: (await text("boot_vga")) === "1",
-    virtualFunctions: number("sriov_numvfs", await text("sriov_numvfs"), 0),
+    virtualFunctions: (await readdir(folder).catch(() => [])).filter((name) => /^virtfn\d+$/.test(name)).length,
   };
 }
 

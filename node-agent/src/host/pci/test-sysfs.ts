@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, readFile, readlink, rm, symlink, writeFile } from "node
 import { tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { systemClock } from "@hostler/shared/clock.ts";
+import type { CommandResult } from "../../ports/host-commands.ts";
 import type { SysfsWrite, WriteResult } from "./guarded-write.ts";
 import type { PciDeps } from "./pci-deps.ts";
 import type { PciRoots } from "./pci-roots.ts";
@@ -91,13 +92,11 @@ export async function makeHost(functions: readonly MadeFunction[], options: Made
     },
     commands: {
       run: async ([program, name = ""]) => {
-        if (program === "modprobe" && name !== "absent") await mkdir(join(pci, "drivers", name), { recursive: true });
-        return {
-          exitCode: name === "absent" ? 1 : 0,
-          stdout: "",
-          stderr: name === "absent" ? "not found" : "",
-          durationMs: 1,
-        };
+        const ok = (stdout: string): CommandResult => ({ exitCode: 0, stdout, stderr: "", durationMs: 1 });
+        if (program === "cat") return ok(await readFile(name, "utf8"));
+        if (name === "absent") return { ...ok(""), exitCode: 1, stderr: "not found" };
+        await mkdir(join(pci, "drivers", name), { recursive: true });
+        return ok("");
       },
     },
     driverOf,
