@@ -9,4 +9,5 @@ await runNamedSuite("chaos", {
   revoke: async () => (await import("./revoke/revoke.ts")).revokeSuite,
   rotate: async () => (await import("./rotate/rotate.ts")).rotateSuite,
   stale: async () => (await import("./stale/stale.ts")).staleSuite,
+  vfio: async () => (await import("./vfio/vfio.ts")).vfioSuite,
 });

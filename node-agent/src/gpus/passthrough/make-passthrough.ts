@@ -125,7 +125,7 @@ async function describe(
 
 /** The GPU must be reset. Its companions are reset where they can be: a sound function often knows no method, and keeps nothing. */
 async function resetAll(deps: PciDeps, [gpu = "", ...companions]: readonly string[]): Promise<string> {
-  const kind = await resetDevice(deps, gpu);
+  const { kind } = await resetDevice(deps, gpu);
   for (const address of companions) {
     const methods = (await readDevice(deps.roots, address))?.resetMethods ?? [];
     if (methods.length === 0) continue;

@@ -161,7 +161,7 @@ test("a GPU whose lock another process holds in the kernel is a fault, not a wai
   };
   await expect(bindFunctions(locked, both, signal)).rejects.toMatchObject({
     code: "gpu_unavailable",
-    message: expect.stringContaining("locked in the kernel"),
+    message: expect.stringContaining("is locked"),
   });
   expect(host.writes).toEqual([]);
 });

@@ -1,5 +1,5 @@
 import type { Clock } from "@hostler/shared/clock.ts";
-import { isAppError } from "@hostler/shared/errors.ts";
+import { type AppError, isAppError } from "@hostler/shared/errors.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { SysfsWriter, WriteResult } from "./guarded-write.ts";
 import { deviceFilesOf, findHolders, holderWords } from "./holders.ts";
@@ -41,16 +41,13 @@ export async function requireNoHolder(deps: PciDeps, device: PciFunction): Promi
  * and whoever asks while an unbind hangs, hangs too.
  */
 export async function readOverride(deps: PciDeps, device: PciFunction, signal: AbortSignal): Promise<string | null> {
+  const stuck = (await deps.writer.stuckWrites()).find((write) => write.address === device.address);
+  if (stuck !== undefined) throw await hangFault(deps, device, stuck.pid);
   const path = `${functionFolder(deps.roots, device.address)}/driver_override`;
   const result = await deps.commands
     .run(["cat", path], { timeoutMs: OVERRIDE_TIMEOUT_MS, signal })
-    .catch((error: unknown) => {
-      if (!isAppError(error, "command_timeout")) throw error;
-      throw deviceFault(
-        device.address,
-        `${device.address} is locked in the kernel: a change of its driver hangs. End what has it open, or restart the host.`,
-        { isLocked: true },
-      );
+    .catch(async (error: unknown) => {
+      throw isAppError(error, "command_timeout") ? await hangFault(deps, device, null) : error;
     });
   const text = result.stdout.trim();
   if (result.exitCode !== 0)
@@ -75,15 +72,25 @@ export async function writeFor(
   device: PciFunction,
   write: { readonly path: string; readonly text: string; readonly timeoutMs?: number },
 ): Promise<Exclude<WriteResult, { state: "stuck" }>> {
-  const { address } = device;
-  const result = await deps.writer.write({ address, path: write.path, text: write.text, ...timeoutOf(write) });
+  const result = await deps.writer.write({
+    address: device.address,
+    path: write.path,
+    text: write.text,
+    ...timeoutOf(write),
+  });
   if (result.state !== "stuck") return result;
+  throw await hangFault(deps, device, result.pid);
+}
+
+/** `pid` is that of the process that hangs, where it is one of ours. */
+async function hangFault(deps: PciDeps, device: PciFunction, pid: number | null): Promise<AppError> {
   const holders = await findHolders(deps.roots, await deviceFilesOf(deps.roots, device));
   const who = holders.length === 0 ? "Nobody has it open." : `${holderWords(holders)}; ending that frees it.`;
-  throw deviceFault(
-    address,
-    `A write to ${address} hangs in the kernel (pid ${result.pid}) and nothing more is tried on it. ${who} If it stays, restart the host.`,
-    { stuckPid: result.pid, holders },
+  const what = pid === null ? "A change of its driver" : `A write to it (pid ${pid})`;
+  return deviceFault(
+    device.address,
+    `${device.address} is locked. ${what} hangs in the kernel, and nothing more is tried on it. ${who} If it stays, restart the host.`,
+    { stuckPid: pid, holders },
   );
 }
 

@@ -1,7 +1,7 @@
 import { expect, onTestFinished, test } from "vitest";
 import type { SysfsWrite, WriteResult } from "./guarded-write.ts";
 import { resetDevice } from "./reset-device.ts";
-import { makeHost, type MadeFunction, type MadeHost } from "./test-sysfs.ts";
+import { headerOf, makeHost, type MadeFunction, type MadeHost } from "./test-sysfs.ts";
 
 const GPU = "0000:86:00.0";
 const bound: MadeFunction = { address: GPU, driver: "vfio-pci", resetMethods: "pm flr bus" };
@@ -30,7 +30,9 @@ test.each([
   [2, "pm"],
 ])("after %i refusals the GPU is reset by %s, and the kernel's order is as before", async (refusals, kind) => {
   const host = await setUp(bound, refuseReset(refusals));
-  expect(await resetDevice(host, GPU)).toBe(kind);
+  const reset = await resetDevice(host, GPU);
+  expect(reset.kind).toBe(kind);
+  expect(reset.passedOver).toHaveLength(refusals);
   expect(await host.attribute(GPU, "reset_method")).toBe("pm flr bus");
 });
 
@@ -54,14 +56,22 @@ test("a device without a reset is not handed out", async () => {
 });
 
 test.each([
-  ["ones", "\u00ff\u00ff\u00ff\u00ff"],
-  ["nothing", ""],
+  ["ones", Buffer.alloc(64, 0xff)],
+  ["another vendor", headerOf("8086")],
+  ["nothing", Buffer.alloc(0)],
 ])("a GPU whose configuration reads %s does not count as reset", async (_name, config) => {
-  const host = await setUp({ ...bound, files: { config } });
+  const host = await setUp({ ...bound, config });
   await expect(resetDevice(host, GPU)).rejects.toMatchObject({
     code: "gpu_unavailable",
     message: expect.stringContaining("does not answer"),
   });
+});
+
+test("a virtual function, whose vendor always reads ones, is reset when the rest of it answers", async () => {
+  const host = await setUp({ ...bound, isVirtual: true, config: headerOf("ffff") });
+  expect(await resetDevice(host, GPU)).toEqual({ kind: "bus", passedOver: [] });
+  const lost = await setUp({ ...bound, isVirtual: true, config: Buffer.alloc(64, 0xff) });
+  await expect(resetDevice(lost, GPU)).rejects.toMatchObject({ message: expect.stringContaining("does not answer") });
 });
 
 test("a GPU that its driver or a process uses is not reset under it", async () => {

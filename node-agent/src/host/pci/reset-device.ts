@@ -1,4 +1,4 @@
-import { open } from "node:fs/promises";
+import { open, readlink } from "node:fs/promises";
 import { join } from "node:path";
 import { VFIO_DRIVER } from "./bind-driver.ts";
 import { requireDevice, requireNoHolder, writeAttribute, type PciDeps } from "./pci-deps.ts";
@@ -8,12 +8,20 @@ import type { PciFunction } from "./read-devices.ts";
 /** Strongest first: a reset of the bus also clears what a function's own reset leaves in a GPU's security processor. */
 const ORDER: readonly string[] = ["bus", "device_specific", "flr", "af_flr", "acpi", "pm"];
 const TIMEOUT_MS = 60_000;
+/** What every PCI function has, whatever its kind. */
+const HEADER_BYTES = 64;
+
+export interface Reset {
+  readonly kind: string;
+  /** The stronger methods that the kernel refused, each with its reason. */
+  readonly passedOver: readonly string[];
+}
 
 /**
- * Resets one function that no driver but VFIO has, with the strongest method that works, and resolves with its name. The
+ * Resets one function that no driver but VFIO has, with the strongest method that works, and resolves with it. The
  * kernel's own order of methods is as before afterwards, also when all were refused.
  */
-export async function resetDevice(deps: PciDeps, address: string): Promise<string> {
+export async function resetDevice(deps: PciDeps, address: string): Promise<Reset> {
   const device = await requireDevice(deps, address);
   if (device.driver !== null && device.driver !== VFIO_DRIVER)
     throw deviceFault(address, `${address} is in the hands of driver ${device.driver} and is not reset under it.`);
@@ -30,7 +38,7 @@ export async function resetDevice(deps: PciDeps, address: string): Promise<strin
   await restoreOrder(deps, device);
   if (done === null) throw deviceFault(address, `${address} cannot be reset: ${refusals.join("; ")}`);
   await requireAnswering(deps.roots, await requireDevice(deps, address));
-  return done;
+  return { kind: done, passedOver: refusals };
 }
 
 async function firstThatWorks(
@@ -63,22 +71,35 @@ async function restoreOrder(deps: PciDeps, device: PciFunction): Promise<void> {
     );
 }
 
-/** A device that is lost, or that did not come back from a reset, answers every read with ones. */
+/**
+ * A device that is lost, or that did not come back from a reset, answers every read with ones. A virtual function shows ones
+ * as its vendor by its standard (SR-IOV, 3.4.1.1), and something else behind it.
+ */
 async function requireAnswering(roots: PciRoots, device: PciFunction): Promise<void> {
-  const vendor = await readConfigVendor(roots, device.address);
+  const header = await readHeader(roots, device.address);
+  const vendor = header === null ? "nothing" : `0x${header.readUInt16LE(0).toString(16).padStart(4, "0")}`;
   if (vendor === device.vendor) return;
+  const isVirtual = vendor === "0xffff" && (await isVirtualFunction(roots, device.address));
+  if (isVirtual && header?.subarray(4).some((byte) => byte !== 0xff) === true) return;
   throw deviceFault(
     device.address,
-    `${device.address} does not answer: its configuration reads ${vendor ?? "nothing"} instead of ${device.vendor}. It fell off the bus; restart the host.`,
+    `${device.address} does not answer: its configuration reads ${vendor} instead of ${device.vendor}. It fell off the bus; restart the host.`,
   );
 }
 
-async function readConfigVendor(roots: PciRoots, address: string): Promise<string | null> {
+async function isVirtualFunction(roots: PciRoots, address: string): Promise<boolean> {
+  return await readlink(join(functionFolder(roots, address), "physfn")).then(
+    () => true,
+    () => false,
+  );
+}
+
+async function readHeader(roots: PciRoots, address: string): Promise<Buffer | null> {
   const file = await open(join(functionFolder(roots, address), "config")).catch(() => null);
   if (file === null) return null;
   try {
-    const { bytesRead, buffer } = await file.read(Buffer.alloc(2), 0, 2, 0);
-    return bytesRead === 2 ? `0x${buffer.readUInt16LE(0).toString(16).padStart(4, "0")}` : null;
+    const { bytesRead, buffer } = await file.read(Buffer.alloc(HEADER_BYTES), 0, HEADER_BYTES, 0);
+    return bytesRead === HEADER_BYTES ? buffer : null;
   } catch {
     // The device left the bus between open and read; no answer is what this reports.
     return null;

@@ -16,6 +16,8 @@ export interface MadeFunction {
   /** Which driver takes it when no override says otherwise. */
   readonly natural?: string | null;
   readonly resetMethods?: string | null;
+  readonly config?: Uint8Array;
+  readonly isVirtual?: boolean;
   readonly files?: Readonly<Record<string, string>>;
 }
 
@@ -128,10 +130,17 @@ async function makeFunction(roots: PciRoots, made: MadeFunction): Promise<void> 
     ...made.files,
   };
   for (const [name, text] of Object.entries(files)) await writeFile(join(folder, name), `${text}\n`);
-  if (made.files?.["config"] === undefined)
-    await writeFile(join(folder, "config"), Buffer.from([0xde, 0x10, 0x30, 0x23]));
+  await writeFile(join(folder, "config"), made.config ?? headerOf("10de"));
+  if (made.isVirtual === true) await symlink("../0000:86:00.0", join(folder, "physfn"));
   if (made.group !== null)
     await symlink(`../../../../kernel/iommu_groups/${made.group ?? 7}`, join(folder, "iommu_group"));
   const driver = made.driver === undefined ? "nvidia" : made.driver;
   if (driver !== null) await symlink(join(roots.sysfs, "bus/pci/drivers", driver), join(folder, "driver"));
+}
+
+/** The first 64 bytes of a function's configuration, with the vendor as hexadecimal digits. */
+export function headerOf(vendor: string): Buffer {
+  const header = Buffer.alloc(64);
+  header.writeUInt16LE(Number.parseInt(vendor, 16), 0);
+  return header;
 }
