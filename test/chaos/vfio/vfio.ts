@@ -8,6 +8,8 @@ import { buildGuestArchive } from "./guest-archive.ts";
 
 /** The cases that must have run; see `guest/cases.ts` and `guest/hard-cases.ts` for what each shows. */
 const CASES_EXPECTED = 12;
+/** How often one card is given and taken back; `--runs` asks for another number. */
+const CYCLES = 20;
 const BEAT_GAP_MS_MAX = 1250;
 
 /** The guest's program, which is not imported here but put into its archive. */
@@ -46,8 +48,9 @@ async function actVfio(options: SuiteOptions): Promise<SuiteOutcome> {
     const cases: CaseLine[] = [];
     const beats = makeBeatClock();
     let isDone = false;
+    const cycles = options.runs ?? CYCLES;
     options.say("booting it, emulated");
-    const run = await bootGuest(archive, workDir, (text, unplug) => {
+    const run = await bootGuest({ archive, workDir, cycles }, (text, unplug) => {
       const line = parseLine(text);
       if (line === null) return options.say(`not understood: ${text}`);
       beats.see(line);
@@ -57,13 +60,14 @@ async function actVfio(options: SuiteOptions): Promise<SuiteOutcome> {
       if (line.event !== "beat" && line.event !== "beats end") options.say(wordsOf(line));
     });
     if (!isDone || cases.some((line) => !line.isOk)) for (const line of run.log.slice(-60)) options.say(line);
-    return outcomeOf({ cases, gapMs: beats.gapMs(), seconds: run.seconds });
+    return outcomeOf({ cycles, cases, gapMs: beats.gapMs(), seconds: run.seconds });
   } finally {
     await rm(workDir, { recursive: true, force: true });
   }
 }
 
 function outcomeOf(seen: {
+  readonly cycles: number;
   readonly cases: readonly CaseLine[];
   readonly gapMs: number;
   readonly seconds: number;
@@ -82,6 +86,7 @@ function outcomeOf(seen: {
     targets: [
       { figure: "cases_run", atLeast: CASES_EXPECTED },
       { figure: "cases_failed", atMost: 0 },
+      { figure: "cycles_count", atLeast: seen.cycles },
       { figure: "heartbeat_gap_ms_max", atMost: BEAT_GAP_MS_MAX },
       { figure: "unbind_hangs_beat_late_ms_max", atMost: 1000 },
     ],

@@ -64,6 +64,7 @@ test("while a write to a device hangs no other is tried on it, by this agent or 
   const next = makeSysfsWriter({ clock: systemClock, roots: HOST_ROOTS });
   await expect.poll(async () => await next.stuckWrites(), { timeout: 5000 }).toHaveLength(1);
   const [stuck] = await next.stuckWrites();
+  expect(await writer.stuckWrites(), "to its own agent it is at work until its time is over").toEqual([]);
   expect(stuck).toEqual({ pid: stuck?.pid, startTime: await startTimeOf(stuck?.pid ?? 0), address });
   const file = join(folder, "other");
   await writeFile(file, "");

@@ -64,18 +64,19 @@ const ERRNO_OF_WORDS: Readonly<Record<string, string>> = {
 /**
  * Each write is done by a process of its own that is never waited for beyond a deadline: an unbind of a device that is held
  * blocks in the kernel, and SIGKILL does not end it. The process carries the device's address in its environment, so a write
- * that hangs is found again by any later agent; nothing about it is kept in memory.
+ * that hangs is found again by any later agent.
  */
 export function makeSysfsWriter(deps: {
   readonly clock: Clock;
   readonly roots: PciRoots;
   readonly find?: FindProgram;
 }): SysfsWriter {
-  const stuckWrites = async (): Promise<readonly StuckWrite[]> => await findWriters(deps.roots);
+  /** Writes of this agent whose time is not over: they are at work, not stuck. */
+  const atWork = new Set<number>();
   return {
-    stuckWrites,
+    stuckWrites: async () => (await findWriters(deps.roots)).filter((write) => !atWork.has(write.pid)),
     write: async (request) => {
-      const before = (await stuckWrites()).find((write) => write.address === request.address);
+      const before = (await findWriters(deps.roots)).find((write) => write.address === request.address);
       if (before !== undefined) return { state: "stuck", pid: before.pid };
       const program = await (deps.find ?? findProgram)(PROGRAM);
       if (program === null) throw missingProgram(PROGRAM);
@@ -88,7 +89,13 @@ export function makeSysfsWriter(deps: {
           env: { ...programEnvironment(), [MARK]: request.address },
         },
       );
-      return await outcomeOf(deps.clock, child, request);
+      const { pid } = child;
+      if (pid !== undefined) atWork.add(pid);
+      try {
+        return await outcomeOf(deps.clock, child, request);
+      } finally {
+        if (pid !== undefined) atWork.delete(pid);
+      }
     },
   };
 }
