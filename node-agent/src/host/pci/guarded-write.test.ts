@@ -7,10 +7,7 @@ import { systemClock } from "@hostler/shared/clock.ts";
 import { expect, onTestFinished, test } from "vitest";
 import { startTimeOf } from "../process-start-time.ts";
 import { makeSysfsWriter } from "./guarded-write.ts";
-import { deviceFilesOf, findHolders } from "./holders.ts";
 import { HOST_ROOTS } from "./pci-roots.ts";
-import { readDevice } from "./read-devices.ts";
-import { makeHost } from "./test-sysfs.ts";
 
 const address = "0000:86:00.0";
 const writer = makeSysfsWriter({ clock: systemClock, roots: HOST_ROOTS });
@@ -74,18 +71,4 @@ test("while a write to a device hangs no other is tried on it, by this agent or 
   expect(await hung).toEqual({ state: "written" });
   await reader.close();
   expect(await next.stuckWrites()).toEqual([]);
-});
-
-test("who has a device file open is found by process, through VFIO's files and the NVIDIA driver's", async () => {
-  const host = await makeHost([{ address, group: 42 }]);
-  onTestFinished(host.close);
-  await host.hold(300, "dcgm", "nvidia3");
-  await host.hold(200, "qemu", "vfio/42");
-  await host.hold(100, "other", "vfio/4");
-  const device = await readDevice(host.roots, address);
-  const files = device === null ? [] : await deviceFilesOf(host.roots, device);
-  expect(await findHolders(host.roots, files)).toEqual([
-    { pid: 200, command: "qemu", path: join(host.roots.dev, "vfio/42") },
-  ]);
-  expect(await findHolders(host.roots, [join(host.roots.dev, "nvidia3")])).toMatchObject([{ pid: 300 }]);
 });
