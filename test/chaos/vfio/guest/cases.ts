@@ -1,4 +1,5 @@
 import { access, open, readFile } from "node:fs/promises";
+import { bindFunctions } from "@hostler/node-agent/host/pci/bind-driver.ts";
 import { readDevice, readDevices } from "@hostler/node-agent/host/pci/read-devices.ts";
 import { resetDevice } from "@hostler/node-agent/host/pci/reset-device.ts";
 import { CARDS, demand, raise, refusalOf, timed, uuidOf, type Figures, type Lab } from "./lab.ts";
@@ -178,8 +179,10 @@ async function resetOfVirtualFunction(lab: Lab): Promise<string> {
   const address = CARDS.disk.replace(/0$/, "1");
   const device = await readDevice(lab.roots, address);
   demand(device !== null && device.iommuGroup !== null, "the virtual function is in no group");
-  // The emulated function's driver gives up on it, so none has it.
-  return device?.driver === null ? (await resetDevice(lab, address)).kind : `driver ${device?.driver}`;
+  await bindFunctions(lab, [address], never);
+  const { kind } = await resetDevice(lab, address);
+  demand(kind === "flr", `the virtual function was reset by ${kind}`);
+  return kind;
 }
 
 async function writeAt(path: string, text: string): Promise<void> {
