@@ -84,23 +84,30 @@ function makeJournal(
   let state = opened;
   // After a failed append (a full disk) the file may end in a cut line: the next one must not be glued to it.
   let isTailUnknown = false;
+  const write = async (record: NewRecord): Promise<void> => {
+    const whole: JournalRecord = { ...record, at: deps.clock.now().toISOString() };
+    const line = `${JSON.stringify(whole)}\n`;
+    if (isTailUnknown) {
+      const { wholeText } = parseJournal((await deps.files.read(journalPath(slice))) ?? "");
+      await deps.files.replace(journalPath(slice), wholeText + line);
+      isTailUnknown = false;
+    } else {
+      isTailUnknown = true;
+      await deps.files.append(journalPath(slice), line);
+      isTailUnknown = false;
+    }
+    state = addRecord(state, whole);
+  };
+  // One record at a time: phases that run side by side write to one file.
+  let turn: Promise<unknown> = Promise.resolve();
   return {
     get state() {
       return state;
     },
     append: async (record) => {
-      const whole: JournalRecord = { ...record, at: deps.clock.now().toISOString() };
-      const line = `${JSON.stringify(whole)}\n`;
-      if (isTailUnknown) {
-        const { wholeText } = parseJournal((await deps.files.read(journalPath(slice))) ?? "");
-        await deps.files.replace(journalPath(slice), wholeText + line);
-        isTailUnknown = false;
-      } else {
-        isTailUnknown = true;
-        await deps.files.append(journalPath(slice), line);
-        isTailUnknown = false;
-      }
-      state = addRecord(state, whole);
+      const mine = turn.then(async () => await write(record));
+      turn = mine.catch(() => "Its caller hears of it.");
+      await mine;
     },
     readSpec: async () => {
       const text = await deps.files.read(specPath(slice));

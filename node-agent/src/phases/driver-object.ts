@@ -6,12 +6,14 @@ import { DONE, NEEDED, type Phase, type ProvisionContext, RETRY_FEW } from "./ph
 export function driverObjectPhase(options: {
   readonly name: "disk" | "seed" | "network" | "start";
   readonly timeoutMs: number;
+  readonly isSideBySide: boolean;
   readonly objectOf: (driver: SliceDriver) => HostObject;
 }): Phase<ProvisionContext> {
-  const { name, timeoutMs, objectOf } = options;
+  const { name, timeoutMs, isSideBySide, objectOf } = options;
   return {
     name,
     timeoutMs,
+    isSideBySide,
     retry: RETRY_FEW,
     probe: async ({ driver, slice, facts, signal }) => {
       if (facts[name] === undefined) return NEEDED;

@@ -17,6 +17,8 @@ export interface Phase<Context> {
   readonly timeoutMs: number;
   /** Only failures of class `transient` are tried again. */
   readonly retry: { readonly attempts: number; readonly backoff: Backoff };
+  /** Provision only: runs side by side with its neighbours that say so too. They share the slice's folder and address, nothing else. */
+  readonly isSideBySide?: boolean;
   /** Release only: when this phase fails, later ones must not run (a disk is not erased under a living machine). */
   readonly isGate?: boolean;
   probe(context: Context): Promise<Probe>;

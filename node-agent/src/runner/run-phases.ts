@@ -13,6 +13,8 @@ import { withDeadline } from "./deadline.ts";
 /**
  * Walks the phases of one task over one slice. For each phase: journal `begin`, probe, apply, verify, journal `end`.
  *
+ * Phases that say so run side by side with their neighbours; the next one begins when all of them are done.
+ *
  *   apply ─ok─► next phase … ─► all done
  *     ├─ transient ─► the same phase again, a few times, with back-off
  *     ├─ any other failure, or `cancel` ─► journal `failed` ─► undo newest first, all of it ─► what is left
@@ -42,18 +44,51 @@ export interface PhaseRun<Context> {
 export type NewEvent = Omit<PhaseEvent, "seq" | "at">;
 type Direction = PhaseEvent["direction"];
 
+const CALLED_OFF = { direction: "apply", status: "failed", attempt: 1, durationMs: null } as const;
+
 /** Goes up. Resolves with the failure that stopped it, now in the journal, or null when every phase is done. Undoes nothing. */
 export async function applyPhases<Context>(run: PhaseRun<Context>): Promise<JournalFailure | null> {
   if (run.journal.state.failure !== null) return run.journal.state.failure;
-  for (const phase of run.steps) {
-    try {
-      await applyPhase(run, phase);
-    } catch (error) {
-      run.stop.throwIfAborted();
-      return await recordFailure(run, phase, "apply", error);
-    }
+  for (const phases of sideBySide(run.steps)) {
+    const failure = await applyTogether(run, phases);
+    if (failure !== null) return failure;
   }
   return null;
+}
+
+/** Phases in a row that may run at the same time; most stand alone. */
+function sideBySide<Context>(steps: readonly Phase<Context>[]): Phase<Context>[][] {
+  const groups: Phase<Context>[][] = [];
+  for (const phase of steps) {
+    const last = groups.at(-1);
+    if (last !== undefined && phase.isSideBySide === true && last[0]?.isSideBySide === true) last.push(phase);
+    else groups.push([phase]);
+  }
+  return groups;
+}
+
+/** Resolves when each of them is at rest. The first that fails stops the others, and its failure is that of all. */
+async function applyTogether<Context>(
+  run: PhaseRun<Context>,
+  phases: readonly Phase<Context>[],
+): Promise<JournalFailure | null> {
+  const others = new AbortController();
+  const cancel = AbortSignal.any([run.cancel, others.signal]);
+  let first: { readonly phase: Phase<Context>; readonly error: unknown } | null = null;
+  const apply = async (phase: Phase<Context>): Promise<void> => {
+    try {
+      await applyPhase({ ...run, cancel }, phase);
+    } catch (error) {
+      if (first === null) first = { phase, error };
+      else run.emit({ ...CALLED_OFF, phase: phase.name, message: `Called off, because ${first.phase.name} failed.` });
+      others.abort(error);
+    }
+  };
+  await Promise.all(phases.map(apply));
+  const failed = first as { readonly phase: Phase<Context>; readonly error: unknown } | null; // Written in the closure above.
+  if (failed === null) return null;
+  run.stop.throwIfAborted();
+  return await recordFailure(run, failed.phase, "apply", failed.error);
 }
 
 /** Undoes what began, newest first. Goes through all of it and resolves with what could not be undone. */

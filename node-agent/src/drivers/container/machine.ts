@@ -44,6 +44,7 @@ type MachineRecord = z.infer<typeof recordSchema>;
 const START_TIMEOUT_MS = 20_000;
 const READY_TIMEOUT_MS = 60_000;
 const STOP_GRACE_MS = 5000;
+const END_MS_MAX = 1000;
 
 /** The container: a process that outlives the agent and is found again by its name, with its disk mounted while it lives. */
 export function makeMachine(deps: MachineDeps): Machine {
@@ -120,11 +121,21 @@ async function start(deps: MachineDeps, { paths, spec, context }: Making): Promi
     const known: MachineRecord = { ...record, leader: startTime === null ? null : { pid: leader, startTime } };
     await replaceFile(paths.machine, JSON.stringify(known));
   } catch (error) {
-    if (signal.aborted || (await deps.supervisor.inspect(paths.name)).state === "running") throw error;
+    if (signal.aborted || !(await endsSoon(deps, paths.name, signal))) throw error;
     // Whatever failed around it: it ended, and its last words say why.
     throw await exitedError(paths);
   }
   return { accelerator: "none", runtime: runtime.name };
+}
+
+/** The runtime outlives what ran in it by a moment, in which the network is gone already. */
+async function endsSoon({ clock, supervisor }: MachineDeps, name: string, signal: AbortSignal): Promise<boolean> {
+  const deadlineMs = clock.monotonicMs() + END_MS_MAX;
+  while ((await supervisor.inspect(name)).state === "running") {
+    if (clock.monotonicMs() > deadlineMs) return false;
+    await clock.sleep(20, signal);
+  }
+  return true;
 }
 
 /**

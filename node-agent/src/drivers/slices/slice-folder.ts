@@ -12,11 +12,29 @@ const ownerSchema = z.object({
   fence: z.string(),
 });
 
+/** Who is opening a folder now. */
+const opening = new Map<string, Promise<unknown>>();
+
 /**
  * Makes the slice's folder with its owner's name and the acting grant in it. Refuses a folder that another slice owns, and a
  * grant below the one that acted last: whatever it would make, a later holder of the task may already have made.
  */
 export async function openSliceFolder(
+  paths: SlicePaths,
+  slice: SliceReference,
+  context: Pick<CreateContext, "fence">,
+): Promise<void> {
+  // Objects of one slice are made side by side, and each opens the folder.
+  const mine = (opening.get(paths.folder) ?? Promise.resolve()).then(
+    async () => await claimFolder(paths, slice, context),
+  );
+  const settled = mine.catch(() => "Its caller hears of it.");
+  opening.set(paths.folder, settled);
+  void settled.then(() => opening.get(paths.folder) === settled && opening.delete(paths.folder));
+  await mine;
+}
+
+async function claimFolder(
   paths: SlicePaths,
   slice: SliceReference,
   { fence }: Pick<CreateContext, "fence">,

@@ -1,3 +1,8 @@
 import { driverObjectPhase } from "../driver-object.ts";
 
-export const network = driverObjectPhase({ name: "network", timeoutMs: 30_000, objectOf: (driver) => driver.network });
+export const network = driverObjectPhase({
+  name: "network",
+  timeoutMs: 30_000,
+  isSideBySide: true,
+  objectOf: (driver) => driver.network,
+});

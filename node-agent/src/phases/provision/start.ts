@@ -1,3 +1,8 @@
 import { driverObjectPhase } from "../driver-object.ts";
 
-export const start = driverObjectPhase({ name: "start", timeoutMs: 60_000, objectOf: (driver) => driver.machine });
+export const start = driverObjectPhase({
+  name: "start",
+  timeoutMs: 60_000,
+  isSideBySide: false,
+  objectOf: (driver) => driver.machine,
+});

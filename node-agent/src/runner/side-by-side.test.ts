@@ -1,0 +1,92 @@
+import { systemClock } from "@hostler/shared/clock.ts";
+import { AppError } from "@hostler/shared/errors.ts";
+import { newId } from "@hostler/shared/ids.ts";
+import type { PhaseName } from "@hostler/shared/phases.ts";
+import { expect, test } from "vitest";
+import { makeJournalStore } from "../journal/journal-file.ts";
+import { makeLog } from "../log.ts";
+import { NEEDED, nothing, type Phase, RETRY_NEVER } from "../phases/phase.ts";
+import type { CreateContext, Facts } from "../ports/slice-driver.ts";
+import { makeMemoryFiles } from "../testing/memory-files.ts";
+import { applyPhases, undoPhases, type NewEvent, type PhaseRun } from "./run-phases.ts";
+
+type Apply = (context: CreateContext) => Promise<Facts>;
+const never = new AbortController().signal;
+
+async function setUp(applies: Partial<Record<PhaseName, Apply>>) {
+  const files = makeMemoryFiles();
+  const slice = { allocationId: newId("allocation", systemClock), generation: 1 };
+  const journals = makeJournalStore({ files, clock: systemClock });
+  const journal = await journals.create({ ...slice, driver: "mock", specDigest: "x", fence: "1" }, null);
+  const undone: string[] = [];
+  const phase = (name: PhaseName, isSideBySide: boolean): Phase<CreateContext> => ({
+    name,
+    timeoutMs: 10_000,
+    retry: RETRY_NEVER,
+    isSideBySide,
+    probe: async () => NEEDED,
+    apply: applies[name] ?? (async () => ({})),
+    verify: nothing,
+    undo: async () => void undone.push(name),
+  });
+  const events: NewEvent[] = [];
+  const run: PhaseRun<CreateContext> = {
+    task: "provision",
+    steps: [
+      phase("image", false),
+      phase("disk", true),
+      phase("seed", true),
+      phase("network", true),
+      phase("compute", false),
+    ],
+    journal,
+    fence: "1",
+    clock: systemClock,
+    random: () => 0,
+    cancel: never,
+    stop: never,
+    assertHeld: () => undefined,
+    emit: (event) => void events.push(event),
+    log: makeLog("silent"),
+    contextOf: (base) => base,
+  };
+  return { run, journal, undone, events, reopen: async () => (await journals.open(slice))?.state };
+}
+
+test("phases that say so are under way at the same time, and the next waits for all of them", async () => {
+  const gate = Promise.withResolvers<Facts>();
+  let underWay = 0;
+  let seenByCompute = 0;
+  const meet: Apply = async () => {
+    underWay += 1;
+    if (underWay === 3) gate.resolve({ met: true });
+    return await gate.promise;
+  };
+  const compute: Apply = async ({ facts }) => {
+    seenByCompute = Object.keys(facts).length;
+    return {};
+  };
+  const { run, reopen } = await setUp({ disk: meet, seed: meet, network: meet, compute });
+  expect(await applyPhases(run)).toBe(null);
+  expect(seenByCompute).toBe(4);
+  // What three wrote at once is whole, and reads back as what they did.
+  const state = await reopen();
+  for (const name of ["image", "disk", "seed", "network", "compute"])
+    expect(state?.provision[name], name).toMatchObject({ status: "done" });
+});
+
+test("the first that fails stops the others, and all that began is undone", async () => {
+  const waits: Apply = async ({ signal }) =>
+    await new Promise((_resolve, reject) => signal.addEventListener("abort", () => reject(signal.reason)));
+  const fails: Apply = async () => {
+    throw new AppError("disk_full", { detail: "no room" });
+  };
+  const { run, undone, events, reopen } = await setUp({ disk: waits, seed: fails, network: waits });
+  expect(await applyPhases(run)).toMatchObject({ phase: "seed", code: "disk_full", class: "capacity" });
+  expect((await reopen())?.failure).toMatchObject({ phase: "seed", code: "disk_full" });
+  const told = events.filter((event) => event.status === "failed").map(({ phase, message }) => `${phase}: ${message}`);
+  expect(told).toHaveLength(3);
+  expect(told).toContain("network: Called off, because seed failed.");
+  expect(await undoPhases(run)).toEqual([]);
+  expect(undone).toEqual(["network", "seed", "disk", "image"]);
+});
