@@ -82,11 +82,13 @@ async function createTap(deps: NetworkDeps, slice: SliceReference, { signal }: C
   const { commands } = deps;
   const { name } = slicePaths(deps.places, slice);
   const tap = tapName(name);
-  const link = await readLink(commands, tap, signal);
+  const [link, { host, guest, prefixLength }, egress] = await Promise.all([
+    readLink(commands, tap, signal),
+    deps.addresses.allocate(slice, signal),
+    readEgress(commands, signal),
+  ]);
   if (link !== null && !isOursOrUnnamed(link, aliasOf(OWNER, slice)))
     throw new AppError("journal_conflict", { detail: `The interface ${tap} belongs to ${link.alias}.` });
-  const { host, guest, prefixLength } = await deps.addresses.allocate(slice, signal);
-  const egress = await readEgress(commands, signal);
   const rules = rulesOf({ table: tableName(name), tap, mac: macOf(slice), guestAddress: guest, egress });
   await runOk(commands, ["nft", "-f", "-"], signal, rules);
   const steps = [

@@ -37,11 +37,11 @@ export function makeSeed(deps: SeedDeps): HostObject {
       const run: Run = async (argv) =>
         void requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: 30_000, signal }));
       if (!(await exists(paths.readyToken))) await replaceFile(paths.readyToken, randomBytes(16).toString("hex"));
-      await makePlatformKey(paths, run);
+      const [network] = await Promise.all([seedNetwork(deps, spec, signal), makePlatformKey(paths, run)]);
       const files = seedFiles(spec, {
         readyToken: await readFile(paths.readyToken, "utf8"),
         platformPublicKey: (await readFile(`${paths.platformKey}.pub`, "utf8")).trim(),
-        network: await seedNetwork(deps, spec, signal),
+        network,
       });
       const sha256 = createHash("sha256").update(JSON.stringify(files)).digest("hex");
       // The same content is not written again: a machine may have it open, and a new volume date is a new disk to some guests.
@@ -75,8 +75,10 @@ async function makePlatformKey(paths: SlicePaths, run: Run): Promise<void> {
 async function seedNetwork(deps: SeedDeps, slice: SliceReference, signal: AbortSignal): Promise<SeedNetwork> {
   const mac = macOf(slice);
   if (deps.mode === "user") return { mac, address: null, gateway: null, resolvers: [] };
-  const { guest, host, prefixLength } = await deps.addresses.allocate(slice, signal);
-  const egress = await readEgress(deps.commands, signal);
+  const [{ guest, host, prefixLength }, egress] = await Promise.all([
+    deps.addresses.allocate(slice, signal),
+    readEgress(deps.commands, signal),
+  ]);
   const address = `${guest}/${prefixLength}`;
   if (egress.kind === "none") return { mac, address, gateway: null, resolvers: [] };
   return { mac, address, gateway: host, resolvers: egress.resolvers };
