@@ -14,6 +14,7 @@ import { chooseNetworkMode } from "./drivers/qemu/network.ts";
 import { makeQemuDriver } from "./drivers/qemu/qemu-driver.ts";
 import { chooseGpuHost } from "./gpus/choose-gpu-host.ts";
 import { makeHostReader, type HostReader } from "./host/facts.ts";
+import { makeElsewhereRunner } from "./host/run-elsewhere.ts";
 import { makeHostCommands } from "./host/host-commands.ts";
 import { readHostScope } from "./host/host-scope.ts";
 import { chooseSupervisor } from "./host/process-supervisor.ts";
@@ -93,7 +94,8 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   const keeper = makeIdentityKeeper({ ...keeperDeps, highWaterMark: highWaterMark.current }, stored);
   const nodeIdentity = makeNodeIdentity({ clock, current: () => keeper.current });
   const host = makeHostReader(config.stateDir);
-  const commands = makeHostCommands({ clock });
+  const programs = makeElsewhereRunner();
+  const commands = makeHostCommands({ clock, run: programs.run });
   const gpus = await chooseGpuHost(
     { commands, files, clock, log },
     { simulate: config.simulateGpus, nodeId: nodeIdentity.nodeId, signal: stopping.signal },
@@ -155,6 +157,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
       const haveAllStopped = await runner.stop(STOP_TIMEOUT_MS);
       await controlPlane.close();
       await Promise.all(loops.map(async (loop) => await loop.ended));
+      programs.close();
       if (haveAllStopped) await noteCleanEnd(files);
       await release();
     },

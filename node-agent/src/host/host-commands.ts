@@ -1,10 +1,9 @@
-import { spawn, type ChildProcess } from "node:child_process";
-import { constants } from "node:os";
 import { delimiter } from "node:path";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { CommandOptions, CommandResult, HostCommands } from "../ports/host-commands.ts";
 import { findProgram, searchFolders, type FindProgram } from "./find-program.ts";
+import { runProgram, type ProgramEnd, type RunningProgram, type RunProgram } from "./run-program.ts";
 
 /** Which Debian package brings a program, for the message when it is missing. */
 export const PROGRAM_PACKAGES: Readonly<Record<string, string>> = {
@@ -24,9 +23,14 @@ export const PROGRAM_PACKAGES: Readonly<Record<string, string>> = {
 const OUTPUT_BYTES_MAX = 256 * 1024;
 const KILL_GRACE_MS = 2000;
 
-/** Programs of this host, each in a process group of its own, so that a deadline ends its children too. */
-export function makeHostCommands(deps: { readonly clock: Clock; readonly find?: FindProgram }): HostCommands {
+/** Programs of this host, each with a deadline that ends its children too. `run`: how they are started; as our own children unless given. */
+export function makeHostCommands(deps: {
+  readonly clock: Clock;
+  readonly find?: FindProgram;
+  readonly run?: RunProgram;
+}): HostCommands {
   const find = deps.find ?? findProgram;
+  const run = deps.run ?? runProgram;
   return {
     run: async (argv, options) => {
       options.signal.throwIfAborted();
@@ -34,17 +38,10 @@ export function makeHostCommands(deps: { readonly clock: Clock; readonly find?: 
       const program = await find(name);
       if (program === null) throw missingProgram(name);
       const startedMs = deps.clock.monotonicMs();
-      const stdin = options.input === undefined ? "ignore" : "pipe";
-      const child = spawn(program, args, { detached: true, stdio: [stdin, "pipe", "pipe"], env: programEnvironment() });
-      const limit = options.outputBytesMax ?? OUTPUT_BYTES_MAX;
-      const stdout = collect(child.stdout, limit);
-      const stderr = collect(child.stderr, limit);
-      // A program that ends without reading its input is judged by its exit code.
-      child.stdin?.on("error", () => undefined);
-      child.stdin?.end(options.input);
-      const exitCode = await endOf(deps.clock, child, { name, options });
-      const durationMs = Math.round(deps.clock.monotonicMs() - startedMs);
-      return { exitCode, stdout: stdout(), stderr: stderr(), durationMs };
+      const { input = null, outputBytesMax = OUTPUT_BYTES_MAX } = options;
+      const running = run({ program, args, env: programEnvironment(), input, outputBytesMax });
+      const end = await endOf(deps.clock, running, { name, options });
+      return { ...end, durationMs: Math.round(deps.clock.monotonicMs() - startedMs) };
     },
   };
 }
@@ -72,16 +69,12 @@ export function missingProgram(program: string, cause?: unknown): AppError {
 
 async function endOf(
   clock: Clock,
-  child: ChildProcess,
-  run: { readonly name: string; readonly options: CommandOptions },
-): Promise<number> {
-  const { name, options } = run;
+  running: RunningProgram,
+  { name, options }: { readonly name: string; readonly options: CommandOptions },
+): Promise<ProgramEnd> {
   const over = new AbortController();
-  const ended = new Promise<number>((resolve, reject) => {
-    child.once("error", (error: NodeJS.ErrnoException) =>
-      reject(error.code === "ENOENT" ? missingProgram(name, error) : error),
-    );
-    child.once("close", (code, signal) => resolve(code ?? 128 + (signal === null ? 0 : constants.signals[signal])));
+  const ended = running.ended.catch((error: unknown) => {
+    throw isMissing(error) ? missingProgram(name, error) : error;
   });
   ended.catch(() => "Thrown below, unless the program was stopped first.");
   const timeoutError = (): AppError =>
@@ -92,12 +85,9 @@ async function endOf(
     .sleep(options.timeoutMs, AbortSignal.any([options.signal, over.signal]))
     .then(timeoutError, () => options.signal.reason as unknown);
   try {
-    const first = await Promise.race([
-      ended.then((exitCode) => ({ exitCode })),
-      stopReason.then((reason) => ({ reason })),
-    ]);
-    if ("exitCode" in first) return first.exitCode;
-    await killGroup(clock, child, ended);
+    const first = await Promise.race([ended.then((end) => ({ end })), stopReason.then((reason) => ({ reason }))]);
+    if ("end" in first) return first.end;
+    await killGroup(clock, running);
     throw first.reason;
   } finally {
     over.abort();
@@ -105,37 +95,20 @@ async function endOf(
 }
 
 /** Asks, then kills. A process that survives SIGKILL (a hung write to sysfs does) is left behind: waiting would hang us too. */
-async function killGroup(clock: Clock, child: ChildProcess, ended: Promise<number>): Promise<void> {
-  const gone = ended.then(
+async function killGroup(clock: Clock, running: RunningProgram): Promise<void> {
+  const gone = running.ended.then(
     () => true,
     () => true,
   );
   const grace = async (): Promise<boolean> =>
     await clock.sleep(KILL_GRACE_MS, new AbortController().signal).then(() => false);
-  signalGroup(child, "SIGTERM");
+  running.kill("SIGTERM");
   if (await Promise.race([gone, grace()])) return;
-  signalGroup(child, "SIGKILL");
+  running.kill("SIGKILL");
   if (await Promise.race([gone, grace()])) return;
-  child.stdout?.destroy();
-  child.stderr?.destroy();
-  child.unref();
+  running.abandon();
 }
 
-function signalGroup(child: ChildProcess, signal: NodeJS.Signals): void {
-  if (child.pid === undefined) return;
-  try {
-    process.kill(-child.pid, signal);
-  } catch {
-    // It ended in the meantime.
-  }
-}
-
-function collect(stream: NodeJS.ReadableStream | null, limit: number): () => string {
-  const chunks: Buffer[] = [];
-  let size = 0;
-  stream?.on("data", (chunk: Buffer) => {
-    if (size < limit) chunks.push(chunk.subarray(0, limit - size));
-    size += chunk.length;
-  });
-  return () => Buffer.concat(chunks).toString("utf8");
+function isMissing(error: unknown): boolean {
+  return error instanceof Error && "code" in error && error.code === "ENOENT";
 }
