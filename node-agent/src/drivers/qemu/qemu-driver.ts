@@ -66,11 +66,23 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
       { forced: deps.forcedAccelerator, signal },
     );
   const disk = makeDisk({ places, commands, images });
+  let areAllThere = false;
+  /** Asked until all are there: a program that goes later says so itself. */
+  const missing = async (): Promise<readonly string[]> => {
+    if (areAllThere) return [];
+    const names = await missingPrograms(deps);
+    areAllThere = names.length === 0;
+    return names;
+  };
   const machine = makeMachine({ ...deps, accelerator });
   return {
     name: "qemu",
-    capability: async (signal) => await capability(deps, accelerator, signal),
-    preflight: async (spec) => await preflight(deps, images, spec),
+    capability: async (signal) => await capability(deps, { missing: await missing(), accelerator }, signal),
+    preflight: async (spec) => {
+      const [first] = await missing();
+      if (first !== undefined) throw missingProgram(first);
+      return await preflight(deps, images, spec);
+    },
     image: {
       isCached: async (spec) => await images.isCached(spec.image),
       create: async (spec, { signal, report }) => ({ ...(await images.fetch(spec.image, { signal, report })) }),
@@ -89,8 +101,6 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
 }
 
 async function preflight(deps: QemuDriverDeps, images: ImageCache, spec: SliceSpec): Promise<Facts> {
-  const [missing] = await missingPrograms(deps);
-  if (missing !== undefined) throw missingProgram(missing);
   if (spec.image.format === "tar")
     throw refused(spec.image.name, "it is the root file system of a container", "Ask for the container driver.");
   if (spec.gpuUuids.length > 0)
@@ -106,10 +116,13 @@ async function preflight(deps: QemuDriverDeps, images: ImageCache, spec: SliceSp
 
 async function capability(
   deps: QemuDriverDeps,
-  accelerator: (signal: AbortSignal) => Promise<AcceleratorVerdict>,
+  found: {
+    readonly missing: readonly string[];
+    readonly accelerator: (signal: AbortSignal) => Promise<AcceleratorVerdict>;
+  },
   signal: AbortSignal,
 ): Promise<DriverCapability> {
-  const missing = await missingPrograms(deps);
+  const { missing, accelerator } = found;
   if (missing.length > 0) {
     const packages = [...new Set(missing.map((program) => PROGRAM_PACKAGES[program] ?? program))].join(" ");
     const note = `Missing: ${missing.join(", ")}. Install with: apt-get install ${packages}`;
