@@ -13,6 +13,7 @@ const captures = listFixtures("nvidia-smi/captures").filter((name) => name.endsW
 const FIELDS = [...LIST_FIELDS, ...Object.keys(HEALTH_FIELDS)];
 
 const SOUND: Readonly<Record<string, string>> = {
+  count: "1",
   index: "0",
   uuid: "GPU-3b8a52d1-0000-0000-0000-000000000001",
   "pci.bus_id": "00000000:86:00.0",
@@ -45,6 +46,13 @@ test("a sound GPU is read", () => {
       fault: null,
     },
   ]);
+});
+
+test("an answer that was cut between two GPUs is refused as a whole", () => {
+  const two = lineOf({ count: "2" }) + lineOf({ count: "2", index: "1", uuid: "GPU-2" });
+  expect(parseGpuList(two, FIELDS)).toHaveLength(2);
+  expect(() => parseGpuList(lineOf({ count: "2" }), FIELDS)).toThrow("1 lines, of which one says that there are 2");
+  expect(() => parseGpuList(lineOf({ count: "[N/A]" }), FIELDS)).toThrow("[N/A]");
 });
 
 test.each([

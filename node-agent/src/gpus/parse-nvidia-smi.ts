@@ -8,6 +8,7 @@ import { gpuKindOf } from "./gpu-kind.ts";
  * is not the table that was asked for (a lost GPU, a driver mismatch) rejects as a whole: it says nothing about any GPU.
  */
 export const LIST_FIELDS = [
+  "count",
   "index",
   "uuid",
   "pci.bus_id",
@@ -43,7 +44,12 @@ export const SAMPLE_FIELDS = [
 type Row = Readonly<Record<string, string>>;
 
 export function parseGpuList(output: string, fields: readonly string[]): Gpu[] {
-  return rowsOf(output, fields).map((row) => {
+  const rows = rowsOf(output, fields);
+  // An answer that was cut between two lines looks whole: each line says how many there are.
+  const short = rows.find((row) => numberOf(row["count"]) !== rows.length);
+  if (short !== undefined)
+    throw unreadable(`${rows.length} lines, of which one says that there are ${short["count"] || "no"} GPUs`);
+  return rows.map((row) => {
     const index = numberOf(row["index"]);
     const uuid = row["uuid"] ?? "";
     // Without these two nobody can say which GPU the line is about.
