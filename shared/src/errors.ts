@@ -246,6 +246,16 @@ export const ERRORS = {
     "A GPU of the task is not usable",
     "See the detail; the slot is quarantined until an operator clears it.",
   ),
+  gpu_in_use: entry(
+    409,
+    "A process of the host has the GPU",
+    "End the process that the detail names; it is tried again by itself for a while.",
+  ),
+  gpu_locked: entry(
+    500,
+    "A change of a GPU hangs in the host's kernel",
+    "End the process that the detail names, or restart the host; nothing more is placed there until then.",
+  ),
   journal_conflict: entry(
     409,
     "The host holds another slice under this id",

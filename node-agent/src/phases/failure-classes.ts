@@ -13,6 +13,8 @@ const FAILURE_CLASS_OF: Partial<Record<ErrorCode, FailureClass>> = {
   machine_exited: "transient",
   lease_lost: "transient",
   gpu_unavailable: "device",
+  gpu_in_use: "transient",
+  gpu_locked: "host",
   capacity_unavailable: "capacity",
   disk_full: "capacity",
 };

@@ -208,6 +208,7 @@ test("an unbind that hangs leaves the GPU with its owner and names the process",
     write.path.endsWith("unbind") && write.address === ADDRESS ? { state: "stuck", pid: 77 } : null,
   );
   await expect(world.agent().bind(UUID, "slice-a", signal)).rejects.toMatchObject({
+    code: "gpu_locked",
     facts: { gpuUuids: [UUID], stuckPid: 77 },
   });
   expect(await world.agent().ownerOf(UUID)).toBe("slice-a");

@@ -5,6 +5,7 @@ import type { Gpu } from "@hostler/shared/node-protocol.ts";
 import { bindFunctions, readFormerState, releaseFunctions, VFIO_DRIVER } from "../../host/pci/bind-driver.ts";
 import { type GroupRefusal, judgeGroup } from "../../host/pci/iommu-groups.ts";
 import type { PciDeps } from "../../host/pci/pci-deps.ts";
+import { isDeviceFault } from "../../host/pci/pci-roots.ts";
 import { readDevice, readDevices } from "../../host/pci/read-devices.ts";
 import { resetDevice } from "../../host/pci/reset-device.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
@@ -130,7 +131,7 @@ async function resetAll(deps: PciDeps, [gpu = "", ...companions]: readonly strin
     const methods = (await readDevice(deps.roots, address))?.resetMethods ?? [];
     if (methods.length === 0) continue;
     await resetDevice(deps, address).catch((error: unknown) => {
-      if (!isAppError(error, "gpu_unavailable") || "stuckPid" in error.facts) throw error;
+      if (!isAppError(error, "gpu_unavailable")) throw error;
     });
   }
   return kind;
@@ -151,8 +152,8 @@ async function blaming<T>(uuid: string, work: () => Promise<T>): Promise<T> {
   try {
     return await work();
   } catch (error) {
-    if (!isAppError(error, "gpu_unavailable") || "gpuUuids" in error.facts) throw error;
-    throw new AppError("gpu_unavailable", {
+    if (!isDeviceFault(error) || "gpuUuids" in error.facts) throw error;
+    throw new AppError(error.code, {
       detail: error.message,
       facts: { ...error.facts, gpuUuids: [uuid] },
       cause: error.cause,

@@ -116,7 +116,7 @@ test("a GPU in use is named with its process, and keeps its driver", async () =>
   const { host, former } = await setUp();
   await host.hold(404, "qemu-system-x86", "vfio/7");
   await expect(bindFunctions(host, both, signal)).rejects.toMatchObject({
-    code: "gpu_unavailable",
+    code: "gpu_in_use",
     message: expect.stringContaining("qemu-system-x86 (pid 404)"),
     facts: { addresses: [GPU], holders: [{ pid: 404, command: "qemu-system-x86" }] },
   });
@@ -142,7 +142,7 @@ test("a write that hangs is reported with its process, and nothing more is writt
     onWrite: (write) => (write.path.endsWith("unbind") ? { state: "stuck", pid: 77 } : null),
   });
   await expect(bindFunctions(host, both, signal)).rejects.toMatchObject({
-    code: "gpu_unavailable",
+    code: "gpu_locked",
     message: expect.stringContaining("pid 77"),
     facts: { stuckPid: 77 },
   });
@@ -160,7 +160,7 @@ test("a GPU whose lock another process holds in the kernel is a fault, not a wai
     },
   };
   await expect(bindFunctions(locked, both, signal)).rejects.toMatchObject({
-    code: "gpu_unavailable",
+    code: "gpu_locked",
     message: expect.stringContaining("is locked"),
   });
   expect(host.writes).toEqual([]);

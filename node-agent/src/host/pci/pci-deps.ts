@@ -32,7 +32,8 @@ export async function requireNoHolder(deps: PciDeps, device: PciFunction): Promi
   const holders = await findHolders(deps.roots, await deviceFilesOf(deps.roots, device));
   if (holders.length > 0)
     throw deviceFault(device.address, `${device.address} is in use: ${holderWords(holders)}. End it first.`, {
-      holders,
+      code: "gpu_in_use",
+      facts: { holders },
     });
 }
 
@@ -90,7 +91,7 @@ async function hangFault(deps: PciDeps, device: PciFunction, pid: number | null)
   return deviceFault(
     device.address,
     `${device.address} is locked. ${what} hangs in the kernel, and nothing more is tried on it. ${who} If it stays, restart the host.`,
-    { stuckPid: pid, holders },
+    { code: "gpu_locked", facts: { stuckPid: pid, holders } },
   );
 }
 

@@ -1,5 +1,5 @@
 import { join } from "node:path";
-import { AppError } from "@hostler/shared/errors.ts";
+import { AppError, isAppError } from "@hostler/shared/errors.ts";
 
 /** Where the kernel shows its devices. Parameters, so that a made tree of folders can stand for a host. */
 export interface PciRoots {
@@ -28,6 +28,22 @@ export function isPciAddress(text: string): boolean {
 }
 
 /** A fault of one device: the GPU that it belongs to is not handed out until somebody looked. */
-export function deviceFault(address: string, detail: string, facts: Readonly<Record<string, unknown>> = {}): AppError {
-  return new AppError("gpu_unavailable", { detail, facts: { addresses: [address], ...facts } });
+export function deviceFault(
+  address: string,
+  detail: string,
+  { code = "gpu_unavailable", facts = {} }: DeviceFaultMore = {},
+): AppError {
+  return new AppError(code, { detail, facts: { addresses: [address], ...facts } });
+}
+
+interface DeviceFaultMore {
+  readonly code?: DeviceFaultCode;
+  readonly facts?: Readonly<Record<string, unknown>>;
+}
+
+/** The device's own fault, that of a process which has it, or of a kernel that does not come back from it. */
+type DeviceFaultCode = "gpu_unavailable" | "gpu_in_use" | "gpu_locked";
+
+export function isDeviceFault(error: unknown): error is AppError {
+  return isAppError(error, "gpu_unavailable") || isAppError(error, "gpu_in_use") || isAppError(error, "gpu_locked");
 }
