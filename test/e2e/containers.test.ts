@@ -1,4 +1,3 @@
-import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 import {
@@ -14,6 +13,7 @@ import { startTestCloud, type TestCloud } from "../support/cloud.ts";
 import { CONTAINER_IMAGE_NAME, importContainerImage } from "../support/container-image.ts";
 import { findProgram } from "../support/find-program.ts";
 import { waitFor } from "../support/wait-for.ts";
+import { waitForProcess } from "../support/wait-for-process.ts";
 
 /** The journey of a slice that is a container, by two real programs and a real runtime. */
 const canRun = process.getuid?.() === 0 && (await findProgram("systemd-nspawn")) !== null;
@@ -35,13 +35,7 @@ async function request(name: string): Promise<string> {
 }
 
 async function runtimePid(allocationId: string): Promise<number> {
-  return await waitFor("a container", async () => {
-    for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/.test(name))) {
-      const commandLine = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
-      if (commandLine.includes(`HOSTLER_SLICE=${allocationId}.1.`)) return Number(pid);
-    }
-    return undefined;
-  });
+  return await waitForProcess("a container", `HOSTLER_SLICE=${allocationId}.1.`);
 }
 
 async function release(allocationId: string): Promise<void> {

@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { readdir, readFile, rm, writeFile } from "node:fs/promises";
+import { readFile, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { afterAll, beforeAll, expect, test } from "vitest";
@@ -17,6 +17,7 @@ import type { PhaseList } from "@hostler/shared/api/allocations.ts";
 import { startTestCloud, type TestCloud } from "../support/cloud.ts";
 import { GUEST_IMAGE_NAME, importGuestImage } from "../support/guest-image.ts";
 import { waitFor } from "../support/wait-for.ts";
+import { waitForProcess } from "../support/wait-for-process.ts";
 
 /** Faults around a real virtual machine. */
 const run = promisify(execFile);
@@ -34,13 +35,7 @@ async function request(name: string): Promise<string> {
 }
 
 async function machinePid(allocationId: string): Promise<number> {
-  return await waitFor("a machine", async () => {
-    for (const pid of (await readdir("/proc")).filter((name) => /^\d+$/.test(name))) {
-      const commandLine = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
-      if (commandLine.includes(`guest=${allocationId}.1.`)) return Number(pid);
-    }
-    return undefined;
-  });
+  return await waitForProcess("a machine", `guest=${allocationId}.1.`);
 }
 
 function isIn(phase: string): (list: PhaseList) => boolean {
