@@ -1,6 +1,7 @@
 import { spawn } from "node:child_process";
-import { access, mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
+import { exists } from "./exists.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
@@ -126,13 +127,6 @@ async function findMarked(): Promise<ReadonlyMap<string, number>> {
     if (entry !== undefined && (await startTimeOf(pid)) !== null) found.set(entry.slice(MARK.length + 1), pid);
   }
   return found;
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await access(path).then(
-    () => true,
-    () => false,
-  );
 }
 
 async function readRecord(path: string): Promise<ProcessRecord | null> {

@@ -1,6 +1,7 @@
 import { fork, type ChildProcess } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { AppError } from "@hostler/shared/errors.ts";
+import { programEnvironment } from "./host-commands.ts";
 import type { RunnerNews, RunnerOrder } from "./program-runner.ts";
 import type { ProgramEnd, RunningProgram, RunProgram } from "./run-program.ts";
 
@@ -25,8 +26,9 @@ export function makeElsewhereRunner(): ElsewhereRunner {
   let runner: Runner | null = null;
   let lastId = 0;
   const start = (): Runner => {
-    // Only what it needs: its environment is not that of the programs, which get their own.
-    const child = fork(RUNNER, { serialization: "json", stdio: ["ignore", "ignore", "inherit", "ipc"] });
+    // The agent's own environment stays the agent's, as for every program.
+    const env = programEnvironment();
+    const child = fork(RUNNER, { env, serialization: "json", stdio: ["ignore", "ignore", "inherit", "ipc"] });
     const started: Runner = { child, waiting: new Map() };
     child.on("message", (news: RunnerNews) => settle(started, news));
     const lose = (): void => {

@@ -74,21 +74,22 @@ async function applyTogether<Context>(
 ): Promise<JournalFailure | null> {
   const others = new AbortController();
   const cancel = AbortSignal.any([run.cancel, others.signal]);
-  let first: { readonly phase: Phase<Context>; readonly error: unknown } | null = null;
+  const failures: { readonly phase: Phase<Context>; readonly error: unknown }[] = [];
   const apply = async (phase: Phase<Context>): Promise<void> => {
     try {
       await applyPhase({ ...run, cancel }, phase);
     } catch (error) {
-      if (first === null) first = { phase, error };
-      else run.emit({ ...CALLED_OFF, phase: phase.name, message: `Called off, because ${first.phase.name} failed.` });
+      failures.push({ phase, error });
       others.abort(error);
     }
   };
   await Promise.all(phases.map(apply));
-  const failed = first as { readonly phase: Phase<Context>; readonly error: unknown } | null; // Written in the closure above.
-  if (failed === null) return null;
+  const [first, ...calledOff] = failures;
+  if (first === undefined) return null;
   run.stop.throwIfAborted();
-  return await recordFailure(run, failed.phase, "apply", failed.error);
+  for (const { phase } of calledOff)
+    run.emit({ ...CALLED_OFF, phase: phase.name, message: `Called off, because ${first.phase.name} failed.` });
+  return await recordFailure(run, first.phase, "apply", first.error);
 }
 
 /** Undoes what began, newest first. Goes through all of it and resolves with what could not be undone. */

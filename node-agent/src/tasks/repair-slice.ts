@@ -16,15 +16,15 @@ export async function repairSlice(
   task: GrantedTask,
   { spec: asked, newDisk }: TaskParams<"slice.vm_repair">,
 ): Promise<Conclusion> {
+  const refused = (code: Refusal["code"], message: string): Conclusion =>
+    refuse(task, { code, message, isUntouched: false });
   const existing = await deps.journals.open(asked);
   if (existing !== null) {
     assertNotLower(existing.state, task.claims.fence);
     const conflict = conflictOf(existing.state);
-    if (conflict !== null) return refuse(task, { code: "journal_conflict", message: conflict, isUntouched: false });
+    if (conflict !== null) return refused("journal_conflict", conflict);
   }
   const driver = deps.drivers.get(asked.driver);
-  const refused = (code: Refusal["code"], message: string): Conclusion =>
-    refuse(task, { code, message, isUntouched: false });
   if (driver === undefined)
     return refused("driver_unavailable", `This agent runs without the driver ${asked.driver}; see --drivers.`);
   const { machine, hasDisk } = await driver.survey(asked, task.stop);

@@ -13,6 +13,7 @@ import { makeImageCache } from "../images/image-cache.ts";
 import { refused } from "../images/image-header.ts";
 import type { AddressPool } from "../network/addresses.ts";
 import { listLinkSlices } from "../network/host-links.ts";
+import { FILE_ERASURE } from "../slices/erase-file.ts";
 import { listSliceFolders } from "../slices/slice-folder.ts";
 import { capabilityOf, decideRuntime, requireRuntime, type RuntimeVerdict } from "./capability.ts";
 import { containerPaths, type ContainerPlaces } from "./container-paths.ts";
@@ -70,7 +71,7 @@ export function makeContainerDriver(deps: ContainerDriverDeps): SliceDriver {
       },
     },
     disk,
-    diskErasure: "truncate and unlink",
+    diskErasure: FILE_ERASURE,
     seed: makeSeed(deps),
     network: makeNetwork(deps),
     machine,

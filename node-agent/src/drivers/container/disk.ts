@@ -4,7 +4,9 @@ import { requireSuccess } from "../../host/host-commands.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { HostObject } from "../../ports/slice-driver.ts";
-import { closeSliceFolder, exists, openSliceFolder, replaceFile, translateNoSpace } from "../slices/slice-folder.ts";
+import { eraseFile } from "../slices/erase-file.ts";
+import { exists } from "../../host/exists.ts";
+import { closeSliceFolder, openSliceFolder, replaceFile, translateNoSpace } from "../slices/slice-folder.ts";
 import { containerPaths, type ContainerPlaces } from "./container-paths.ts";
 import type { RootFileSystems } from "./root-file-system.ts";
 
@@ -45,9 +47,7 @@ export function makeDisk(deps: DiskDeps): HostObject {
     remove: async (slice) => {
       const paths = containerPaths(deps.places, slice);
       await rm(draftOf(paths.disk), { force: true });
-      // The blocks go before the name, so that they are free also while somebody still has the file open.
-      if (await exists(paths.disk)) await truncate(paths.disk, 0);
-      await rm(paths.disk, { force: true });
+      await eraseFile(paths.disk);
       await closeSliceFolder(paths);
     },
   };

@@ -9,13 +9,15 @@ import {
   isOursOrUnnamed,
   macOf,
   readLink,
+  removeTable,
   runOk,
   tableExists,
   tableName,
   tapName,
 } from "../network/host-links.ts";
 import { rulesOf } from "../network/network-rules.ts";
-import { closeSliceFolder, exists, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
+import { exists } from "../../host/exists.ts";
+import { closeSliceFolder, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
 import { containerPaths, type ContainerPlaces } from "./container-paths.ts";
 
 export interface NetworkDeps {
@@ -57,10 +59,7 @@ export function makeNetwork(deps: NetworkDeps): HostObject {
       const paths = containerPaths(deps.places, slice);
       if (await hasOwnLink(deps, slice, signal))
         await runOk(deps.commands, ["ip", "link", "del", "dev", tapName(paths.name)], signal);
-      const table = tableName(paths.name);
-      // Declared first, so that deleting works whether it is there or not; one transaction.
-      if (await tableExists(deps.commands, table, signal))
-        await runOk(deps.commands, ["nft", "-f", "-"], signal, `table inet ${table} {}\ndelete table inet ${table}\n`);
+      await removeTable(deps.commands, paths.name, signal);
       await deps.addresses.free(slice);
       await rm(paths.network, { force: true });
       await closeSliceFolder(paths);

@@ -8,7 +8,8 @@ import type { CommandResult, HostCommands } from "../../ports/host-commands.ts";
 import type { FetchOptions, ImageCache } from "../images/image-cache.ts";
 import { refused } from "../images/image-header.ts";
 import { makeSharedWork } from "../images/shared-work.ts";
-import { exists, replaceFile, syncFolder } from "../slices/slice-folder.ts";
+import { exists } from "../../host/exists.ts";
+import { replaceFile, syncFolder } from "../slices/slice-folder.ts";
 import { ENTRIES_MAX, readListing, type ArchiveContents } from "./archive-listing.ts";
 
 /** The root file systems of this host: for each image a file with an ext4, from which disks are copied. Never written again. */

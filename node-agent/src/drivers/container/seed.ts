@@ -5,10 +5,10 @@ import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { HostObject } from "../../ports/slice-driver.ts";
 import type { AddressPool } from "../network/addresses.ts";
-import { readEgress } from "../network/egress.ts";
-import { macOf } from "../network/host-links.ts";
+import { seedNetworkOf } from "../network/seed-network.ts";
 import { seedFiles } from "../slices/seed-files.ts";
-import { closeSliceFolder, exists, openSliceFolder, replaceFile, translateNoSpace } from "../slices/slice-folder.ts";
+import { exists } from "../../host/exists.ts";
+import { closeSliceFolder, openSliceFolder, replaceFile, translateNoSpace } from "../slices/slice-folder.ts";
 import { containerPaths, firstIdOf, type ContainerPaths, type ContainerPlaces } from "./container-paths.ts";
 import { INIT_SCRIPT, TERMINAL_SCRIPT } from "./guest-init.ts";
 
@@ -31,19 +31,13 @@ export function makeSeed(deps: SeedDeps): HostObject {
       const paths = containerPaths(deps.places, spec);
       await openSliceFolder(paths, spec, context);
       if (!(await exists(paths.readyToken))) await replaceFile(paths.readyToken, randomBytes(16).toString("hex"));
-      const addresses = await deps.addresses.allocate(spec, context.signal);
-      const egress = await readEgress(deps.commands, context.signal);
+      const network = await seedNetworkOf(deps, spec, context.signal);
       const files = filesOf(spec, {
         readyToken: await readFile(paths.readyToken, "utf8"),
         platformPublicKey: "",
-        network: {
-          mac: macOf(spec),
-          address: `${addresses.guest}/${addresses.prefixLength}`,
-          gateway: egress.kind === "none" ? null : addresses.host,
-          resolvers: egress.kind === "none" ? [] : egress.resolvers,
-        },
+        network,
       });
-      const owner = firstIdOf(addresses);
+      const owner = firstIdOf(await deps.addresses.allocate(spec, context.signal));
       const sha256 = createHash("sha256").update(JSON.stringify({ files, owner })).digest("hex");
       // The same content is not written again: a container may have it mounted.
       const isWritten =

@@ -70,6 +70,14 @@ export async function tableExists(commands: HostCommands, table: string, signal:
   return result?.exitCode === 0;
 }
 
+/** Removes the slice's rules; none there is success. `name`: the slice's short name. */
+export async function removeTable(commands: HostCommands, name: string, signal: AbortSignal): Promise<void> {
+  const table = tableName(name);
+  if (!(await tableExists(commands, table, signal))) return;
+  // Declared first, so that deleting works whether it is there or not; one transaction.
+  await runOk(commands, ["nft", "-f", "-"], signal, `table inet ${table} {}\ndelete table inet ${table}\n`);
+}
+
 export async function runOk(
   commands: HostCommands,
   argv: readonly [string, ...string[]],

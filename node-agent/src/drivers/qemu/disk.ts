@@ -1,11 +1,13 @@
-import { open, rename, rm } from "node:fs/promises";
+import { rename, rm } from "node:fs/promises";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { HostObject } from "../../ports/slice-driver.ts";
 import type { ImageCache } from "../images/image-cache.ts";
-import { closeSliceFolder, exists, openSliceFolder } from "../slices/slice-folder.ts";
+import { eraseFile } from "../slices/erase-file.ts";
+import { exists } from "../../host/exists.ts";
+import { closeSliceFolder, openSliceFolder } from "../slices/slice-folder.ts";
 import { readOverlay } from "./overlay-header.ts";
 import { slicePaths, type QemuPlaces } from "../slices/slice-paths.ts";
 
@@ -42,8 +44,7 @@ export function makeDisk(deps: DiskDeps): HostObject {
     remove: async (slice) => {
       const paths = slicePaths(deps.places, slice);
       await rm(draftOf(paths.disk), { force: true });
-      await discard(paths.disk);
-      await rm(paths.disk, { force: true });
+      await eraseFile(paths.disk);
       await closeSliceFolder(paths);
     },
   };
@@ -85,19 +86,4 @@ async function verifyChain(deps: DiskDeps, { path, spec }: Place): Promise<void>
   throw new AppError("journal_conflict", {
     detail: `The disk ${path} is not ${spec.diskGib} GiB over ${base}: it is ${found}.`,
   });
-}
-
-/** Gives the blocks back before the name goes, so that they are free (and trimmed) also while somebody still has the file open. */
-async function discard(path: string): Promise<void> {
-  const file = await open(path, "r+").catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return null;
-    throw error;
-  });
-  if (file === null) return;
-  try {
-    await file.truncate(0);
-    await file.sync();
-  } finally {
-    await file.close();
-  }
 }

@@ -11,7 +11,8 @@ import { exitedError, waitForReadyLine } from "../slices/guest-console.ts";
 import { isNameOf, machineArgv, SERIAL_ID } from "./machine-argv.ts";
 import type { NetworkMode } from "./network.ts";
 import { openQmp, withQmp, type Qmp } from "./qmp.ts";
-import { closeSliceFolder, exists, openSliceFolder, removeFolderIfEmpty, replaceFile } from "../slices/slice-folder.ts";
+import { exists } from "../../host/exists.ts";
+import { closeSliceFolder, openSliceFolder, removeFolderIfEmpty, replaceFile } from "../slices/slice-folder.ts";
 import { slicePaths, type QemuPlaces, type SlicePaths } from "../slices/slice-paths.ts";
 import { makeTerminalCommands } from "./terminal-command.ts";
 

@@ -11,13 +11,15 @@ import {
   listLinkSlices,
   macOf,
   readLink,
+  removeTable,
   runOk,
   tableExists,
   tableName,
   tapName,
 } from "../network/host-links.ts";
 import { rulesOf } from "../network/network-rules.ts";
-import { closeSliceFolder, exists, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
+import { exists } from "../../host/exists.ts";
+import { closeSliceFolder, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
 import { slicePaths, type QemuPlaces } from "../slices/slice-paths.ts";
 
 export type NetworkMode = "tap" | "user";
@@ -66,10 +68,7 @@ export function makeNetwork(deps: NetworkDeps): HostObject {
       const link = await readLink(deps.commands, tap, signal);
       if (link !== null && isOursOrUnnamed(link, aliasOf(OWNER, slice)))
         await runOk(deps.commands, ["ip", "link", "del", "dev", tap], signal);
-      const table = tableName(paths.name);
-      // Declared first, so that deleting works whether it is there or not; one transaction.
-      if (await tableExists(deps.commands, table, signal))
-        await runOk(deps.commands, ["nft", "-f", "-"], signal, `table inet ${table} {}\ndelete table inet ${table}\n`);
+      await removeTable(deps.commands, paths.name, signal);
       await deps.addresses.free(slice);
       await rm(paths.network, { force: true });
       await closeSliceFolder(paths);

@@ -28,6 +28,7 @@ import { parseMachineName } from "./machine-argv.ts";
 import { makeMachine } from "./machine.ts";
 import { listTapSlices, makeNetwork, type NetworkMode } from "./network.ts";
 import { makeSeed } from "./seed.ts";
+import { FILE_ERASURE } from "../slices/erase-file.ts";
 import { listSliceFolders } from "../slices/slice-folder.ts";
 import { slicePaths, type QemuPlaces } from "../slices/slice-paths.ts";
 
@@ -88,7 +89,7 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
       create: async (spec, { signal, report }) => ({ ...(await images.fetch(spec.image, { signal, report })) }),
     },
     disk,
-    diskErasure: "truncate and unlink",
+    diskErasure: FILE_ERASURE,
     seed: makeSeed({ places, commands, addresses, mode: deps.network }),
     network: makeNetwork({ places, commands, addresses, mode: deps.network }),
     machine,

@@ -5,11 +5,12 @@ import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { HostObject, SliceReference } from "../../ports/slice-driver.ts";
 import type { AddressPool } from "../network/addresses.ts";
-import { readEgress } from "../network/egress.ts";
 import { macOf } from "../network/host-links.ts";
+import { seedNetworkOf } from "../network/seed-network.ts";
 import type { NetworkMode } from "./network.ts";
 import { seedFiles, type SeedNetwork } from "../slices/seed-files.ts";
-import { closeSliceFolder, exists, openSliceFolder, replaceFile, translateNoSpace } from "../slices/slice-folder.ts";
+import { exists } from "../../host/exists.ts";
+import { closeSliceFolder, openSliceFolder, replaceFile, translateNoSpace } from "../slices/slice-folder.ts";
 import { slicePaths, type QemuPlaces, type SlicePaths } from "../slices/slice-paths.ts";
 
 interface SeedDeps {
@@ -73,15 +74,8 @@ async function makePlatformKey(paths: SlicePaths, run: Run): Promise<void> {
 }
 
 async function seedNetwork(deps: SeedDeps, slice: SliceReference, signal: AbortSignal): Promise<SeedNetwork> {
-  const mac = macOf(slice);
-  if (deps.mode === "user") return { mac, address: null, gateway: null, resolvers: [] };
-  const [{ guest, host, prefixLength }, egress] = await Promise.all([
-    deps.addresses.allocate(slice, signal),
-    readEgress(deps.commands, signal),
-  ]);
-  const address = `${guest}/${prefixLength}`;
-  if (egress.kind === "none") return { mac, address, gateway: null, resolvers: [] };
-  return { mac, address, gateway: host, resolvers: egress.resolvers };
+  if (deps.mode === "user") return { mac: macOf(slice), address: null, gateway: null, resolvers: [] };
+  return await seedNetworkOf(deps, slice, signal);
 }
 
 async function writeIso(paths: SlicePaths, files: Readonly<Record<string, string>>, run: Run): Promise<void> {

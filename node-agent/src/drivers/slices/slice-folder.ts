@@ -1,4 +1,4 @@
-import { mkdir, open, readdir, readFile, rename, rm, rmdir, stat } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, rm, rmdir } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
@@ -64,13 +64,6 @@ export async function listSliceFolders(places: QemuPlaces): Promise<SliceReferen
   const names = await readdir(root).catch(() => []);
   const owners = await Promise.all(names.map(async (name) => await readOwner(join(root, name, "owner.json"))));
   return owners.filter((owner) => owner !== null).map(({ allocationId, generation }) => ({ allocationId, generation }));
-}
-
-export async function exists(path: string): Promise<boolean> {
-  return await stat(path).then(
-    () => true,
-    () => false,
-  );
 }
 
 /** Writes a file whole or not at all, readable by us only; it survives a power cut. */

@@ -39,6 +39,12 @@ export function migDevicesOf(gpu: StandInGpu): MigDevice[] {
     .map((device, index) => ({ index, ...device }));
 }
 
+/** A mode of the GPU's, current or pending, as the driver spells it. */
+export function migWord(gpu: StandInGpu, isOn: boolean): string {
+  if (cardOf(gpu).mig === null) return "N/A";
+  return isOn ? "Enabled" : "Disabled";
+}
+
 export function listGpus(situation: Situation): Outcome {
   const lines = situation.gpus.flatMap(({ index, gpu }) => [
     `GPU ${index}: ${cardOf(gpu).name} (UUID: ${gpu.uuid})`,
@@ -75,8 +81,7 @@ export function printXml(situation: Situation): Outcome {
 }
 
 function xmlOf(situation: Situation, { index, gpu }: IndexedGpu): string[] {
-  const { name, memoryMib, reservedMib, mig } = cardOf(gpu);
-  const mode = (on: boolean): string => (mig === null ? "N/A" : on ? "Enabled" : "Disabled");
+  const { name, memoryMib, reservedMib } = cardOf(gpu);
   const processes = processesOn(situation, gpu);
   const usedMib = processes.reduce((sum, process) => sum + process.memoryMib, 0);
   return [
@@ -84,8 +89,8 @@ function xmlOf(situation: Situation, { index, gpu }: IndexedGpu): string[] {
     `\t\t<product_name>${name}</product_name>`,
     `\t\t<persistence_mode>${gpu.persistence ? "Enabled" : "Disabled"}</persistence_mode>`,
     "\t\t<mig_mode>",
-    `\t\t\t<current_mig>${mode(gpu.migMode)}</current_mig>`,
-    `\t\t\t<pending_mig>${mode(gpu.migPending)}</pending_mig>`,
+    `\t\t\t<current_mig>${migWord(gpu, gpu.migMode)}</current_mig>`,
+    `\t\t\t<pending_mig>${migWord(gpu, gpu.migPending)}</pending_mig>`,
     "\t\t</mig_mode>",
     "\t\t<mig_devices>",
     ...migDevicesOf(gpu).flatMap((device) => [

@@ -1,4 +1,4 @@
-import { migDevicesOf } from "./list-gpus.ts";
+import { migDevicesOf, migWord } from "./list-gpus.ts";
 import { answer, cardOf, visibleGpus, type IndexedGpu, type Outcome, type Situation } from "./situation.ts";
 
 const NAME_COLUMNS = 55;
@@ -20,15 +20,14 @@ export function printLog(situation: Situation): Outcome {
 }
 
 function logOf({ gpu }: IndexedGpu): string[] {
-  const { name, memoryMib, mig } = cardOf(gpu);
-  const mode = (on: boolean): string => (mig === null ? "N/A" : on ? "Enabled" : "Disabled");
+  const { name, memoryMib } = cardOf(gpu);
   return [
     `GPU ${gpu.busId}`,
     line(1, "Product Name", name),
     line(1, "Persistence Mode", gpu.persistence ? "Enabled" : "Disabled"),
     "    MIG Mode",
-    line(2, "Current", mode(gpu.migMode)),
-    line(2, "Pending", mode(gpu.migPending)),
+    line(2, "Current", migWord(gpu, gpu.migMode)),
+    line(2, "Pending", migWord(gpu, gpu.migPending)),
     ...migDevicesOf(gpu).flatMap((device) => [
       "    MIG Device",
       line(2, "Index", `${device.index}`),

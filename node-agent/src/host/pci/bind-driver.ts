@@ -1,5 +1,6 @@
-import { access, readFile } from "node:fs/promises";
+import { readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { exists } from "../exists.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
 import { readOverride, requireDevice, requireNoHolder, writeAttribute, writeFor, type PciDeps } from "./pci-deps.ts";
@@ -206,12 +207,5 @@ async function readAttribute(path: string): Promise<string | null> {
   return await readFile(path, "utf8").then(
     (text) => text.trim(),
     () => null,
-  );
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await access(path).then(
-    () => true,
-    () => false,
   );
 }
