@@ -55,6 +55,26 @@ export const LEASE_TTL_MS = 30_000;
 /** How far the clocks of host and control plane may differ at enrolment, in ms. */
 export const CLOCK_SKEW_MS_MAX = 5 * 60_000;
 
+/** A kind of GPU instance that a card can make, as the card's own driver says. Sizes and starts are units of its memory grid. */
+export const migProfileSchema = z.strictObject({
+  id: z.int().min(0).max(9999),
+  name: z.string().regex(/^[A-Za-z0-9][A-Za-z0-9.+_-]{0,47}$/),
+  memoryGib: z.number().min(0),
+  multiprocessors: z.int().min(0),
+  engines: z.strictObject({
+    decoders: z.int().min(0),
+    encoders: z.int().min(0),
+    jpegs: z.int().min(0),
+    opticalFlows: z.int().min(0),
+  }),
+  /** How many may exist at once, whatever else is there. */
+  instancesTotal: z.int().min(0).max(64),
+  starts: z.array(z.int().min(0).max(999)).max(64),
+  size: z.int().min(1).max(64),
+});
+
+export type MigProfileOffer = z.infer<typeof migProfileSchema>;
+
 export const gpuSchema = z.strictObject({
   uuid: z.string().max(96),
   index: z.int().min(0).max(65_535),
@@ -67,6 +87,8 @@ export const gpuSchema = z.strictObject({
   healthy: z.boolean(),
   /** Why it is not healthy; null when it is. */
   fault: z.string().max(500).nullable(),
+  /** The parts that it is handed out in, where its operator gave it to MIG; it is handed out whole without it. */
+  mig: z.strictObject({ profiles: z.array(migProfileSchema).max(64) }).optional(),
 });
 export type Gpu = z.infer<typeof gpuSchema>;
 
