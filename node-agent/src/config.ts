@@ -5,7 +5,9 @@ import { AppError } from "@hostler/shared/errors.ts";
 import { driverNameSchema, type DriverName } from "@hostler/shared/tasks.ts";
 import type { Accelerator } from "./drivers/qemu/accelerator.ts";
 import type { NetworkMode } from "./drivers/qemu/network.ts";
-import { parseSimulatedGpus, SIMULATED_MODELS, type SimulatedGpuPlan } from "./gpus/simulated.ts";
+import { parseSimulatedGpus, type SimulatedGpuPlan } from "./gpus/simulated.ts";
+import { SIMULATED_MODELS } from "./gpus/simulated-models.ts";
+import { HOST_ROOTS, type PciRoots } from "./host/pci/pci-roots.ts";
 import { LOG_LEVELS, type LogLevel } from "./log.ts";
 
 export interface AgentConfig {
@@ -13,19 +15,34 @@ export interface AgentConfig {
   readonly runDir: string;
   readonly logLevel: LogLevel;
   readonly simulateGpus: SimulatedGpuPlan | null;
+  /** The cards that are handed out in parts: UUIDs, indexes or `all`. */
+  readonly mig: readonly string[];
+  readonly fabricManagerSocket: string;
   readonly network: NetworkMode | "auto";
   /** Null decides by a test boot. */
   readonly accelerator: Accelerator | null;
   readonly drivers: readonly DriverName[];
+  /** Where `/sys`, `/proc` and `/dev` are looked into for GPUs; the host's own unless a test made others. */
+  readonly hardware: PciRoots;
   /** Where the mock driver writes when it acts; null unless a test asks for it. */
   readonly mockEffectLog: string | null;
 }
+
+const FABRIC_MANAGER_SOCKET = "/run/nvidia-fabricmanager/socket";
 
 /** Flags of `hostler-agent run`, with their help. */
 export const RUN_OPTIONS = {
   "simulate-gpus": {
     type: "string",
     help: `Make GPUs up, such as h100x8 (${Object.keys(SIMULATED_MODELS).join(", ")}); shown as simulated everywhere.`,
+  },
+  mig: {
+    type: "string",
+    help: "Hand cards out in MIG instances: all that can, or indexes and UUIDs with commas. Each is divided when it is idle.",
+  },
+  "fabric-manager-socket": {
+    type: "string",
+    help: `Where Fabric Manager takes orders on NVSwitch boards (${FABRIC_MANAGER_SOCKET} unless given).`,
   },
   network: { type: "string", help: "auto (unless given), tap (root) or user." },
   accelerator: { type: "string", help: "auto (unless given: KVM where it proves that it boots), kvm or tcg." },
@@ -45,9 +62,12 @@ export function readRunConfig(args: readonly string[], environment: NodeJS.Proce
     runDir: runDirOf(environment),
     logLevel: oneOf("HOSTLER_AGENT_LOG_LEVEL", environment["HOSTLER_AGENT_LOG_LEVEL"] ?? "info", LOG_LEVELS),
     simulateGpus: values["simulate-gpus"] === undefined ? null : simulated(values["simulate-gpus"]),
+    mig: values.mig === undefined ? [] : values.mig.split(",").map(migCard),
+    fabricManagerSocket: values["fabric-manager-socket"] ?? FABRIC_MANAGER_SOCKET,
     network: oneOf("--network", values.network ?? "auto", ["auto", "tap", "user"]),
     accelerator: acceleratorOf(oneOf("--accelerator", values.accelerator ?? "auto", ["auto", "kvm", "tcg"])),
     drivers: (values.drivers ?? "qemu").split(",").map((name) => oneOf("--drivers", name, driverNameSchema.options)),
+    hardware: hardwareOf(environment["HOSTLER_AGENT_HARDWARE_ROOT"]),
     mockEffectLog: environment["HOSTLER_AGENT_MOCK_EFFECTS"] ?? null,
   };
 }
@@ -76,6 +96,18 @@ export function pathVariable(environment: NodeJS.ProcessEnv = process.env): stri
 
 function isRoot(): boolean {
   return process.getuid?.() === 0;
+}
+
+function hardwareOf(root: string | undefined): PciRoots {
+  if (root === undefined || root === "") return HOST_ROOTS;
+  return { sysfs: join(root, "sys"), proc: join(root, "proc"), dev: join(root, "dev") };
+}
+
+function migCard(text: string): string {
+  if (text === "all" || /^\d{1,3}$/.test(text) || /^GPU-[0-9A-Za-z-]+$/.test(text)) return text;
+  throw new AppError("malformed_request", {
+    detail: `--mig expects all, or indexes and UUIDs of cards with commas; ${JSON.stringify(text)} is none.`,
+  });
 }
 
 function simulated(text: string): SimulatedGpuPlan {

@@ -97,8 +97,8 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   const programs = makeElsewhereRunner();
   const commands = makeHostCommands({ clock, run: programs.run });
   const gpus = await chooseGpuHost(
-    { commands, files, clock, log },
-    { simulate: config.simulateGpus, nodeId: nodeIdentity.nodeId, signal: stopping.signal },
+    { commands, files, clock, log, roots: config.hardware },
+    { ...config, simulate: config.simulateGpus, nodeId: nodeIdentity.nodeId, signal: stopping.signal },
   );
   const areGpusSimulated = gpus.simulated;
   const driverDeps = { files, commands, controlPlane, log, host, areGpusSimulated, signal: stopping.signal };

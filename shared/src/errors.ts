@@ -256,6 +256,11 @@ export const ERRORS = {
     "A change of a GPU hangs in the host's kernel",
     "End the process that the detail names, or restart the host; nothing more is placed there until then.",
   ),
+  gpu_host_unfit: entry(
+    500,
+    "The host's GPUs cannot be judged or used",
+    "Do what the detail says; nothing more is placed there until an operator has looked.",
+  ),
   journal_conflict: entry(
     409,
     "The host holds another slice under this id",

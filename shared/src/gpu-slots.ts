@@ -34,3 +34,13 @@ export function migSlotId(gpuUuid: string, { profileId, start }: MigPlace): stri
 export function migKindOf(kind: string, profileName: string): string {
   return `${kind}-${profileName.toLowerCase().replaceAll(/[^a-z0-9.]+/g, ".")}`.slice(0, 64);
 }
+
+/** The UUID of the slot's GPU; the text itself where it names no slot. */
+export function cardOf(slotId: string): string {
+  return parseSlotId(slotId)?.gpuUuid ?? slotId;
+}
+
+/** Where the slot's MIG instance lies; null for a whole GPU. */
+export function placeOf(slotId: string): MigPlace | null {
+  return parseSlotId(slotId)?.place ?? null;
+}

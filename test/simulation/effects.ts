@@ -46,9 +46,9 @@ export function notedGpus(gpus: GpuHost, allocationId: string, note: NoteEffect)
   const act = (what: string, gpuUuid: string): void => note({ what, gpuUuid, allocationId });
   return {
     ...gpus,
-    bind: async (uuid, owner, signal) => {
+    bind: async (uuid, holder, signal) => {
       act("bind", uuid);
-      await gpus.bind(uuid, owner, signal);
+      return await gpus.bind(uuid, holder, signal);
     },
     unbind: async (uuid, owner, signal) => {
       act("unbind", uuid);

@@ -44,6 +44,7 @@ test("a sound GPU is read", () => {
       migCapable: true,
       healthy: true,
       fault: null,
+      isMigOn: false,
     },
   ]);
 });

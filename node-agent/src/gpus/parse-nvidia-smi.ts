@@ -43,7 +43,7 @@ export const SAMPLE_FIELDS = [
 
 type Row = Readonly<Record<string, string>>;
 
-export function parseGpuList(output: string, fields: readonly string[]): Gpu[] {
+export function parseGpuList(output: string, fields: readonly string[]): (Gpu & { readonly isMigOn: boolean })[] {
   const rows = rowsOf(output, fields);
   // An answer that was cut between two lines looks whole: each line says how many there are.
   const short = rows.find((row) => numberOf(row["count"]) !== rows.length);
@@ -67,6 +67,7 @@ export function parseGpuList(output: string, fields: readonly string[]): Gpu[] {
       migCapable: ["Enabled", "Disabled"].includes(row["mig.mode.current"] ?? ""),
       healthy: fault === null,
       fault,
+      isMigOn: row["mig.mode.current"] === "Enabled",
     };
   });
 }

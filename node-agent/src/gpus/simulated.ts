@@ -1,49 +1,27 @@
 import { createHash } from "node:crypto";
 import type { Clock } from "@hostler/shared/clock.ts";
-import { AppError } from "@hostler/shared/errors.ts";
+import { cardOf } from "@hostler/shared/gpu-slots.ts";
 import type { Gpu, GpuSample } from "@hostler/shared/node-protocol.ts";
 import * as z from "zod";
-import type { GpuHost } from "../ports/gpu-host.ts";
+import type { GpuFinding, GpuHost } from "../ports/gpu-host.ts";
 import type { StateFiles } from "../ports/state-files.ts";
-
-/** GPUs that can be made up: real products with their real memory and limits, so that screens and placement look right. */
-export const SIMULATED_MODELS = {
-  h100: {
-    model: "NVIDIA H100 80GB HBM3",
-    memoryMib: 81_559,
-    migCapable: true,
-    idleWatts: 70,
-    maxWatts: 700,
-    maxClockMhz: 1980,
-  },
-  h200: { model: "NVIDIA H200", memoryMib: 143_771, migCapable: true, idleWatts: 77, maxWatts: 700, maxClockMhz: 1980 },
-  a100: {
-    model: "NVIDIA A100-SXM4-80GB",
-    memoryMib: 81_920,
-    migCapable: true,
-    idleWatts: 60,
-    maxWatts: 400,
-    maxClockMhz: 1410,
-  },
-  l40s: { model: "NVIDIA L40S", memoryMib: 46_068, migCapable: false, idleWatts: 35, maxWatts: 350, maxClockMhz: 2520 },
-  "rtx-4090": {
-    model: "NVIDIA GeForce RTX 4090",
-    memoryMib: 24_564,
-    migCapable: false,
-    idleWatts: 20,
-    maxWatts: 450,
-    maxClockMhz: 3105,
-  },
-} as const;
-export type SimulatedKind = keyof typeof SIMULATED_MODELS;
+import { simulatedInstances, unavailable } from "./simulated-instances.ts";
+import { SIMULATED_MODELS, simulatedProfiles, type SimulatedKind, type SimulatedModel } from "./simulated-models.ts";
 
 export interface SimulatedGpuPlan {
   readonly kind: SimulatedKind;
   readonly count: number;
+  /** Indexes or UUIDs of those that are handed out in parts, or `all`; none unless given. */
+  readonly mig?: readonly string[];
 }
 
-/** Owners and planted faults; a fault written here by hand makes that GPU unhealthy, for drills. */
-const stateSchema = z.object({ owners: z.record(z.string(), z.string()), faults: z.record(z.string(), z.string()) });
+/** Owners by slot, and planted faults; a fault written here by hand makes that GPU unhealthy, for drills. */
+const stateSchema = z.object({
+  owners: z.record(z.string(), z.string()),
+  faults: z.record(z.string(), z.string()),
+  /** Who had which MIG instance made. */
+  carved: z.record(z.string(), z.string()).default({}),
+});
 type State = z.infer<typeof stateSchema>;
 const PATH = "simulated-gpus.json";
 
@@ -56,7 +34,8 @@ export function makeSimulatedGpus(
   plan: SimulatedGpuPlan,
   seed: string,
 ): GpuHost {
-  const model = SIMULATED_MODELS[plan.kind];
+  const model: SimulatedModel = SIMULATED_MODELS[plan.kind];
+  const profiles = simulatedProfiles(model);
   const uuids = Array.from({ length: plan.count }, (_unused, index) => uuidOf(`${seed}/${plan.kind}/${index}`));
   let turn: Promise<unknown> = Promise.resolve();
   const read = async (): Promise<State> =>
@@ -71,43 +50,47 @@ export function makeSimulatedGpus(
     turn = mine.catch(() => "The caller of that change has seen it.");
     await mine;
   };
+  const requirePresent = (slotId: string): void => {
+    if (!uuids.includes(cardOf(slotId))) throw unavailable(slotId, "is not on this host");
+  };
   return {
     simulated: true,
-    unassignable: null,
+    hasFabric: false,
+    requireAssignable: async (slotIds) => slotIds.forEach(requirePresent),
+    examine: async (slotIds) => {
+      const { faults } = await read();
+      return { findings: slotIds.flatMap((slotId) => findingsOf(slotId, faults)), snapshots: {}, evidence: {} };
+    },
+    quiesce: async () => ({}),
+    restore: async () => {},
+    ...simulatedInstances(change, profiles),
+    proveClean: async () => "simulated",
+    joinFabric: async () => ({}),
+    leaveFabric: async () => {},
     list: async () => {
       const { faults } = await read();
       return uuids.map((uuid, index): Gpu => {
-        const fault = faults[uuid] ?? null;
-        const pciAddress = `0000:${(index + 1).toString(16).padStart(2, "0")}:00.0`;
-        return {
-          uuid,
-          index,
-          model: model.model,
-          kind: plan.kind,
-          memoryMib: model.memoryMib,
-          pciAddress,
-          migCapable: model.migCapable,
-          healthy: fault === null,
-          fault,
-        };
+        const gpu = gpuOf(model, { kind: plan.kind, uuid, index, fault: faults[uuid] ?? null });
+        return isDivided(plan, gpu) ? { ...gpu, mig: { profiles } } : gpu;
       });
     },
     sample: async () => {
       const { owners } = await read();
       const seconds = deps.clock.now().getTime() / 1000;
-      return uuids.map((uuid, index) => sampleOf(uuid, model, owners[uuid] === undefined ? 0 : loadAt(seconds, index)));
+      const busy = new Set(Object.keys(owners).map(cardOf));
+      return uuids.map((uuid, index) => sampleOf(uuid, model, busy.has(uuid) ? loadAt(seconds, index) : 0));
     },
     ownerOf: async (uuid) => (await read()).owners[uuid] ?? null,
-    bind: async (uuid, owner) =>
+    bind: async (slotId, { owner }) => {
       await change((state) => {
-        const held = state.owners[uuid];
+        const held = state.owners[slotId];
         if (held === owner) return state;
-        const refusal =
-          held === undefined ? (uuids.includes(uuid) ? null : "is not on this host") : `is held by ${held}`;
-        if (refusal !== null)
-          throw new AppError("gpu_unavailable", { detail: `${uuid} ${refusal}.`, facts: { gpuUuids: [uuid] } });
-        return { ...state, owners: { ...state.owners, [uuid]: owner } };
-      }),
+        if (held !== undefined) throw unavailable(slotId, `is held by ${held}`);
+        requirePresent(slotId);
+        return { ...state, owners: { ...state.owners, [slotId]: owner } };
+      });
+      return { pciAddresses: [], deviceNodes: [], files: [] };
+    },
     unbind: async (uuid, owner) =>
       await change((state) => {
         if (state.owners[uuid] !== owner) return state;
@@ -116,6 +99,26 @@ export function makeSimulatedGpus(
       }),
     reset: async () => "simulated",
   };
+}
+
+function isDivided({ mig = [] }: SimulatedGpuPlan, { uuid, index, migCapable }: Gpu): boolean {
+  return migCapable && [uuid, String(index), "all"].some((name) => mig.includes(name));
+}
+
+function gpuOf(model: SimulatedModel, made: Pick<Gpu, "kind" | "uuid" | "index" | "fault">): Gpu {
+  return {
+    ...made,
+    model: model.model,
+    memoryMib: model.memoryMib,
+    pciAddress: `0000:${(made.index + 1).toString(16).padStart(2, "0")}:00.0`,
+    migCapable: model.card !== null,
+    healthy: made.fault === null,
+  };
+}
+
+function findingsOf(slotId: string, faults: State["faults"]): GpuFinding[] {
+  const fault = faults[cardOf(slotId)];
+  return fault === undefined ? [] : [{ gpuUuid: cardOf(slotId), failureClass: "device", sentence: fault }];
 }
 
 /** Reads `h100x8`. */
@@ -141,7 +144,7 @@ function loadAt(seconds: number, index: number): number {
   return 0.75 + 0.15 * Math.sin(seconds / 47 + index) + 0.05 * Math.sin(seconds / 11 + 2 * index);
 }
 
-function sampleOf(uuid: string, model: (typeof SIMULATED_MODELS)[SimulatedKind], load: number): GpuSample {
+function sampleOf(uuid: string, model: SimulatedModel, load: number): GpuSample {
   return {
     uuid,
     utilizationPercent: Math.round(100 * load),

@@ -1,5 +1,6 @@
 import { readFile, statfs } from "node:fs/promises";
 import { hostname, loadavg } from "node:os";
+import { join } from "node:path";
 import type { HostFacts, HostSample } from "@hostler/shared/node-protocol.ts";
 import systeminformation from "systeminformation";
 
@@ -59,8 +60,8 @@ async function readUnchanging(): Promise<Omit<HostFacts, "diskFreeGib">> {
 }
 
 /** Changes with every boot: what was true of a driver or a process before it may not be true after. */
-export async function readBootId(): Promise<string> {
-  return (await readFile("/proc/sys/kernel/random/boot_id", "utf8")).trim();
+export async function readBootId(proc = "/proc"): Promise<string> {
+  return (await readFile(join(proc, "sys/kernel/random/boot_id"), "utf8")).trim();
 }
 
 async function diskFreeGib(path: string): Promise<number> {

@@ -35,7 +35,7 @@ async function makeHost(changes: Partial<SliceDriver> = {}) {
       const sizes = { vcpus: 1, memoryMib: 512, diskGib: 2 };
       const owner = shortName(allocationId, 1);
       await ledger.reserve(owner, { ...slice, driver: "mock", fence, state: "reserved", gpuUuids, ...sizes });
-      await gpus.bind(gpuUuids[0] ?? "", owner, never);
+      await gpus.bind(gpuUuids[0] ?? "", { owner, access: "device_nodes" }, never);
       const object = JSON.stringify({ ...slice, fence, stage: "made", isStuck: false });
       await files.replace(`mock/${owner}/disk`, object);
       await files.replace(`mock/${owner}/machine`, object);

@@ -1,4 +1,5 @@
 import { AppError } from "@hostler/shared/errors.ts";
+import { parseSlotId } from "@hostler/shared/gpu-slots.ts";
 import { idSchema } from "@hostler/shared/ids.ts";
 import { driverNameSchema, fenceSchema } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
@@ -65,6 +66,13 @@ export function makeHostLedger(files: StateFiles): HostLedger {
   };
 }
 
+/** One slot, or a whole GPU and a part of it. Whether two parts lie over each other only the card knows, and it refuses that. */
+function isShared(one: string, other: string): boolean {
+  const [a, b] = [parseSlotId(one), parseSlotId(other)];
+  if (a === null || b === null || a.gpuUuid !== b.gpuUuid) return one === other;
+  return a.place === null || b.place === null || one === other;
+}
+
 function checked(ledger: Ledger, owner: string, row: LedgerRow): LedgerRow {
   const mine = ledger[owner];
   if (mine !== undefined && isLowerFence(row.fence, mine.fence)) {
@@ -73,7 +81,8 @@ function checked(ledger: Ledger, owner: string, row: LedgerRow): LedgerRow {
     });
   }
   for (const [other, held] of Object.entries(ledger)) {
-    const taken = other === owner ? [] : row.gpuUuids.filter((uuid) => held.gpuUuids.includes(uuid));
+    const taken =
+      other === owner ? [] : row.gpuUuids.filter((slot) => held.gpuUuids.some((mine) => isShared(slot, mine)));
     if (taken.length > 0) {
       const detail = `This host has ${taken.join(", ")} reserved for ${held.allocationId}.`;
       throw new AppError("gpu_unavailable", { detail, facts: { gpuUuids: taken } });

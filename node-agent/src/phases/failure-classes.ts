@@ -15,6 +15,7 @@ const FAILURE_CLASS_OF: Partial<Record<ErrorCode, FailureClass>> = {
   gpu_unavailable: "device",
   gpu_in_use: "transient",
   gpu_locked: "host",
+  gpu_host_unfit: "host",
   capacity_unavailable: "capacity",
   disk_full: "capacity",
 };

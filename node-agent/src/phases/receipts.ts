@@ -1,7 +1,6 @@
 import { HEALTHY, NEVER_BOUND, type SlotReceipt } from "@hostler/shared/receipts.ts";
-import type { Gpu } from "@hostler/shared/node-protocol.ts";
 import type { JournalState, PhaseRecord } from "../journal/model.ts";
-import type { GpuHost } from "../ports/gpu-host.ts";
+import type { Facts } from "../ports/slice-driver.ts";
 
 /** What was found and done after the slice; null where nothing was. */
 export interface ReturnRows {
@@ -12,20 +11,22 @@ export interface ReturnRows {
 
 /** Pure: one GPU's receipt, from what the journal says of the way up and from the rows of the way down. */
 export function receiptOf(gpuUuid: string, provision: JournalState["provision"], rows: ReturnRows): SlotReceipt {
-  if (!wasBegun(provision["bind"])) return untouchedReceipt(gpuUuid);
+  if (!wasBound(provision)) return untouchedReceipt(gpuUuid);
   const healthBefore = healthyBefore(provision["health"], gpuUuid) ? HEALTHY : null;
   const reason = reasonOf(rows);
   return { gpuUuid, clean: reason === null, reason, healthBefore, ...rows };
 }
 
-/** What proves that the memory of the host's GPUs is clean after a slice; null when nothing does. */
-export function scrubOf(gpus: Pick<GpuHost, "simulated">): string | null {
-  return gpus.simulated ? "simulated" : null;
+/** Whether the slice may have had its GPUs: also when the handing over broke off. */
+export function wasBound(provision: JournalState["provision"]): boolean {
+  const record = provision["bind"];
+  return record !== undefined && record.status !== "not_needed";
 }
 
-export function healthOf(gpu: Gpu | undefined): string {
-  if (gpu === undefined) return "The GPU is gone.";
-  return gpu.healthy ? HEALTHY : (gpu.fault ?? "unhealthy");
+/** How the GPUs were when they were handed over, by slot; null when nobody wrote it down. */
+export function snapshotsOf(provision: JournalState["provision"]): Facts | null {
+  const snapshots = provision["health"]?.facts["snapshots"];
+  return typeof snapshots === "object" && snapshots !== null ? Object.fromEntries(Object.entries(snapshots)) : null;
 }
 
 function untouchedReceipt(gpuUuid: string): SlotReceipt {
@@ -38,10 +39,6 @@ function reasonOf({ reset, healthAfter, scrub }: ReturnRows): string | null {
   if (healthAfter !== HEALTHY) return healthAfter;
   if (reset === null) return "It was not reset after the slice.";
   return scrub === null ? "Nothing proves that its memory is clean." : null;
-}
-
-function wasBegun(record: PhaseRecord | undefined): boolean {
-  return record !== undefined && record.status !== "not_needed";
 }
 
 function healthyBefore(record: PhaseRecord | undefined, gpuUuid: string): boolean {

@@ -1,4 +1,5 @@
 import type { DriverName, SliceSpec } from "@hostler/shared/tasks.ts";
+import type { GpuAccess } from "./gpu-host.ts";
 
 /** What a driver found out or made; kept in the journal, so JSON and small. */
 export type Facts = Readonly<Record<string, unknown>>;
@@ -68,6 +69,7 @@ export interface SliceSurvey {
 /** A way to run slices. Product code: the mock is one too, with every failure reachable from a label. */
 export interface SliceDriver {
   readonly name: DriverName;
+  readonly gpuAccess: GpuAccess;
   capability(signal: AbortSignal): Promise<DriverCapability>;
   /** Rejects with what is wrong when this spec cannot run here now (memory, disk, a missing program). Changes nothing. */
   preflight(spec: SliceSpec, signal: AbortSignal): Promise<Facts>;

@@ -5,9 +5,8 @@ import type { Journal } from "../journal/journal-file.ts";
 import { factsOf, type JournalFailure, type JournalState, type Outcome } from "../journal/model.ts";
 import type { ProvisionContext } from "../phases/phase.ts";
 import { PROVISION_STEPS } from "../phases/provision-steps.ts";
-import { healthOf, receiptOf, scrubOf } from "../phases/receipts.ts";
-import type { Facts, SliceDriver } from "../ports/slice-driver.ts";
 import { applyPhases, type PhaseRun, undoPhases } from "../runner/run-phases.ts";
+import { type BuiltSlice, returnedAfterUndo } from "./returned-after-undo.ts";
 import { assertNotLower, type SliceTaskDeps } from "./slice-task-deps.ts";
 import { type Conclusion, type GrantedTask, refusal } from "./task.ts";
 
@@ -40,7 +39,7 @@ export async function provisionSlice(deps: SliceTaskDeps, task: GrantedTask, spe
   if (failure === null) return { outcome: succeeded(journal.state), closes: null };
   const leftovers = await undoPhases(run);
   if (leftovers.length > 0) return { outcome: failed(failure, leftovers), closes: null };
-  const returned = await returnedAfterUndo(deps, task, { spec, driver, journal });
+  const returned = await returnedAfterUndo(deps, { spec, driver, journal }, task.stop);
   const outcome = failed({ ...failure, facts: { ...failure.facts, ...returned } }, []);
   await close(deps, journal, outcome);
   return { outcome, closes: spec };
@@ -65,36 +64,6 @@ export function refuse(task: GrantedTask, { code, message, isUntouched }: Refusa
   task.emit({ ...event, status: "started", message: null });
   task.emit({ ...event, status: "failed", message });
   return refusal({ code, phase: "admit", message }, isUntouched);
-}
-
-/** What may be handed out again after everything was undone. What cannot be read leaves its rows out, and the slots are kept back. */
-async function returnedAfterUndo(
-  { gpus, log }: SliceTaskDeps,
-  task: GrantedTask,
-  { spec, driver, journal }: BuiltSlice,
-): Promise<Facts> {
-  try {
-    const present = new Map((await gpus.list(task.stop)).map((gpu) => [gpu.uuid, gpu]));
-    const { provision } = journal.state;
-    const receipts = spec.gpuUuids.map((uuid) =>
-      // The undo of `bind` reset it, or it would be among the leftovers.
-      receiptOf(uuid, provision, {
-        reset: "undo of bind",
-        healthAfter: healthOf(present.get(uuid)),
-        scrub: scrubOf(gpus),
-      }),
-    );
-    return { receipts, disk: { method: driver.diskErasure, readBack: await driver.disk.inspect(spec, task.stop) } };
-  } catch (error) {
-    log.warn({ allocationId: spec.allocationId, error: describeError(error) }, "no receipts after undo");
-    return {};
-  }
-}
-
-interface BuiltSlice {
-  readonly spec: SliceSpec;
-  readonly driver: SliceDriver;
-  readonly journal: Journal;
 }
 
 export function provisionRun(deps: SliceTaskDeps, task: GrantedTask, slice: BuiltSlice): PhaseRun<ProvisionContext> {

@@ -34,7 +34,7 @@ export interface ContainerDriverDeps {
   readonly addresses: AddressPool;
   readonly clock: Clock;
   readonly log: Log;
-  /** Whether the GPUs that a spec names are made up; real ones are not given to containers yet. */
+  /** Whether the GPUs that a spec names are made up: nothing of them can be shown inside. */
   readonly areGpusSimulated: boolean;
   /** GiB free where disks are kept. */
   readonly diskFreeGib: () => Promise<number>;
@@ -57,6 +57,7 @@ export function makeContainerDriver(deps: ContainerDriverDeps): SliceDriver {
   const machine = makeMachine({ ...deps, host, runtime: async (signal) => requireRuntime(await verdict(signal)) });
   return {
     name: "container",
+    gpuAccess: "device_nodes",
     capability: async (signal) => capabilityOf(await verdict(signal)),
     preflight: async (spec, signal) => {
       const { runtime } = requireRuntime(await verdict(signal));
@@ -98,11 +99,7 @@ function makeVerdict(deps: ContainerDriverDeps, host: HostCommands): (signal: Ab
 async function preflight(deps: ContainerDriverDeps, bases: RootFileSystems, spec: SliceSpec): Promise<Facts> {
   if (spec.image.format !== "tar")
     throw refused(spec.image.name, "it is a disk for virtual machines", "Import a root file system as tar.");
-  if (spec.gpuUuids.length > 0 && !deps.areGpusSimulated)
-    throw new AppError("gpu_unavailable", {
-      detail: "GPUs are not given to containers yet. Ask for a virtual machine, or for no GPU.",
-    });
-  if (spec.gpuUuids.length > 0)
+  if (spec.gpuUuids.length > 0 && deps.areGpusSimulated)
     deps.log.info(
       { gpus: spec.gpuUuids.length },
       "the slice holds its GPUs; they are not visible inside the container",

@@ -18,7 +18,7 @@ import { containerPaths, firstIdOf, type ContainerPaths } from "./container-path
 import { GUEST_LINK } from "./guest-init.ts";
 import { deviceOfMount, mountDisk, unmountDisk } from "./mounts.ts";
 import { hasOwnLink, isLinkUp, raiseLink, requireNoForeignLink, type NetworkDeps } from "./network.ts";
-import type { ContainerRuntime } from "./runtime.ts";
+import type { ContainerRuntime, ContainerSettings } from "./runtime.ts";
 import { findLeader, killContainer, sliceOfProcess } from "./slice-processes.ts";
 import { terminalCommand } from "./terminal-command.ts";
 
@@ -111,7 +111,7 @@ async function start(deps: MachineDeps, { paths, spec, context }: Making): Promi
   const record: MachineRecord = { fence, specSha256: hashOf(spec), firstId, runtime: runtime.name, leader: null };
   await replaceFile(paths.machine, JSON.stringify(record));
   await mountDisk(deps.host, { path: paths.disk, root: paths.root }, signal);
-  const argv = runtime.argv({ spec, paths, fence, firstId, busybox, devices: [] });
+  const argv = runtime.argv({ spec, paths, fence, firstId, busybox, ...givenDevices(context) });
   const limits = { memoryMib: spec.memoryMib, vcpus: spec.vcpus };
   await deps.supervisor.start(paths.name, argv, { logPath: paths.serialLog, limits, signal });
   try {
@@ -127,6 +127,17 @@ async function start(deps: MachineDeps, { paths, spec, context }: Making): Promi
     throw await exitedError(paths);
   }
   return { accelerator: "none", runtime: runtime.name };
+}
+
+const grantSchema = z.object({
+  deviceNodes: z.array(z.string()).default([]),
+  files: z.array(z.object({ source: z.string(), target: z.string() })).default([]),
+});
+
+/** What the slice's GPUs are used by, as the phase that bound them wrote it down. */
+function givenDevices({ facts }: CreateContext): Pick<ContainerSettings, "devices" | "files"> {
+  const { deviceNodes, files } = grantSchema.parse(facts["bind"] ?? {});
+  return { devices: deviceNodes, files };
 }
 
 /** The runtime outlives what ran in it by a moment, in which the network is gone already. */

@@ -23,7 +23,7 @@ const CONFINED = [
 export const nspawnRuntime: ContainerRuntime = {
   name: "systemd-nspawn",
   cable: "runtime",
-  argv: ({ spec, paths, fence, firstId, busybox, devices }) => [
+  argv: ({ spec, paths, fence, firstId, busybox, devices, files }) => [
     ...ENVIRONMENT,
     "systemd-nspawn",
     ...ALONE,
@@ -34,6 +34,7 @@ export const nspawnRuntime: ContainerRuntime = {
     `--network-veth-extra=${tapName(paths.name)}:${GUEST_LINK}`,
     ...[`--bind-ro=${escaped(paths.seed)}:${GUEST_SEED}`, `--bind-ro=${escaped(busybox)}:${GUEST_BUSYBOX}`],
     ...devices.map((device) => `--bind=${escaped(device)}`),
+    ...files.map(({ source, target }) => `--bind-ro=${escaped(source)}:${escaped(target)}`),
     // Signal 37 is what systemd takes as a request to halt; our init takes it too.
     ...["--console=pipe", "--kill-signal=RTMIN+3", "--", GUEST_BUSYBOX, "sh", `${GUEST_SEED}/init`],
   ],

@@ -18,7 +18,7 @@ const PROBE_FIRST_ID = 0x60000000;
 export const podmanRuntime: ContainerRuntime = {
   name: "podman",
   cable: "host",
-  argv: ({ spec, paths, fence, firstId, busybox, devices }) => [
+  argv: ({ spec, paths, fence, firstId, busybox, devices, files }) => [
     "podman",
     "run",
     ...ALONE,
@@ -33,6 +33,7 @@ export const podmanRuntime: ContainerRuntime = {
     ],
     ...[`--volume=${paths.seed}:${GUEST_SEED}:ro`, `--volume=${busybox}:${GUEST_BUSYBOX}:ro`],
     ...devices.map((device) => `--device=${device}`),
+    ...files.map(({ source, target }) => `--volume=${source}:${target}:ro`),
     ...["--rootfs", `${paths.root}:idmap`, GUEST_BUSYBOX, "sh", `${GUEST_SEED}/init`],
   ],
   probeArgv: ({ root, busybox }) => [

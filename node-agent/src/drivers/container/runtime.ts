@@ -10,8 +10,10 @@ export interface ContainerSettings {
   readonly firstId: number;
   /** The host's statically linked busybox, on which our init runs. */
   readonly busybox: string;
-  /** Device nodes of the host that the container gets; none until GPUs are given to containers. */
+  /** Device nodes of the host that the container gets, at the same paths. */
   readonly devices: readonly string[];
+  /** Files of the host that it gets to read: the libraries of a GPU's driver. */
+  readonly files: readonly { readonly source: string; readonly target: string }[];
 }
 
 /** A program that runs a container in the foreground for as long as the container lives. */

@@ -11,7 +11,15 @@ import { parseMark } from "./slice-processes.ts";
 
 const spec = makeSpec({ driver: "container", vcpus: 4, memoryMib: 2048, hostName: "guest" });
 const paths = containerPaths({ stateDir: "/var/lib/hostler-agent/a:b", runDir: "/run/hostler-agent" }, spec);
-const settings = { spec, paths, fence: "9", firstId: firstIdOf({ index: 3 }), busybox: "/bin/busybox", devices: [] };
+const settings = {
+  spec,
+  paths,
+  fence: "9",
+  firstId: firstIdOf({ index: 3 }),
+  busybox: "/bin/busybox",
+  devices: [],
+  files: [],
+};
 
 test("every slice of a host has a range of ids of its own, in what systemd keeps free for containers", () => {
   expect(firstIdOf({ index: 0 })).toBe(0x80000);
@@ -36,10 +44,15 @@ test("a container is confined, says whose it is, and no shell of the host reads 
   expect(argv.join("\0")).toContain("--bind-ro=/var/lib/hostler-agent/a\\:b/slices/");
 });
 
-test("only what is named is a device of the container", () => {
-  const argv = nspawnRuntime.argv({ ...settings, devices: ["/dev/some0"] });
+test("only what is named is a device or a file of the host in the container", () => {
+  const files = [{ source: "/usr/lib/lib:1.so", target: "/usr/lib/lib.so" }];
+  const given = { ...settings, devices: ["/dev/some0"], files };
+  const argv = nspawnRuntime.argv(given);
   expect(argv.filter((word) => word.startsWith("--bind="))).toEqual(["--bind=/dev/some0"]);
-  expect(podmanRuntime.argv({ ...settings, devices: ["/dev/some0"] })).toContain("--device=/dev/some0");
+  expect(argv).toContain("--bind-ro=/usr/lib/lib\\:1.so:/usr/lib/lib.so");
+  expect(podmanRuntime.argv(given)).toEqual(
+    expect.arrayContaining(["--device=/dev/some0", "--volume=/usr/lib/lib:1.so:/usr/lib/lib.so:ro"]),
+  );
 });
 
 test("podman's container has the same ids, confinement and init, limits of its own, and no network but ours", () => {

@@ -11,7 +11,7 @@ import { makeDiskFiles } from "../../journal/disk-files.ts";
 import { makeLog } from "../../log.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
-import type { SliceDriver } from "../../ports/slice-driver.ts";
+import type { CreateContext, SliceDriver } from "../../ports/slice-driver.ts";
 import { makeAddressPool } from "../network/addresses.ts";
 import {
   commands,
@@ -124,12 +124,17 @@ export async function makeContainerHost(): Promise<ContainerHost> {
 }
 
 /** Makes everything up to a running container; resolves with how long each part took. */
-export async function build(driver: SliceDriver, spec: SliceSpec, fence = "1"): Promise<Record<string, number>> {
+export async function build(
+  driver: SliceDriver,
+  spec: SliceSpec,
+  fence = "1",
+  facts: CreateContext["facts"] = {},
+): Promise<Record<string, number>> {
   const timings: Record<string, number> = {};
   await driver.preflight(spec, never);
   for (const step of STEPS) {
     const startedMs = systemClock.monotonicMs();
-    await driver[step].create(spec, makeContext({ fence }));
+    await driver[step].create(spec, makeContext({ fence, facts }));
     timings[step] = Math.round(systemClock.monotonicMs() - startedMs);
   }
   return timings;

@@ -56,6 +56,7 @@ export function makeMockDriver(deps: {
   const machine = object("machine", "start");
   return {
     name: "mock",
+    gpuAccess: "device_nodes",
     capability: async () => ({ usable: true, accelerator: "none", note: "Mock: runs nothing." }),
     preflight: async (spec, signal) => {
       await steer(spec, "preflight", signal);

@@ -78,6 +78,7 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
   const machine = makeMachine({ ...deps, accelerator });
   return {
     name: "qemu",
+    gpuAccess: "vfio",
     capability: async (signal) => await capability(deps, { missing: await missing(), accelerator }, signal),
     preflight: async (spec) => {
       const [first] = await missing();

@@ -2,6 +2,7 @@ import type { GpuEvent } from "../../host/kernel-log/gpu-events.ts";
 import { decideXid } from "../../host/kernel-log/xid-policy.ts";
 import type { KernelLog } from "../../host/kernel-log/read-kernel-log.ts";
 import { normalPciAddress } from "../../host/kernel-log/pci-address.ts";
+import * as z from "zod";
 import { type GpuFields, numberOf } from "./driver-reading.ts";
 import { judgeEvent } from "./judge-event.ts";
 
@@ -18,18 +19,19 @@ const COUNTERS = {
   "ecc.errors.corrected.aggregate.total": "corrected memory errors",
 } as const;
 type Counter = keyof typeof COUNTERS;
-const COUNTER_NAMES = Object.keys(COUNTERS) as readonly Counter[];
+const COUNTER_NAMES = Object.keys(COUNTERS) as Counter[];
 
 /** What is kept of a GPU at hand-over, to be compared after release: small, and JSON for the journal. */
-export interface HealthSnapshot {
-  readonly gpuUuid: string;
-  readonly pciAddress: string;
-  readonly bootId: string;
+export const healthSnapshotSchema = z.object({
+  gpuUuid: z.string(),
+  pciAddress: z.string(),
+  bootId: z.string(),
   /** The newest message of the kernel log; later Xids are the tenant's. */
-  readonly lastUs: number;
+  lastUs: z.number(),
   /** Null where the GPU or the driver does not count it. */
-  readonly counters: Readonly<Record<Counter, number | null>>;
-}
+  counters: z.record(z.enum(COUNTER_NAMES), z.number().nullable()),
+});
+export type HealthSnapshot = Readonly<z.infer<typeof healthSnapshotSchema>>;
 
 export interface HealthDelta {
   readonly gpuUuid: string;

@@ -26,7 +26,7 @@ export interface HealthEvidence {
   readonly driver: DriverReading;
   /** Null where the kernel log cannot be read: then nothing is healthy. */
   readonly kernel: KernelLog | null;
-  /** What is older than this says nothing any more: a GPU was reset since. Null counts everything of this boot. */
+  /** When the wanted GPUs were last reset: what a reset cures and is older says nothing any more. Null counts everything of this boot. */
   readonly sinceUs: number | null;
   /** Null where the bus cannot be read: then nothing is healthy. */
   readonly pciGpus: readonly PciGpu[] | null;
@@ -215,18 +215,21 @@ function kernelFindings({ driver, wanted, kernel, sinceUs }: HealthEvidence): Fi
     const shown = gpus.find((gpu) => isSameAddress(event.pciAddress, gpu["pci.bus_id"] ?? null))?.["uuid"];
     return shown ?? wanted.find(({ pciAddress }) => isSameAddress(event.pciAddress, pciAddress))?.uuid ?? null;
   };
-  const events = (kernel?.events ?? []).filter(
-    // An event without a time may be a new one.
-    ({ monotonicUs }) => sinceUs === null || monotonicUs === null || monotonicUs > sinceUs,
-  );
-  return events.flatMap((event) => {
+  return (kernel?.events ?? []).flatMap((event) => {
     const finding = judgeEvent(event);
-    if (finding === null) return [];
+    if (finding === null || (isCured(finding) && isBefore(event, sinceUs))) return [];
     // A line that names no device that can be read may be about any of them, so it is about the host.
     const failureClass = event.pciAddress === null ? "host" : finding.failureClass;
     return [{ ...finding, failureClass, gpuUuid: uuidAt(event) }];
   });
 }
+
+/** A reset ends what a reset cures, and what would have passed. What needs a boot or another card stays. */
+const isCured = ({ cure }: RuleFinding): boolean => cure === "reset" || cure === "wait";
+
+/** An event without a time may be a new one. */
+const isBefore = ({ monotonicUs }: GpuEvent, sinceUs: number | null): boolean =>
+  sinceUs !== null && monotonicUs !== null && monotonicUs <= sinceUs;
 
 function isSameAddress(one: string | null, other: string | null): boolean {
   return (

@@ -1,9 +1,8 @@
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
 import { AppError, type ErrorCode, isAppError } from "@hostler/shared/errors.ts";
 import type { Gpu } from "@hostler/shared/node-protocol.ts";
+import { readBootId } from "../../host/facts.ts";
 import { bindFunctions, readFormerState, releaseFunctions, VFIO_DRIVER } from "../../host/pci/bind-driver.ts";
-import { type GroupRefusal, judgeGroup } from "../../host/pci/iommu-groups.ts";
+import { type GroupRefusal, type GroupVerdict, judgeGroup } from "../../host/pci/iommu-groups.ts";
 import type { PciDeps } from "../../host/pci/pci-deps.ts";
 import { isDeviceFault } from "../../host/pci/pci-roots.ts";
 import { readDevice, readDevices } from "../../host/pci/read-devices.ts";
@@ -24,6 +23,8 @@ export interface BoundGpu {
 
 /** Whole GPUs for slices, by VFIO. Everything may run any number of times: what a crash left half done, the next run ends. */
 export interface Passthrough {
+  /** Rejects with why this GPU could not be bound, as far as that can be told without touching it. */
+  requireViable(gpu: Pick<Gpu, "uuid" | "pciAddress">, signal: AbortSignal): Promise<void>;
   /** Null when no slice has the GPU. A record of an earlier boot still counts: its slice was never released. */
   ownerOf(uuid: string): Promise<string | null>;
   /** Rejects with `gpu_unavailable` when another owner has it, when it is in use, or when its IOMMU group holds a foreign device. */
@@ -60,12 +61,15 @@ export function makePassthrough(deps: PassthroughDeps): Passthrough {
     return await mine;
   };
   return {
+    requireViable: async ({ uuid, pciAddress }) => {
+      if ((await records.read(uuid)) === null) await requireGroup(deps, { uuid, pciAddress });
+    },
     ownerOf: async (uuid) => (await records.read(uuid))?.owner ?? null,
     bind: async (uuid, owner, signal) =>
       await change(uuid, async () => {
         const held = await records.read(uuid);
         if (held !== null && held.owner !== owner) throw refused(uuid, `It is held by ${held.owner}.`);
-        const bootId = await readBoot(deps);
+        const bootId = await readBootId(deps.roots.proc);
         const isCurrent = held !== null && held.bootId === bootId;
         const record = isCurrent ? held : { ...(await describe(deps, uuid, signal)), owner, bootId };
         // On disk before the first write to the host: from here on whatever happens can be undone.
@@ -77,19 +81,21 @@ export function makePassthrough(deps: PassthroughDeps): Passthrough {
         const record = await records.read(uuid);
         if (record === null || record.owner !== owner) return;
         // A restart of the host gave the drivers back, and may have moved the card to another address.
-        if (record.bootId === (await readBoot(deps))) await releaseFunctions(deps, record.former, signal);
+        if (record.bootId === (await readBootId(deps.roots.proc))) await releaseFunctions(deps, record.former, signal);
         await records.remove(uuid);
       }),
     reset: async (uuid, signal) =>
       await change(uuid, async () => {
         signal.throwIfAborted();
         const record = await records.read(uuid);
-        if (record === null || record.bootId !== (await readBoot(deps)))
+        if (record === null || record.bootId !== (await readBootId(deps.roots.proc)))
           throw refused(uuid, "It is not bound to VFIO and is not reset.");
+        // A bind or a release that was broken off leaves it with its own driver, and nobody resets it under that.
+        await bindFunctions(deps, addressesOf(record), signal);
         return await resetAll(deps, addressesOf(record));
       }),
     listBound: async () => {
-      const bootId = await readBoot(deps);
+      const bootId = await readBootId(deps.roots.proc);
       const stuck = new Set((await deps.writer.stuckWrites()).map((write) => write.address));
       const bound: BoundGpu[] = [];
       for (const record of await records.list()) {
@@ -113,15 +119,22 @@ async function describe(
   if (found === undefined) throw refused(uuid, "It is not on this host.");
   const { healthy, fault, ...gpu } = found;
   if (!healthy) throw refused(uuid, fault ?? "It is not healthy.");
-  const verdict = judgeGroup(await readDevices(deps.roots), gpu.pciAddress);
-  if (verdict.state === "refused")
-    throw new AppError(CODE_OF_REFUSAL[verdict.reason], {
-      detail: verdict.why,
-      facts: { gpuUuids: [uuid], addresses: [gpu.pciAddress] },
-    });
+  const verdict = await requireGroup(deps, gpu);
   const former = [];
   for (const device of verdict.functions) former.push(await readFormerState(deps, device, signal));
   return { gpu, iommuGroup: verdict.group, former };
+}
+
+async function requireGroup(
+  deps: PciDeps,
+  { uuid, pciAddress }: Pick<Gpu, "uuid" | "pciAddress">,
+): Promise<Extract<GroupVerdict, { state: "isolated" }>> {
+  const verdict = judgeGroup(await readDevices(deps.roots), pciAddress);
+  if (verdict.state !== "refused") return verdict;
+  throw new AppError(CODE_OF_REFUSAL[verdict.reason], {
+    detail: verdict.why,
+    facts: { gpuUuids: [uuid], addresses: [pciAddress] },
+  });
 }
 
 /** The GPU must be reset. Its companions are reset where they can be: a sound function often knows no method, and keeps nothing. */
@@ -167,8 +180,4 @@ function refused(uuid: string, why: string): AppError {
 
 function addressesOf(record: PassthroughRecord): readonly string[] {
   return record.former.map((state) => state.address);
-}
-
-async function readBoot(deps: PciDeps): Promise<string> {
-  return (await readFile(join(deps.roots.proc, "sys/kernel/random/boot_id"), "utf8")).trim();
 }

@@ -1,5 +1,5 @@
 import { afterEach, expect, test, vi } from "vitest";
-import { hasNvidiaSmi, makeNvidiaSmiGpus } from "../nvidia-smi.ts";
+import { hasNvidiaSmi, makeDriverGpus } from "../nvidia/driver-gpus.ts";
 import { HEALTH_FIELDS, LIST_FIELDS, parseHelpQuery, SAMPLE_FIELDS } from "../parse-nvidia-smi.ts";
 import { clearFaults, forgetBoot, setFault, type FaultRequest, type StandInPlan } from "./install-stand-in.ts";
 import { LOST } from "./faults.ts";
@@ -20,11 +20,10 @@ afterEach(async () => {
   for (const made of open.splice(0)) await made.close();
 });
 
-test("every card is in the inventory with its kind, memory and place, sound and not simulated", async () => {
+test("every card is in the inventory with its kind, memory and place, and sound", async () => {
   const host = await standIn("a30", "a100-40gb", "a100-80gb", "h100", "h200", "rtx-pro-6000", "l40s");
   expect(await hasNvidiaSmi(host.commands, signal)).toBe(true);
-  const gpus = makeNvidiaSmiGpus(host.commands);
-  expect(gpus.simulated).toBe(false);
+  const gpus = makeDriverGpus(host.commands);
   const listed = await gpus.list(signal);
   expect(listed.map(({ kind, memoryMib, migCapable }) => [kind, memoryMib, migCapable])).toEqual([
     ["a30", 24_576, true],
@@ -51,7 +50,7 @@ test("a sample of an idle GPU is zero load, of a cut one no load at all, of a he
   const host = await standIn("h100", "h100");
   const [first, second] = (await readState(host.statePath)).gpus;
   await host.lines("-i", "1", "-mig", "1");
-  const gpus = makeNvidiaSmiGpus(host.commands);
+  const gpus = makeDriverGpus(host.commands);
   expect((await gpus.sample(signal)).map(({ utilizationPercent }) => utilizationPercent)).toEqual([0, null]);
   await setFault(host.statePath, { kind: "process", gpu: first?.uuid ?? "", pid: 5, name: "x", memoryMib: 2048 });
   const [held, cut] = await gpus.sample(signal);
@@ -73,7 +72,7 @@ test.each(FAULTS)(
     const host = await standIn("h100", "h100");
     const [first] = (await readState(host.statePath)).gpus;
     await setFault(host.statePath, { ...fault, gpu: first?.uuid ?? "" });
-    const [sick, sound] = await makeNvidiaSmiGpus(host.commands).list(signal);
+    const [sick, sound] = await makeDriverGpus(host.commands).list(signal);
     expect(sick?.fault).toContain(field);
     expect(sound).toMatchObject({ healthy: true, fault: null });
   },
@@ -82,7 +81,7 @@ test.each(FAULTS)(
 test("a pending row remap is a fault until that GPU is reset, or the host boots", async () => {
   const host = await standIn("h100", "h100");
   const [first] = (await readState(host.statePath)).gpus;
-  const gpus = makeNvidiaSmiGpus(host.commands);
+  const gpus = makeDriverGpus(host.commands);
   const health = async (): Promise<boolean[]> => (await gpus.list(signal)).map(({ healthy }) => healthy);
   const remap = { kind: "row_remap", gpu: first?.uuid ?? "" } as const;
   await setFault(host.statePath, remap);
@@ -123,7 +122,7 @@ test.each<FaultRequest>([
 ])("an answer with the fault %j says nothing about any GPU, and the next good one everything", async (fault) => {
   // Half of an answer of two rows ends between them, and looks whole but for the number that each row tells.
   const host = await standIn("h100", "h100");
-  const gpus = makeNvidiaSmiGpus(host.commands);
+  const gpus = makeDriverGpus(host.commands);
   await setFault(host.statePath, fault);
   await expect(gpus.list(signal)).rejects.toMatchObject({ code: "command_failed" });
   await clearFaults(host.statePath);
@@ -132,7 +131,7 @@ test.each<FaultRequest>([
 
 test("a reading that hangs ends when its caller gives up, and the next one is served", async () => {
   const host = await standIn("h100");
-  const gpus = makeNvidiaSmiGpus(host.commands);
+  const gpus = makeDriverGpus(host.commands);
   const caller = new AbortController();
   await setFault(host.statePath, { kind: "hang", on: ["query-gpu"], calls: 1 });
   const stuck = gpus.list(caller.signal);

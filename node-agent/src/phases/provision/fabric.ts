@@ -1,13 +1,16 @@
-import { noFacts, notNeeded, nothing, type Phase, type ProvisionContext, RETRY_NEVER } from "../phase.ts";
+import { NEEDED, notNeeded, nothing, type Phase, type ProvisionContext, RETRY_FEW } from "../phase.ts";
 
-/** Joins an NVSwitch partition; no host with NVSwitch is supported yet. */
+/** Connects the slice's GPUs on the NVSwitch board, and no others with them. */
 export const fabric: Phase<ProvisionContext> = {
   name: "fabric",
-  timeoutMs: 60_000,
-  retry: RETRY_NEVER,
-  probe: async ({ spec }) =>
-    notNeeded(spec.gpuUuids.length === 0 ? "The slice has no GPUs." : "The host has no NVSwitch."),
-  apply: noFacts,
+  timeoutMs: 180_000,
+  retry: RETRY_FEW,
+  probe: async ({ spec, gpus, driver }) => {
+    if (spec.gpuUuids.length === 0) return notNeeded("The slice has no GPUs.");
+    if (!gpus.hasFabric) return notNeeded("The host has no NVSwitch board to divide.");
+    return driver.gpuAccess === "vfio" ? NEEDED : notNeeded("Containers use the host's own fabric.");
+  },
+  apply: async ({ spec, gpus, owner, signal }) => await gpus.joinFabric(spec.gpuUuids, owner, signal),
   verify: nothing,
-  undo: nothing,
+  undo: async ({ gpus, owner, signal }) => await gpus.leaveFabric(owner, signal),
 };

@@ -12,21 +12,10 @@ export const preflight: Phase<ProvisionContext> = {
     const { spec, driver, gpus, signal } = context;
     const capability = await driver.capability(signal);
     if (!capability.usable) throw new AppError("driver_unavailable", { detail: capability.note });
-    if (spec.gpuUuids.length > 0) await checkGpus(context);
+    if (spec.gpuUuids.length > 0) await gpus.requireAssignable(spec.gpuUuids, driver.gpuAccess, signal);
     const found = await driver.preflight(spec, signal);
     return { accelerator: capability.accelerator, gpusSimulated: gpus.simulated, ...found };
   },
   verify: nothing,
   undo: nothing,
 };
-
-async function checkGpus({ spec, gpus, signal }: ProvisionContext): Promise<void> {
-  if (gpus.unassignable !== null) throw new AppError("driver_unavailable", { detail: gpus.unassignable });
-  const present = new Set((await gpus.list(signal)).map((gpu) => gpu.uuid));
-  const missing = spec.gpuUuids.filter((uuid) => !present.has(uuid));
-  if (missing.length > 0)
-    throw new AppError("gpu_unavailable", {
-      detail: `This host does not show ${missing.join(", ")}.`,
-      facts: { gpuUuids: missing },
-    });
-}

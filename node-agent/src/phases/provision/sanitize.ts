@@ -1,3 +1,4 @@
+import { placeOf } from "@hostler/shared/gpu-slots.ts";
 import { DONE, NEEDED, notNeeded, nothing, type Phase, type ProvisionContext, RETRY_FEW } from "../phase.ts";
 
 /**
@@ -10,13 +11,14 @@ export const sanitize: Phase<ProvisionContext> = {
   retry: RETRY_FEW,
   probe: async ({ spec, driver, slice, facts, signal }) => {
     if (spec.gpuUuids.length === 0) return notNeeded("The slice has no GPUs.");
+    if (spec.gpuUuids.every((slotId) => placeOf(slotId) !== null)) return notNeeded("Its MIG instances are new.");
     return facts["sanitize"] !== undefined && (await driver.machine.inspect(slice, signal)) === "present"
       ? DONE
       : NEEDED;
   },
   apply: async ({ spec, gpus, signal }) => {
     const resets: Record<string, string> = {};
-    for (const uuid of spec.gpuUuids) resets[uuid] = await gpus.reset(uuid, signal);
+    for (const slotId of spec.gpuUuids) if (placeOf(slotId) === null) resets[slotId] = await gpus.reset(slotId, signal);
     return { resets };
   },
   verify: nothing,

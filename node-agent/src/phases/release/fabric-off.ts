@@ -1,11 +1,17 @@
-import { noFacts, notNeeded, nothing, type Phase, type ReleaseContext, RETRY_NEVER } from "../phase.ts";
+import { NEEDED, noFacts, notNeeded, nothing, type Phase, type ReleaseContext, RETRY_FEW } from "../phase.ts";
 
+/** Before the GPUs go back: with its links active, the next one's neighbours could reach what this slice had. */
 export const fabricOff: Phase<ReleaseContext> = {
   name: "fabric_off",
-  timeoutMs: 60_000,
-  retry: RETRY_NEVER,
-  probe: async () => notNeeded("The slice joined no NVLink fabric."),
-  apply: noFacts,
+  timeoutMs: 180_000,
+  retry: RETRY_FEW,
+  isGate: true,
+  probe: async ({ gpus, gpuUuids }) =>
+    gpus.hasFabric && gpuUuids.length > 0 ? NEEDED : notNeeded("The slice joined no NVLink fabric."),
+  apply: async ({ gpus, owner, signal }) => {
+    await gpus.leaveFabric(owner, signal);
+    return await noFacts();
+  },
   verify: nothing,
   undo: nothing,
 };

@@ -2,7 +2,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import type { DiskReceipt, SlotReceipt } from "@hostler/shared/receipts.ts";
 import type { Facts } from "../../ports/slice-driver.ts";
 import { NEEDED, nothing, type Phase, type ReleaseContext, RETRY_NEVER } from "../phase.ts";
-import { receiptOf, scrubOf } from "../receipts.ts";
+import { receiptOf } from "../receipts.ts";
 
 /**
  * Looks for the slice a last time, writes the receipts and gives the row back. What is not proven is not clean: then the
@@ -42,10 +42,11 @@ async function diskReceipt({ driver, slice, signal }: ReleaseContext): Promise<D
   return { method: driver.diskErasure, readBack: found };
 }
 
-function receiptIn({ facts, gpus, provision }: ReleaseContext, gpuUuid: string): SlotReceipt {
+function receiptIn({ facts, provision }: ReleaseContext, gpuUuid: string): SlotReceipt {
   const reset = rowOf(facts["reset"], "resets", gpuUuid);
   const healthAfter = rowOf(facts["health"], "health", gpuUuid);
-  return receiptOf(gpuUuid, provision, { reset, healthAfter, scrub: scrubOf(gpus) });
+  const scrub = rowOf(facts["scrub"], "scrubs", gpuUuid);
+  return receiptOf(gpuUuid, provision, { reset, healthAfter, scrub });
 }
 
 function rowOf(facts: Facts | undefined, table: string, key: string): string | null {

@@ -1,13 +1,16 @@
-import { noFacts, notNeeded, nothing, type Phase, type ReleaseContext, RETRY_NEVER } from "../phase.ts";
+import { NEEDED, notNeeded, nothing, type Phase, type ReleaseContext, RETRY_FEW } from "../phase.ts";
 
-/** Proof that GPU memory is clean; needs a real GPU and a program that writes all of it. */
+/** What proves that the GPUs' memory is clean, for the receipt; `unproven` where nothing on the host does. */
 export const scrub: Phase<ReleaseContext> = {
   name: "scrub",
   timeoutMs: 300_000,
-  retry: RETRY_NEVER,
-  probe: async ({ gpuUuids }) =>
-    notNeeded(gpuUuids.length === 0 ? "The slice had no GPUs." : "Simulated GPUs have no memory."),
-  apply: noFacts,
+  retry: RETRY_FEW,
+  probe: async ({ gpuUuids }) => (gpuUuids.length === 0 ? notNeeded("The slice had no GPUs.") : NEEDED),
+  apply: async ({ gpus, gpuUuids, signal }) => {
+    const scrubs: Record<string, string> = {};
+    for (const slotId of gpuUuids) scrubs[slotId] = await gpus.proveClean(slotId, signal);
+    return { scrubs };
+  },
   verify: nothing,
   undo: nothing,
 };

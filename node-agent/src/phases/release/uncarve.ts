@@ -1,11 +1,17 @@
-import { noFacts, notNeeded, nothing, type Phase, type ReleaseContext, RETRY_NEVER } from "../phase.ts";
+import { placeOf } from "@hostler/shared/gpu-slots.ts";
+import { NEEDED, noFacts, notNeeded, nothing, type Phase, type ReleaseContext, RETRY_FEW } from "../phase.ts";
 
+/** Destroys the slice's MIG instances, where the reset has not, and forgets who had them. */
 export const uncarve: Phase<ReleaseContext> = {
   name: "uncarve",
-  timeoutMs: 60_000,
-  retry: RETRY_NEVER,
-  probe: async () => notNeeded("The slice had no MIG instances."),
-  apply: noFacts,
+  timeoutMs: 120_000,
+  retry: RETRY_FEW,
+  probe: async ({ gpuUuids }) =>
+    gpuUuids.some((slotId) => placeOf(slotId) !== null) ? NEEDED : notNeeded("The slice had no MIG instances."),
+  apply: async ({ gpus, gpuUuids, owner, signal }) => {
+    await gpus.uncarve(gpuUuids, owner, signal);
+    return await noFacts();
+  },
   verify: nothing,
   undo: nothing,
 };
