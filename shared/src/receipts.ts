@@ -63,10 +63,12 @@ export function receiptGaps(
 
 function gapOf(receipt: SlotReceipt | undefined, hasDisk: boolean): string | null {
   if (receipt === undefined) return "its host gave no receipt for it";
+  // The host knows best why; what it does not say is then no news.
+  if (!receipt.clean && receipt.reason !== null) return receipt.reason;
   const missing: string[] = REQUIRED.filter((row) => (receipt[row] ?? "") === "");
   if (!hasDisk) missing.push("disk");
   if (missing.length > 0) return `its receipt does not say: ${missing.join(", ")}`;
-  if (!receipt.clean) return receipt.reason ?? "its host does not call it clean";
+  if (!receipt.clean) return "its host does not call it clean";
   return receipt.healthAfter === HEALTHY || receipt.healthAfter === NEVER_BOUND
     ? null
     : `it came back ${receipt.healthAfter}`;

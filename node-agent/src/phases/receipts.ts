@@ -7,13 +7,19 @@ export interface ReturnRows {
   readonly reset: string | null;
   readonly healthAfter: string | null;
   readonly scrub: string | null;
+  /** Why it could not be taken back; null when it was. */
+  readonly failure?: string | null;
 }
 
 /** Pure: one GPU's receipt, from what the journal says of the way up and from the rows of the way down. */
-export function receiptOf(gpuUuid: string, provision: JournalState["provision"], rows: ReturnRows): SlotReceipt {
+export function receiptOf(
+  gpuUuid: string,
+  provision: JournalState["provision"],
+  { failure = null, ...rows }: ReturnRows,
+): SlotReceipt {
   if (!wasBound(provision)) return untouchedReceipt(gpuUuid);
   const healthBefore = healthyBefore(provision["health"], gpuUuid) ? HEALTHY : null;
-  const reason = reasonOf(rows);
+  const reason = failure ?? reasonOf(rows);
   return { gpuUuid, clean: reason === null, reason, healthBefore, ...rows };
 }
 
@@ -34,7 +40,7 @@ function untouchedReceipt(gpuUuid: string): SlotReceipt {
   return { gpuUuid, clean: true, reason: null, reset: row, healthBefore: row, healthAfter: row, scrub: row };
 }
 
-function reasonOf({ reset, healthAfter, scrub }: ReturnRows): string | null {
+function reasonOf({ reset, healthAfter, scrub }: Omit<ReturnRows, "failure">): string | null {
   if (healthAfter === null) return "Its health was not read after the slice.";
   if (healthAfter !== HEALTHY) return healthAfter;
   if (reset === null) return "It was not reset after the slice.";

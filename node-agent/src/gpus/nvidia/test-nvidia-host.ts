@@ -1,4 +1,4 @@
-import { mkdir, rm, writeFile } from "node:fs/promises";
+import { writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { onTestFinished } from "vitest";
@@ -21,6 +21,7 @@ import { makeFabricSlots } from "./fabric-slots.ts";
 import { makeGpuResets } from "./gpu-resets.ts";
 import { makeMigPool } from "./mig-pool.ts";
 import { makeNvidiaHost } from "./nvidia-host.ts";
+import { makeCapabilities, makeNodes } from "./test-driver-files.ts";
 import { makeSlotHolds } from "./slot-holds.ts";
 
 /**
@@ -66,8 +67,7 @@ export async function makeTestNvidiaHost(cards: readonly CardName[]): Promise<Te
   });
   await writeFile(join(sysfs.roots.proc, "uptime"), "1000.00 1.00\n");
   const { gpus } = await readState(standIn.statePath);
-  const place = { proc: sysfs.roots.proc, dev: sysfs.roots.dev };
-  await makeNodes(place, gpus);
+  await makeNodes(sysfs.roots, gpus);
   const texts = new Map<string, string>();
   const nvidiaSmi = async (argv: readonly string[]): Promise<CommandResult> => {
     await clearFaults(standIn.statePath, "absent");
@@ -77,7 +77,7 @@ export async function makeTestNvidiaHost(cards: readonly CardName[]): Promise<Te
     }
     // In this process: a crash test asks a thousand times.
     const { text, exitCode } = await runStandIn({ now: systemClock.now, wait: noWait }, standIn.statePath, argv);
-    await makeCapabilities(place, (await readState(standIn.statePath)).gpus);
+    await makeCapabilities(sysfs.roots, (await readState(standIn.statePath)).gpus);
     return { ...ok(text), exitCode };
   };
   const host: TestNvidiaHost = {
@@ -133,49 +133,4 @@ function startOn(
     reader: makeHealthReader(commands),
     resets: makeGpuResets(files, sysfs.roots),
   });
-}
-
-interface Place {
-  readonly proc: string;
-  readonly dev: string;
-}
-
-async function makeNodes({ proc, dev }: Place, gpus: readonly StandInGpu[]): Promise<void> {
-  await mkdir(join(dev, "nvidia-caps"), { recursive: true });
-  for (const name of ["nvidiactl", "nvidia-uvm", "nvidia-uvm-tools"]) await writeFile(join(dev, name), "");
-  for (const [index, { busId }] of gpus.entries()) {
-    const folder = join(proc, "driver/nvidia/gpus", busId.toLowerCase().replace(/^0000/, ""));
-    await mkdir(folder, { recursive: true });
-    await writeFile(
-      join(folder, "information"),
-      `Model: \t\t made up\nDevice Minor: \t ${index}\nGPU Excluded:\t No\n`,
-    );
-    await writeFile(join(dev, `nvidia${index}`), "");
-  }
-}
-
-/** As the driver numbers them: one minor for each GPU instance, one for each compute instance. */
-async function makeCapabilities({ proc, dev }: Place, gpus: readonly StandInGpu[]): Promise<void> {
-  for (const [index, { instances }] of gpus.entries()) {
-    const folder = join(proc, "driver/nvidia/capabilities", `gpu${index}`, "mig");
-    await rm(folder, { recursive: true, force: true });
-    for (const { id, computeInstances } of instances) {
-      await mkdir(join(folder, `gi${id}`), { recursive: true });
-      const base = 100 + index * 100 + id * 10;
-      await writeAccess(join(folder, `gi${id}`), { dev, minor: base });
-      for (const compute of computeInstances) {
-        await mkdir(join(folder, `gi${id}/ci${compute.id}`), { recursive: true });
-        await writeAccess(join(folder, `gi${id}/ci${compute.id}`), { dev, minor: base + 1 + compute.id });
-      }
-    }
-  }
-}
-
-async function writeAccess(
-  folder: string,
-  { dev, minor }: { readonly dev: string; readonly minor: number },
-): Promise<void> {
-  const text = `DeviceFileMinor: ${minor}\nDeviceFileMode: 292\nDeviceFileModify: 1\n`;
-  await writeFile(join(folder, "access"), text);
-  await writeFile(join(dev, `nvidia-caps/nvidia-cap${minor}`), "");
 }

@@ -1,5 +1,6 @@
 import { AppError } from "@hostler/shared/errors.ts";
-import { NEEDED, noFacts, notNeeded, type Phase, type ReleaseContext, nothing, RETRY_FEW } from "../phase.ts";
+import { eachSlot } from "../each-slot.ts";
+import { NEEDED, notNeeded, type Phase, type ReleaseContext, nothing, RETRY_FEW } from "../phase.ts";
 
 /** Gives the GPUs back to the host; one that the slice does not hold is left alone. */
 export const hostBind: Phase<ReleaseContext> = {
@@ -9,16 +10,15 @@ export const hostBind: Phase<ReleaseContext> = {
   isGate: true,
   probe: async ({ gpuUuids }) => (gpuUuids.length === 0 ? notNeeded("The slice holds no GPUs.") : NEEDED),
   apply: async ({ gpus, gpuUuids, owner, signal }) => {
-    for (const uuid of gpuUuids) await gpus.unbind(uuid, owner, signal);
-    return await noFacts();
+    const { failures } = await eachSlot(gpuUuids, async (slotId) => {
+      await gpus.unbind(slotId, owner, signal);
+      if ((await gpus.ownerOf(slotId)) !== owner) return "given back";
+      const detail = `${slotId} was given back, but the host still shows it as the slice's.`;
+      throw new AppError("gpu_unavailable", { detail });
+    });
+    return { failures };
   },
-  verify: async ({ gpus, gpuUuids, owner }) => {
-    for (const uuid of gpuUuids) {
-      if ((await gpus.ownerOf(uuid)) === owner)
-        throw new AppError("gpu_unavailable", {
-          detail: `${uuid} was given back, but the host still shows it as the slice's.`,
-        });
-    }
-  },
+  // Read back slot by slot, above.
+  verify: nothing,
   undo: nothing,
 };

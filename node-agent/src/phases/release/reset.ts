@@ -1,3 +1,4 @@
+import { eachSlot } from "../each-slot.ts";
 import { heldSlots } from "../gpu-holds.ts";
 import { NEEDED, notNeeded, nothing, type Phase, type ReleaseContext, RETRY_FEW } from "../phase.ts";
 
@@ -10,10 +11,10 @@ export const reset: Phase<ReleaseContext> = {
   probe: async (context) =>
     (await heldSlots(context, context.gpuUuids)).length === 0 ? notNeeded("The slice holds no GPUs.") : NEEDED,
   apply: async (context) => {
-    const resets: Record<string, string> = {};
-    for (const uuid of await heldSlots(context, context.gpuUuids))
-      resets[uuid] = await context.gpus.reset(uuid, context.signal);
-    return { resets };
+    const { gpus, gpuUuids, signal } = context;
+    const held = await heldSlots(context, gpuUuids);
+    const { done, failures } = await eachSlot(held, async (slotId) => await gpus.reset(slotId, signal));
+    return { resets: done, failures };
   },
   verify: nothing,
   undo: nothing,

@@ -1,12 +1,12 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import type { DiskReceipt, SlotReceipt } from "@hostler/shared/receipts.ts";
-import type { Facts } from "../../ports/slice-driver.ts";
+import { rowOf } from "../each-slot.ts";
 import { NEEDED, nothing, type Phase, type ReleaseContext, RETRY_NEVER } from "../phase.ts";
 import { receiptOf } from "../receipts.ts";
 
 /**
- * Looks for the slice a last time, writes the receipts and gives the row back. What is not proven is not clean: then the
- * release fails, the slots stay taken, and releasing again once the GPU is well looks at it anew.
+ * Looks for the slice a last time, writes the receipts and gives the row back. The slice is gone whatever its GPUs are: what is not
+ * proven clean is kept from others by its own receipt, until an operator has looked at it.
  */
 export const giveBack: Phase<ReleaseContext> = {
   name: "return",
@@ -22,11 +22,6 @@ export const giveBack: Phase<ReleaseContext> = {
       throw new AppError("command_failed", { detail: "The driver still shows objects of the slice on the host." });
     const receipts = context.gpuUuids.map((uuid) => receiptIn(context, uuid));
     const disk = await diskReceipt(context);
-    const unproven = receipts.filter((receipt) => !receipt.clean);
-    if (unproven.length > 0) {
-      const detail = unproven.map(({ gpuUuid, reason }) => `${gpuUuid}: ${reason}`).join("; ");
-      throw new AppError("gpu_unavailable", { detail, facts: { receipts, disk } });
-    }
     await ledger.remove(owner);
     return { receipts, disk };
   },
@@ -42,16 +37,9 @@ async function diskReceipt({ driver, slice, signal }: ReleaseContext): Promise<D
   return { method: driver.diskErasure, readBack: found };
 }
 
-function receiptIn({ facts, provision }: ReleaseContext, gpuUuid: string): SlotReceipt {
-  const reset = rowOf(facts["reset"], "resets", gpuUuid);
-  const healthAfter = rowOf(facts["health"], "health", gpuUuid);
-  const scrub = rowOf(facts["scrub"], "scrubs", gpuUuid);
-  return receiptOf(gpuUuid, provision, { reset, healthAfter, scrub });
-}
-
-function rowOf(facts: Facts | undefined, table: string, key: string): string | null {
-  const rows = facts?.[table];
-  if (typeof rows !== "object" || rows === null) return null;
-  const value: unknown = Object.entries(rows).find(([name]) => name === key)?.[1];
-  return typeof value === "string" ? value : null;
+function receiptIn({ facts, provision }: ReleaseContext, slotId: string): SlotReceipt {
+  const row = (phase: string, table: string): string | null => rowOf(facts[phase], table, slotId);
+  const rows = { reset: row("reset", "resets"), healthAfter: row("health", "health"), scrub: row("scrub", "scrubs") };
+  const failure = row("reset", "failures") ?? row("host_bind", "failures") ?? row("uncarve", "failures");
+  return receiptOf(slotId, provision, { ...rows, failure });
 }

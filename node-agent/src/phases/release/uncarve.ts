@@ -1,5 +1,6 @@
 import { placeOf } from "@hostler/shared/gpu-slots.ts";
-import { NEEDED, noFacts, notNeeded, nothing, type Phase, type ReleaseContext, RETRY_FEW } from "../phase.ts";
+import { eachSlot } from "../each-slot.ts";
+import { NEEDED, notNeeded, nothing, type Phase, type ReleaseContext, RETRY_FEW } from "../phase.ts";
 
 /** Destroys the slice's MIG instances, where the reset has not, and forgets who had them. */
 export const uncarve: Phase<ReleaseContext> = {
@@ -9,8 +10,11 @@ export const uncarve: Phase<ReleaseContext> = {
   probe: async ({ gpuUuids }) =>
     gpuUuids.some((slotId) => placeOf(slotId) !== null) ? NEEDED : notNeeded("The slice had no MIG instances."),
   apply: async ({ gpus, gpuUuids, owner, signal }) => {
-    await gpus.uncarve(gpuUuids, owner, signal);
-    return await noFacts();
+    const { failures } = await eachSlot(gpuUuids, async (slotId) => {
+      await gpus.uncarve([slotId], owner, signal);
+      return "gone";
+    });
+    return { failures };
   },
   verify: nothing,
   undo: nothing,
