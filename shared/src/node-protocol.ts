@@ -6,7 +6,7 @@ import { driverNameSchema, fenceSchema, INT32_MAX, phaseEventSchema, sha256Schem
  * The whole contract between agent and control plane. It only grows: add an optional field or a kind, raise the
  * version, write a history line. Requests are read strictly, answers tolerantly (an older agent may meet new fields).
  */
-export const PROTOCOL_VERSION = 4;
+export const PROTOCOL_VERSION = 5;
 export const PROTOCOL_HISTORY = [
   { version: 1, date: "2026-11-21", change: "First version; never released." },
   { version: 2, date: "2026-11-21", change: "Sessions on every request, trust bundles, recovery." },
