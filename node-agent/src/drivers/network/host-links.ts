@@ -5,7 +5,7 @@ import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
 
-const linksSchema = z.array(
+export const linksSchema = z.array(
   z.looseObject({
     ifname: z.string().optional(),
     ifalias: z.string().optional(),
@@ -14,9 +14,11 @@ const linksSchema = z.array(
 );
 const TIMEOUT_MS = 20_000;
 
+export const TAP_PREFIX = "ht";
+export const TABLE_PREFIX = "hostler_";
 /** Name of the slice's interface on the host; 15 bytes are all that the kernel gives. */
-export const tapName = (name: string): string => `ht${name}`;
-export const tableName = (name: string): string => `hostler_${name}`;
+export const tapName = (name: string): string => `${TAP_PREFIX}${name}`;
+export const tableName = (name: string): string => `${TABLE_PREFIX}${name}`;
 
 /** What an interface carries as its owner: the driver's word, and the slice. */
 export function aliasOf(owner: string, slice: SliceReference): string {
@@ -40,9 +42,16 @@ export async function listLinkSlices(
     .catch(ignoreMissing);
   if (result === null || result.exitCode !== 0) return [];
   return linksSchema.parse(JSON.parse(result.stdout || "[]")).flatMap(({ ifalias = "" }) => {
-    const [, word, allocationId, generation] = /^([a-z-]+):(alc_[0-9a-f-]+):(\d+)$/.exec(ifalias) ?? [];
-    return word !== owner || allocationId === undefined ? [] : [{ allocationId, generation: Number(generation) }];
+    const found = ownerOf(ifalias);
+    return found?.word === owner ? [found.slice] : [];
   });
+}
+
+/** What an alias of ours says; null when it is not one. */
+export function ownerOf(alias: string): { readonly word: string; readonly slice: SliceReference } | null {
+  const [, word, allocationId, generation] = /^([a-z-]+):(alc_[0-9a-f-]+):(\d+)$/.exec(alias) ?? [];
+  if (word === undefined || allocationId === undefined) return null;
+  return { word, slice: { allocationId, generation: Number(generation) } };
 }
 
 export interface Link {
