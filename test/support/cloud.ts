@@ -113,7 +113,8 @@ async function endMachines(folder: string): Promise<void> {
     const [, tap, name] = /(?:ifname=|veth-extra=)(ht([0-9a-z]+))/.exec(commandLine) ?? [];
     if (tap === undefined) continue;
     await run("ip", ["link", "del", tap]).catch(() => "gone already");
-    await run("nft", ["delete", "table", "inet", `hostler_${name}`]).catch(() => "gone already");
+    for (const family of ["inet", "arp"])
+      await run("nft", ["delete", "table", family, `hostler_${name}`]).catch(() => "gone already");
   }
 }
 

@@ -6,12 +6,12 @@ import type { AddressPool } from "../network/addresses.ts";
 import { readEgress } from "../network/egress.ts";
 import {
   aliasOf,
+  hasRules,
   isOursOrUnnamed,
   macOf,
   readLink,
-  removeTable,
+  removeRules,
   runOk,
-  tableExists,
   tableName,
   tapName,
 } from "../network/host-links.ts";
@@ -38,19 +38,20 @@ export function makeNetwork(deps: NetworkDeps): HostObject {
     inspect: async (slice, signal) => {
       const { name, network } = containerPaths(deps.places, slice);
       const hasRecord = await exists(network);
-      const hasTable = await tableExists(deps.commands, tableName(name), signal);
-      if (hasRecord && hasTable) return "present";
-      return hasRecord || hasTable || (await hasOwnLink(deps, slice, signal)) ? "partial" : "absent";
+      const hasTables = await hasRules(deps.commands, name, signal);
+      if (hasRecord && hasTables) return "present";
+      return hasRecord || hasTables || (await hasOwnLink(deps, slice, signal)) ? "partial" : "absent";
     },
     create: async (spec, context) => {
       const { signal } = context;
       const paths = containerPaths(deps.places, spec);
       await openSliceFolder(paths, spec, context);
-      const { guest } = await deps.addresses.allocate(spec, signal);
+      const { guest, host } = await deps.addresses.allocate(spec, signal);
       const egress = await readEgress(deps.commands, signal);
       const link = tapName(paths.name);
-      const rules = { table: tableName(paths.name), tap: link, mac: macOf(spec), guestAddress: guest, egress };
-      await runOk(deps.commands, ["nft", "-f", "-"], signal, rulesOf(rules));
+      const ends = { mac: macOf(spec), hostAddress: host, guestAddress: guest };
+      const rules = rulesOf({ table: tableName(paths.name), tap: link, ...ends, egress });
+      await runOk(deps.commands, ["nft", "-f", "-"], signal, rules);
       await replaceFile(paths.network, JSON.stringify({ mode: "veth" }));
       const policy = egress.kind === "none" ? "deny" : "outbound";
       return { mode: "veth", mac: macOf(spec), interface: link, address: guest, policy };
@@ -59,7 +60,7 @@ export function makeNetwork(deps: NetworkDeps): HostObject {
       const paths = containerPaths(deps.places, slice);
       if (await hasOwnLink(deps, slice, signal))
         await runOk(deps.commands, ["ip", "link", "del", "dev", tapName(paths.name)], signal);
-      await removeTable(deps.commands, paths.name, signal);
+      await removeRules(deps.commands, paths.name, signal);
       await deps.addresses.free(slice);
       await rm(paths.network, { force: true });
       await closeSliceFolder(paths);
@@ -79,7 +80,7 @@ export async function raiseLink(deps: NetworkDeps, slice: SliceReference, signal
   const { commands } = deps;
   const { name } = containerPaths(deps.places, slice);
   const link = tapName(name);
-  if (!(await tableExists(commands, tableName(name), signal)))
+  if (!(await hasRules(commands, name, signal)))
     throw new AppError("journal_conflict", { detail: `The rules of ${link} are not there; make the network first.` });
   const { host, prefixLength } = await deps.addresses.allocate(slice, signal);
   await runOk(commands, ["ip", "link", "set", "dev", link, "alias", aliasOf(LINK_OWNER, slice)], signal);

@@ -4,6 +4,7 @@ import * as z from "zod";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
+import { deletionOf, TABLE_FAMILIES } from "./network-rules.ts";
 
 export const linksSchema = z.array(
   z.looseObject({
@@ -73,18 +74,23 @@ export async function readLink(commands: HostCommands, name: string, signal: Abo
   return link === undefined ? null : { alias: link.ifalias ?? null, isUp: link.flags?.includes("UP") === true };
 }
 
-export async function tableExists(commands: HostCommands, table: string, signal: AbortSignal): Promise<boolean> {
-  const argv = ["nft", "list", "table", "inet", table] as const;
-  const result = await commands.run(argv, { timeoutMs: TIMEOUT_MS, signal }).catch(ignoreMissing);
-  return result?.exitCode === 0;
+/** Whether the slice's rules stand, all of them. `name`: the slice's short name. */
+export async function hasRules(commands: HostCommands, name: string, signal: AbortSignal): Promise<boolean> {
+  return (await readFamilies(commands, name, signal)).length === TABLE_FAMILIES.length;
 }
 
-/** Removes the slice's rules; none there is success. `name`: the slice's short name. */
-export async function removeTable(commands: HostCommands, name: string, signal: AbortSignal): Promise<void> {
-  const table = tableName(name);
-  if (!(await tableExists(commands, table, signal))) return;
-  // Declared first, so that deleting works whether it is there or not; one transaction.
-  await runOk(commands, ["nft", "-f", "-"], signal, `table inet ${table} {}\ndelete table inet ${table}\n`);
+/** Removes the slice's rules; none there is success. */
+export async function removeRules(commands: HostCommands, name: string, signal: AbortSignal): Promise<void> {
+  if ((await readFamilies(commands, name, signal)).length === 0) return;
+  await runOk(commands, ["nft", "-f", "-"], signal, deletionOf(tableName(name)));
+}
+
+/** The families that have a table of the slice. */
+async function readFamilies(commands: HostCommands, name: string, signal: AbortSignal): Promise<readonly string[]> {
+  const argv = ["nft", "list", "tables"] as const;
+  const result = await commands.run(argv, { timeoutMs: TIMEOUT_MS, signal }).catch(ignoreMissing);
+  const lines = result?.exitCode === 0 ? result.stdout.split("\n") : [];
+  return TABLE_FAMILIES.filter((family) => lines.includes(`table ${family} ${tableName(name)}`));
 }
 
 export async function runOk(

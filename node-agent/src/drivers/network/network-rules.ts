@@ -5,6 +5,7 @@ export interface NetworkRules {
   readonly table: string;
   readonly tap: string;
   readonly mac: string;
+  readonly hostAddress: string;
   readonly guestAddress: string;
   readonly egress: Egress;
 }
@@ -21,14 +22,29 @@ const NOT_OUTSIDE = [
   "224.0.0.0/3",
 ];
 
+/** A slice has a table in each, of the same name. */
+export const TABLE_FAMILIES = ["inet", "arp"] as const;
+
+/** Deletes what is there of the slice's tables. Declared first, so that it works whether they are there or not; one transaction. */
+export function deletionOf(table: string): string {
+  return TABLE_FAMILIES.map((family) => `table ${family} ${table} {}\ndelete table ${family} ${table}\n`).join("");
+}
+
 /**
- * The slice's table, whole, as one nftables transaction: applying it again replaces it, and it is never half there. Whatever
- * is not named is dropped in both directions. What comes from the tap must carry the slice's own MAC and address.
+ * The slice's tables, whole, as one nftables transaction: applying it again replaces them, and they are never half there. Whatever
+ * is not named is dropped in both directions. What comes from the tap must carry the slice's own MAC and address. The tables of
+ * `inet` never see ARP: the host would tell there which addresses it has elsewhere, and note whatever senders a guest makes up,
+ * until its table of neighbours is full.
  */
 export function rulesOf(rules: NetworkRules): string {
-  const { table, tap, mac, guestAddress, egress } = rules;
-  return `table inet ${table} {}
-delete table inet ${table}
+  const { table, tap, mac, hostAddress, guestAddress, egress } = rules;
+  return `${deletionOf(table)}table arp ${table} {
+  chain input {
+    type filter hook input priority filter; policy accept;
+    iifname "${tap}" arp saddr ether ${mac} arp saddr ip ${guestAddress} arp daddr ip ${hostAddress} counter accept
+    iifname "${tap}" counter drop
+  }
+}
 table inet ${table} {
   chain spoof {
     type filter hook prerouting priority raw; policy accept;

@@ -65,6 +65,7 @@ test.skipIf(!hasTap)("each part that is missing makes it partial, and making it 
     async () => await host.ip("link", "del", "dev", tap),
     async () => await host.ip("link", "set", "dev", tap, "down"),
     async () => await nft("delete", "table", "inet", table),
+    async () => await nft("delete", "table", "arp", table),
   ];
   for (const breakIt of breakages) {
     await network.create(spec, makeContext());
@@ -96,7 +97,8 @@ test.skipIf(!hasTap)("a table that nftables refuses leaves the one before it as 
   const { host, spec, network, nft, table, tap } = await setUp();
   await network.create(spec, makeContext());
   const before = await nft("list", "table", "inet", table);
-  const broken = rulesOf({ table, tap, mac: "not-a-mac", guestAddress: "10.203.0.2", egress: { kind: "none" } });
+  const ends = { mac: "not-a-mac", hostAddress: "10.203.0.1", guestAddress: "10.203.0.2" };
+  const broken = rulesOf({ table, tap, ...ends, egress: { kind: "none" } });
   const result = await host.commands.run(["nft", "-f", "-"], { timeoutMs: 10_000, signal: never, input: broken });
   expect(result.exitCode).not.toBe(0);
   expect(await nft("list", "table", "inet", table)).toBe(before);

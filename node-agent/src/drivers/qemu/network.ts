@@ -7,13 +7,13 @@ import type { AddressPool } from "../network/addresses.ts";
 import { readEgress } from "../network/egress.ts";
 import {
   aliasOf,
+  hasRules,
   isOursOrUnnamed,
   listLinkSlices,
   macOf,
   readLink,
-  removeTable,
+  removeRules,
   runOk,
-  tableExists,
   tableName,
   tapName,
 } from "../network/host-links.ts";
@@ -47,13 +47,13 @@ export function makeNetwork(deps: NetworkDeps): HostObject {
       const paths = slicePaths(deps.places, slice);
       const mode = await readMode(paths.network);
       if (mode === "user") return "present";
-      const [link, hasTable] = await Promise.all([
+      const [link, hasTables] = await Promise.all([
         readLink(deps.commands, tapName(paths.name), signal),
-        tableExists(deps.commands, tableName(paths.name), signal),
+        hasRules(deps.commands, paths.name, signal),
       ]);
       const hasLink = link !== null && isOursOrUnnamed(link, aliasOf(OWNER, slice));
-      if (mode === "tap" && hasLink && link.isUp && hasTable) return "present";
-      return mode !== null || hasLink || hasTable ? "partial" : "absent";
+      if (mode === "tap" && hasLink && link.isUp && hasTables) return "present";
+      return mode !== null || hasLink || hasTables ? "partial" : "absent";
     },
     create: async (spec, context) => {
       const paths = slicePaths(deps.places, spec);
@@ -68,7 +68,7 @@ export function makeNetwork(deps: NetworkDeps): HostObject {
       const link = await readLink(deps.commands, tap, signal);
       if (link !== null && isOursOrUnnamed(link, aliasOf(OWNER, slice)))
         await runOk(deps.commands, ["ip", "link", "del", "dev", tap], signal);
-      await removeTable(deps.commands, paths.name, signal);
+      await removeRules(deps.commands, paths.name, signal);
       await deps.addresses.free(slice);
       await rm(paths.network, { force: true });
       await closeSliceFolder(paths);
@@ -88,7 +88,8 @@ async function createTap(deps: NetworkDeps, slice: SliceReference, { signal }: C
   ]);
   if (link !== null && !isOursOrUnnamed(link, aliasOf(OWNER, slice)))
     throw new AppError("journal_conflict", { detail: `The interface ${tap} belongs to ${link.alias}.` });
-  const rules = rulesOf({ table: tableName(name), tap, mac: macOf(slice), guestAddress: guest, egress });
+  const ends = { mac: macOf(slice), hostAddress: host, guestAddress: guest };
+  const rules = rulesOf({ table: tableName(name), tap, ...ends, egress });
   await runOk(commands, ["nft", "-f", "-"], signal, rules);
   const steps = [
     ...(link === null ? [`tuntap add dev ${tap} mode tap`] : []),
