@@ -58,6 +58,7 @@ table inet ${table} {
   }
   chain output {
     type filter hook output priority filter; policy accept;
+    oifname "${tap}" icmp type destination-unreachable icmp code frag-needed counter accept
     oifname "${tap}" counter drop
   }
   chain forward {
