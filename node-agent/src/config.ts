@@ -2,8 +2,9 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { AppError } from "@hostler/shared/errors.ts";
-import { driverNameSchema, type DriverName } from "@hostler/shared/tasks.ts";
+import { bandwidthSchema, driverNameSchema, type DriverName } from "@hostler/shared/tasks.ts";
 import type { Accelerator } from "./drivers/qemu/accelerator.ts";
+import { DEFAULT_NETWORK_POLICY, type NetworkPolicy, type PortRange } from "./drivers/network/network-policy.ts";
 import type { NetworkMode } from "./drivers/qemu/network.ts";
 import { parseSimulatedGpus, type SimulatedGpuPlan } from "./gpus/simulated.ts";
 import { SIMULATED_MODELS } from "./gpus/simulated-models.ts";
@@ -19,6 +20,7 @@ export interface AgentConfig {
   readonly mig: readonly string[];
   readonly fabricManagerSocket: string;
   readonly network: NetworkMode | "auto";
+  readonly networkPolicy: NetworkPolicy;
   /** Null decides by a test boot. */
   readonly accelerator: Accelerator | null;
   readonly drivers: readonly DriverName[];
@@ -29,6 +31,7 @@ export interface AgentConfig {
 }
 
 const FABRIC_MANAGER_SOCKET = "/run/nvidia-fabricmanager/socket";
+const RANGE_TEXT = `${DEFAULT_NETWORK_POLICY.portRange.first}-${DEFAULT_NETWORK_POLICY.portRange.last}`;
 
 /** Flags of `hostler-agent run`, with their help. */
 export const RUN_OPTIONS = {
@@ -45,6 +48,18 @@ export const RUN_OPTIONS = {
     help: `Where Fabric Manager takes orders on NVSwitch boards (${FABRIC_MANAGER_SOCKET} unless given).`,
   },
   network: { type: "string", help: "auto (unless given), tap (root) or user." },
+  "port-range": {
+    type: "string",
+    help: `Ports of this host that may lead to slices, ${RANGE_TEXT} unless given.`,
+  },
+  "port-address": {
+    type: "string",
+    help: "Where tenants reach those ports; unless given, the address that this host's connections go out from.",
+  },
+  "slice-bandwidth": {
+    type: "string",
+    help: "The most that one slice gets in each direction, Mbit/s; not limited unless given.",
+  },
   accelerator: { type: "string", help: "auto (unless given: KVM where it proves that it boots), kvm or tcg." },
   drivers: { type: "string", help: "qemu (unless given), container, mock, or several with commas." },
 } as const;
@@ -65,6 +80,11 @@ export function readRunConfig(args: readonly string[], environment: NodeJS.Proce
     mig: values.mig === undefined ? [] : values.mig.split(",").map(migCard),
     fabricManagerSocket: values["fabric-manager-socket"] ?? FABRIC_MANAGER_SOCKET,
     network: oneOf("--network", values.network ?? "auto", ["auto", "tap", "user"]),
+    networkPolicy: {
+      portRange: portRangeOf(values["port-range"] ?? RANGE_TEXT),
+      portAddress: portAddressOf(values["port-address"]),
+      bandwidthMbitPerSecond: bandwidthOf(values["slice-bandwidth"]),
+    },
     accelerator: acceleratorOf(oneOf("--accelerator", values.accelerator ?? "auto", ["auto", "kvm", "tcg"])),
     drivers: (values.drivers ?? "qemu").split(",").map((name) => oneOf("--drivers", name, driverNameSchema.options)),
     hardware: hardwareOf(environment["HOSTLER_AGENT_HARDWARE_ROOT"]),
@@ -119,13 +139,39 @@ function simulated(text: string): SimulatedGpuPlan {
   return plan;
 }
 
+/** Of a host's own ports below 1024 none goes to a slice. */
+function portRangeOf(text: string): PortRange {
+  const [, first, last] = (/^(\d{1,5})-(\d{1,5})$/.exec(text) ?? []).map(Number);
+  if (first === undefined || last === undefined || first < 1024 || last < first || last > 65_535)
+    throw expected("--port-range", text, `FIRST-LAST such as ${RANGE_TEXT}, from 1024 to 65535`);
+  return { first, last };
+}
+
+function portAddressOf(text: string | undefined): string | null {
+  if (text === undefined) return null;
+  // A name or an address; both come to screens as they are.
+  if (!/^[0-9a-zA-Z](?:[0-9a-zA-Z.:-]{0,251}[0-9a-zA-Z])?$/.test(text))
+    throw expected("--port-address", text, "a name or an address");
+  return text;
+}
+
+function bandwidthOf(text: string | undefined): number | null {
+  if (text === undefined) return null;
+  const { success, data } = bandwidthSchema.safeParse(Number(text));
+  if (!success) throw expected("--slice-bandwidth", text, "a whole number of Mbit/s, at most 400000");
+  return data;
+}
+
+function expected(name: string, text: string, what: string): AppError {
+  return new AppError("malformed_request", { detail: `${name} ${text}: expected ${what}.` });
+}
+
 function acceleratorOf(choice: "auto" | "kvm" | "tcg"): Accelerator | null {
   return choice === "auto" ? null : choice;
 }
 
 function oneOf<const Choice extends string>(name: string, text: string, choices: readonly Choice[]): Choice {
   const found = choices.find((choice) => choice === text);
-  if (found === undefined)
-    throw new AppError("malformed_request", { detail: `${name} ${text}: expected one of ${choices.join(", ")}.` });
+  if (found === undefined) throw expected(name, text, `one of ${choices.join(", ")}`);
   return found;
 }

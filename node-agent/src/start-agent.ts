@@ -248,7 +248,8 @@ async function makeDrivers(
     images: deps.controlPlane,
     clock: systemClock,
     log,
-    addresses: makeAddressPool({ files, commands }),
+    addresses: makeAddressPool({ files, commands, portRange: config.networkPolicy.portRange }),
+    policy: config.networkPolicy,
     diskFreeGib: async (): Promise<number> => (await deps.host.facts()).diskFreeGib,
   };
   if (config.drivers.includes("qemu")) {

@@ -6,7 +6,7 @@ import { driverNameSchema, fenceSchema, INT32_MAX, phaseEventSchema, sha256Schem
  * The whole contract between agent and control plane. It only grows: add an optional field or a kind, raise the
  * version, write a history line. Requests are read strictly, answers tolerantly (an older agent may meet new fields).
  */
-export const PROTOCOL_VERSION = 5;
+export const PROTOCOL_VERSION = 6;
 export const PROTOCOL_HISTORY = [
   { version: 1, date: "2026-11-21", change: "First version; never released." },
   { version: 2, date: "2026-11-21", change: "Sessions on every request, trust bundles, recovery." },
@@ -22,6 +22,7 @@ export const PROTOCOL_HISTORY = [
     change: "Results of several tasks in one request, each with the events that were not told before it.",
   },
   { version: 5, date: "2026-11-21", change: "The driver `container` and images of the format `tar`." },
+  { version: 6, date: "2026-11-21", change: "Ports and a limit of bandwidth in the spec of a slice." },
 ] as const;
 /** The oldest agent that this control plane serves. */
 export const PROTOCOL_VERSION_MIN = 2;

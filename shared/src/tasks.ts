@@ -60,6 +60,24 @@ export type ImageReference = z.infer<typeof imageReferenceSchema>;
 export const driverNameSchema = z.enum(["qemu", "container", "mock"]);
 export type DriverName = z.infer<typeof driverNameSchema>;
 
+/** Ports of one slice that its host forwards. */
+export const PORTS_MAX = 16;
+export const slicePortSchema = z.strictObject({
+  protocol: z.enum(["tcp", "udp"]),
+  /** Inside the slice; which port of the host leads there is the host's choice. */
+  port: z.int().min(1).max(65_535),
+});
+export type SlicePort = z.infer<typeof slicePortSchema>;
+export const slicePortsSchema = z
+  .array(slicePortSchema)
+  .max(PORTS_MAX)
+  .refine(
+    (ports) => new Set(ports.map(({ protocol, port }) => `${protocol}/${port}`)).size === ports.length,
+    "A port is named twice.",
+  );
+/** Mbit/s, in each direction. */
+export const bandwidthSchema = z.int().min(1).max(400_000);
+
 export const sliceSpecSchema = z.strictObject({
   allocationId: idSchema("allocation"),
   /** Rises when the same allocation is built anew; part of every host object's name. */
@@ -78,6 +96,10 @@ export const sliceSpecSchema = z.strictObject({
   /** Given to the guest as it is (cloud-init or a script); never interpreted on the host. */
   userData: userDataSchema.nullable(),
   labels: labelsSchema,
+  /** Since version 6, like the next; absent where there are none, so that older agents take the task. */
+  ports: slicePortsSchema.optional(),
+  /** At most so much, in each direction; absent: as much as the host gives. */
+  bandwidthMbitPerSecond: bandwidthSchema.optional(),
 });
 export type SliceSpec = z.infer<typeof sliceSpecSchema>;
 

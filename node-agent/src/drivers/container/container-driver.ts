@@ -13,6 +13,8 @@ import { makeImageCache } from "../images/image-cache.ts";
 import { refused } from "../images/image-header.ts";
 import type { AddressPool } from "../network/addresses.ts";
 import { listLinkSlices } from "../network/host-links.ts";
+import type { NetworkPolicy } from "../network/network-policy.ts";
+import { requirePorts } from "../network/prepare-rules.ts";
 import { FILE_ERASURE } from "../slices/erase-file.ts";
 import { listSliceFolders } from "../slices/slice-folder.ts";
 import { capabilityOf, decideRuntime, requireRuntime, type RuntimeVerdict } from "./capability.ts";
@@ -32,6 +34,7 @@ export interface ContainerDriverDeps {
   readonly images: ImageSource;
   /** The pool of the whole host: other drivers cut from the same range. */
   readonly addresses: AddressPool;
+  readonly policy: NetworkPolicy;
   readonly clock: Clock;
   readonly log: Log;
   /** Whether the GPUs that a spec names are made up: nothing of them can be shown inside. */
@@ -61,6 +64,7 @@ export function makeContainerDriver(deps: ContainerDriverDeps): SliceDriver {
     capability: async (signal) => capabilityOf(await verdict(signal)),
     preflight: async (spec, signal) => {
       const { runtime } = requireRuntime(await verdict(signal));
+      await requirePorts(commands, spec, signal);
       return { runtime: runtime.name, ...(await preflight(deps, bases, spec)) };
     },
     image: {

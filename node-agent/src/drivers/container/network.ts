@@ -1,9 +1,6 @@
 import { rm } from "node:fs/promises";
 import { AppError } from "@hostler/shared/errors.ts";
-import type { HostCommands } from "../../ports/host-commands.ts";
 import type { HostObject, SliceReference } from "../../ports/slice-driver.ts";
-import type { AddressPool } from "../network/addresses.ts";
-import { readEgress } from "../network/egress.ts";
 import {
   aliasOf,
   hasRules,
@@ -12,18 +9,15 @@ import {
   readLink,
   removeRules,
   runOk,
-  tableName,
   tapName,
 } from "../network/host-links.ts";
-import { rulesOf } from "../network/network-rules.ts";
+import { prepareRules, type RuleDeps } from "../network/prepare-rules.ts";
 import { exists } from "../../host/exists.ts";
 import { closeSliceFolder, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
 import { containerPaths, type ContainerPlaces } from "./container-paths.ts";
 
-export interface NetworkDeps {
+export interface NetworkDeps extends RuleDeps {
   readonly places: ContainerPlaces;
-  readonly commands: HostCommands;
-  readonly addresses: AddressPool;
 }
 
 /** What the interfaces of containers carry. */
@@ -46,15 +40,10 @@ export function makeNetwork(deps: NetworkDeps): HostObject {
       const { signal } = context;
       const paths = containerPaths(deps.places, spec);
       await openSliceFolder(paths, spec, context);
-      const { guest, host } = await deps.addresses.allocate(spec, signal);
-      const egress = await readEgress(deps.commands, signal);
-      const link = tapName(paths.name);
-      const ends = { mac: macOf(spec), hostAddress: host, guestAddress: guest };
-      const rules = rulesOf({ table: tableName(paths.name), tap: link, ...ends, egress });
-      await runOk(deps.commands, ["nft", "-f", "-"], signal, rules);
+      const { script, facts } = await prepareRules(deps, spec, signal);
+      await runOk(deps.commands, ["nft", "-f", "-"], signal, script);
       await replaceFile(paths.network, JSON.stringify({ mode: "veth" }));
-      const policy = egress.kind === "none" ? "deny" : "outbound";
-      return { mode: "veth", mac: macOf(spec), interface: link, address: guest, policy };
+      return { mode: "veth", mac: macOf(spec), interface: tapName(paths.name), ...facts };
     },
     remove: async (slice, signal) => {
       const paths = containerPaths(deps.places, slice);
@@ -83,10 +72,13 @@ export async function raiseLink(deps: NetworkDeps, slice: SliceReference, signal
   if (!(await hasRules(commands, name, signal)))
     throw new AppError("journal_conflict", { detail: `The rules of ${link} are not there; make the network first.` });
   const { host, prefixLength } = await deps.addresses.allocate(slice, signal);
-  await runOk(commands, ["ip", "link", "set", "dev", link, "alias", aliasOf(LINK_OWNER, slice)], signal);
-  await runOk(commands, ["ip", "link", "set", "dev", link, "addrgenmode", "none"], signal);
-  await runOk(commands, ["ip", "address", "replace", `${host}/${prefixLength}`, "dev", link], signal);
-  await runOk(commands, ["ip", "link", "set", "dev", link, "up"], signal);
+  const steps = [
+    `link set dev ${link} alias ${aliasOf(LINK_OWNER, slice)}`,
+    `link set dev ${link} addrgenmode none`,
+    `address replace ${host}/${prefixLength} dev ${link}`,
+    `link set dev ${link} up`,
+  ];
+  await runOk(commands, ["ip", "-batch", "-"], signal, `${steps.join("\n")}\n`);
 }
 
 /** Refuses an interface of the slice's name that somebody else made. */

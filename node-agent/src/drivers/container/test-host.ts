@@ -13,6 +13,7 @@ import type { HostCommands } from "../../ports/host-commands.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { CreateContext, SliceDriver } from "../../ports/slice-driver.ts";
 import { makeAddressPool } from "../network/addresses.ts";
+import { DEFAULT_NETWORK_POLICY } from "../network/network-policy.ts";
 import {
   commands,
   isRoot,
@@ -87,6 +88,7 @@ export async function makeContainerHost(): Promise<ContainerHost> {
       supervisor,
       images: sourceOf(built.bytes),
       addresses: makeAddressPool({ files: makeDiskFiles(stateDir), commands: inNetwork }),
+      policy: DEFAULT_NETWORK_POLICY,
       clock: systemClock,
       log: makeLog("silent"),
       areGpusSimulated: false,

@@ -1,8 +1,11 @@
-import { expect, test } from "vitest";
+import { once } from "node:events";
+import { createServer } from "node:net";
+import { expect, onTestFinished, test } from "vitest";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import { makeMemoryFiles } from "../../testing/memory-files.ts";
 import { addressesOf, makeAddressPool } from "./addresses.ts";
 import { parseResolvers } from "./egress.ts";
+import { readPortsInUse } from "./host-ports.ts";
 import { makeSpec, never } from "../testing.ts";
 
 function hostWithRoutes(...routes: readonly string[]): HostCommands {
@@ -39,4 +42,53 @@ test("resolvers on the host's own loopback are not handed to slices", () => {
   expect(parseResolvers("# x\nnameserver 127.0.0.53\nnameserver 10.0.0.2\nnameserver ::1\noptions edns0\n")).toEqual([
     "10.0.0.2",
   ]);
+});
+
+const WEB = { protocol: "tcp", port: 80 } as const;
+const DNS = { protocol: "udp", port: 53 } as const;
+
+test("a slice has the same ports of the host each time, which nobody else has, until it is freed", async () => {
+  const files = makeMemoryFiles();
+  const makePool = (last: number) =>
+    makeAddressPool({
+      ...{ files, commands: hostWithRoutes(), portRange: { first: 30_000, last } },
+      portsInUse: async () => new Set(["tcp/30001"]),
+    });
+  const [one, two, three, four] = [makeSpec(), makeSpec(), makeSpec(), makeSpec()];
+  const pool = makePool(30_003);
+  const held = await Promise.all([one, two, one, three].map(async (slice) => await pool.holdPorts(slice, [WEB])));
+  expect(held[2]).toEqual(held[0]);
+  // One of the four is a program's.
+  const tcp = [held[0], held[1], held[3]].map((ports) => ports?.at(0)?.hostPort ?? 0);
+  expect(tcp.toSorted((a, b) => a - b)).toEqual([30_000, 30_002, 30_003]);
+  await expect(pool.holdPorts(four, [WEB])).rejects.toMatchObject({ code: "capacity_unavailable" });
+  // UDP has ports of its own.
+  expect(await pool.holdPorts(four, [DNS])).toMatchObject([DNS]);
+  const restarted = makePool(30_003);
+  expect(await restarted.portsOf(two)).toEqual(held[1]);
+  expect(await restarted.holdPorts(two, [WEB, DNS])).toMatchObject([{ hostPort: tcp[1] }, DNS]);
+  for (const slice of [one, one, two, three, four]) await restarted.free(slice);
+  expect(files.texts.get("ports.json")).toBe("{}");
+});
+
+test("a port that came free is not the next slice's at once", async () => {
+  const pool = makeAddressPool({ files: makeMemoryFiles(), commands: hostWithRoutes() });
+  const given = new Set<number>();
+  for (let count = 0; count < 20; count += 1) {
+    const slice = makeSpec();
+    for (const { hostPort } of await pool.holdPorts(slice, [WEB])) given.add(hostPort);
+    await pool.free(slice);
+  }
+  // Twenty of 2768 at random: the chance that fewer than 15 differ is below one in a billion.
+  expect(given.size).toBeGreaterThan(14);
+});
+
+test("a port that a program of the host listens on is known", async () => {
+  const server = createServer();
+  onTestFinished(() => void server.close());
+  server.listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const address = server.address();
+  if (address === null || typeof address === "string") throw new Error("no port");
+  expect([...(await readPortsInUse())]).toContain(`tcp/${address.port}`);
 });

@@ -1,9 +1,12 @@
 import { shortName } from "@hostler/shared/ids.ts";
+import type { SlicePort } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
+import { choosePorts, portLedgerSchema, readPortsInUse, type PortLedger, type PortMapping } from "./host-ports.ts";
+import { DEFAULT_NETWORK_POLICY, type PortRange } from "./network-policy.ts";
 
 /** A slice's own subnet of four addresses: the host's end and the guest's end of its cable. */
 export interface SliceAddresses {
@@ -14,15 +17,20 @@ export interface SliceAddresses {
   readonly prefixLength: 30;
 }
 
-/** Which subnet each slice of this host has. Asking again gives the same; freeing what is not there is success. */
+/** Which subnet and which ports of this host each slice has. Asking again gives the same; freeing what is not there is success. */
 export interface AddressPool {
   allocate(slice: SliceReference, signal: AbortSignal): Promise<SliceAddresses>;
   /** What the slice has; null when it has nothing. */
   find(slice: SliceReference): Promise<SliceAddresses | null>;
+  /** The ports of the host that lead to these of the slice; whatever else it had comes free. */
+  holdPorts(slice: SliceReference, wanted: readonly SlicePort[]): Promise<readonly PortMapping[]>;
+  portsOf(slice: SliceReference): Promise<readonly PortMapping[]>;
+  /** The addresses and the ports. */
   free(slice: SliceReference): Promise<void>;
 }
 
 const PATH = "addresses.json";
+const PORTS_PATH = "ports.json";
 /** 10.203.0.0/16 holds this many subnets of four. */
 const SUBNETS = 16_384;
 const ledgerSchema = z.record(
@@ -34,10 +42,21 @@ const ledgerSchema = z.record(
 );
 const routesSchema = z.array(z.looseObject({ dst: z.string() }));
 
-export function makeAddressPool(deps: { readonly files: StateFiles; readonly commands: HostCommands }): AddressPool {
+export function makeAddressPool(deps: {
+  readonly files: StateFiles;
+  readonly commands: HostCommands;
+  readonly portRange?: PortRange;
+  /** What programs of the host listen on; for tests. */
+  readonly portsInUse?: typeof readPortsInUse;
+}): AddressPool {
+  const { portRange: range = DEFAULT_NETWORK_POLICY.portRange, portsInUse = readPortsInUse } = deps;
   const read = async (): Promise<z.infer<typeof ledgerSchema>> => {
     const text = await deps.files.read(PATH);
     return text === null ? {} : ledgerSchema.parse(JSON.parse(text));
+  };
+  const readPorts = async (): Promise<PortLedger> => {
+    const text = await deps.files.read(PORTS_PATH);
+    return text === null ? {} : portLedgerSchema.parse(JSON.parse(text));
   };
   // One change at a time; the agent is alone on its state folder.
   let last: Promise<unknown> = Promise.resolve();
@@ -66,10 +85,23 @@ export function makeAddressPool(deps: { readonly files: StateFiles; readonly com
       const known = (await read())[shortName(slice.allocationId, slice.generation)];
       return known === undefined ? null : addressesOf(known);
     },
+    holdPorts: async (slice, wanted) =>
+      await inTurn(async () => {
+        const ledger = await readPorts();
+        const name = shortName(slice.allocationId, slice.generation);
+        const ports = choosePorts({ name, wanted, ledger, range, inUse: await portsInUse() });
+        const changed = JSON.stringify({ ...ledger, [name]: ports });
+        if (changed !== JSON.stringify(ledger)) await deps.files.replace(PORTS_PATH, changed);
+        return ports;
+      }),
+    portsOf: async (slice) => (await readPorts())[shortName(slice.allocationId, slice.generation)] ?? [],
     free: async (slice) =>
       await inTurn(async () => {
-        const { [shortName(slice.allocationId, slice.generation)]: freed, ...rest } = await read();
+        const name = shortName(slice.allocationId, slice.generation);
+        const { [name]: freed, ...rest } = await read();
         if (freed !== undefined) await deps.files.replace(PATH, JSON.stringify(rest));
+        const { [name]: freedPorts, ...others } = await readPorts();
+        if (freedPorts !== undefined) await deps.files.replace(PORTS_PATH, JSON.stringify(others));
       }),
   };
 }

@@ -1,6 +1,9 @@
+import type { PortMapping } from "./host-ports.ts";
+
 /** What a slice may reach: nothing, or the outside through the host's own address. Never the host, other slices or private networks. */
 export type Egress = { readonly kind: "none" } | { readonly kind: "masquerade"; readonly resolvers: readonly string[] };
 
+/** All of it is ours or was chosen by the host: nothing that a tenant wrote but the numbers of ports comes into a script. */
 export interface NetworkRules {
   readonly table: string;
   readonly tap: string;
@@ -8,6 +11,11 @@ export interface NetworkRules {
   readonly hostAddress: string;
   readonly guestAddress: string;
   readonly egress: Egress;
+  /** Written into the slice's connections; another slice's is another. */
+  readonly mark: number;
+  readonly ports: readonly PortMapping[];
+  /** In each direction, Mbit/s; null does not limit. */
+  readonly bandwidthMbitPerSecond: number | null;
 }
 
 /** Private, link-local (the metadata service), loopback, shared, multicast and reserved: other slices are in the first. */
@@ -21,6 +29,7 @@ const NOT_OUTSIDE = [
   "192.168.0.0/16",
   "224.0.0.0/3",
 ];
+const BYTES_PER_MBIT = 125_000;
 
 /** A slice has a table in each, of the same name. */
 export const TABLE_FAMILIES = ["inet", "arp"] as const;
@@ -35,9 +44,12 @@ export function deletionOf(table: string): string {
  * is not named is dropped in both directions. What comes from the tap must carry the slice's own MAC and address. The tables of
  * `inet` never see ARP: the host would tell there which addresses it has elsewhere, and note whatever senders a guest makes up,
  * until its table of neighbours is full.
+ *
+ * The kernel remembers connections for minutes after a slice is gone. They carry its mark, so that what is still answered from
+ * outside does not reach the next slice at the same address; a connection that this slice goes on with becomes its own.
  */
 export function rulesOf(rules: NetworkRules): string {
-  const { table, tap, mac, hostAddress, guestAddress, egress } = rules;
+  const { table, tap, mac, hostAddress, guestAddress, egress, mark } = rules;
   return `${deletionOf(table)}table arp ${table} {
   chain input {
     type filter hook input priority filter; policy accept;
@@ -63,28 +75,41 @@ table inet ${table} {
   }
   chain forward {
     type filter hook forward priority filter; policy accept;
+${policing(rules)}    iifname "${tap}" ct direction reply ct mark ${mark} ct status dnat counter accept
     iifname "${tap}" jump outward
-    oifname "${tap}" ct state established,related counter accept
-    oifname "${tap}" counter drop
+    oifname "${tap}" ct state established,related ct mark ${mark} counter accept
+${admission(rules)}    oifname "${tap}" counter drop
   }
   chain outward {
-${outward(egress)}
+${outward(egress, mark)}
     counter drop
   }
-${egress.kind === "none" ? "" : masquerade(rules)}}
+${egress.kind === "none" ? "" : masquerade(rules)}${translation(rules)}}
 `;
 }
 
-function outward(egress: Egress): string {
+/**
+ * Drops what is above the limit: no queue, no other program, and it comes and goes with the tables. After a pause the kernel lets
+ * one second's worth through at once.
+ */
+function policing({ tap, bandwidthMbitPerSecond }: NetworkRules): string {
+  if (bandwidthMbitPerSecond === null) return "";
+  const rate = bandwidthMbitPerSecond * BYTES_PER_MBIT;
+  return ["iifname", "oifname"]
+    .map((way) => `    ${way} "${tap}" limit rate over ${rate} bytes/second counter drop\n`)
+    .join("");
+}
+
+function outward(egress: Egress, mark: number): string {
   if (egress.kind === "none") return "    # This host forwards nothing for slices.";
-  const resolvers = egress.resolvers.length === 0 ? "" : allowResolvers(egress.resolvers);
+  const resolvers = egress.resolvers.length === 0 ? "" : allowResolvers(egress.resolvers, mark);
   return `${resolvers}    ip daddr { ${NOT_OUTSIDE.join(", ")} } counter drop
-    meta nfproto ipv4 counter accept`;
+    meta nfproto ipv4 ct direction original ct mark set ${mark} counter accept`;
 }
 
 /** The host's resolvers are often at a private address. */
-function allowResolvers(resolvers: readonly string[]): string {
-  return `    ip daddr { ${resolvers.join(", ")} } meta l4proto { tcp, udp } th dport 53 counter accept
+function allowResolvers(resolvers: readonly string[], mark: number): string {
+  return `    ip daddr { ${resolvers.join(", ")} } meta l4proto { tcp, udp } th dport 53 ct direction original ct mark set ${mark} counter accept
 `;
 }
 
@@ -93,5 +118,28 @@ function masquerade({ tap, guestAddress }: NetworkRules): string {
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr ${guestAddress} oifname != "${tap}" counter masquerade
   }
+`;
+}
+
+/** What comes for a port of the host and was sent on to the slice by `translation`. */
+function admission({ tap, guestAddress, ports, mark }: NetworkRules): string {
+  return ports
+    .map(
+      ({ protocol, port }) =>
+        `    oifname "${tap}" ct state new ct status dnat ip daddr ${guestAddress} ${protocol} dport ${port} ct mark set ${mark} counter accept\n`,
+    )
+    .join("");
+}
+
+/** Never for slices: to them the host's ports are the host's, and closed. */
+function translation({ guestAddress, ports }: NetworkRules): string {
+  if (ports.length === 0) return "";
+  const lines = ports.map(
+    ({ protocol, port, hostPort }) =>
+      `    iifname != "ht*" fib daddr type local ${protocol} dport ${hostPort} counter dnat ip to ${guestAddress}:${port}\n`,
+  );
+  return `  chain arrive {
+    type nat hook prerouting priority dstnat; policy accept;
+${lines.join("")}  }
 `;
 }

@@ -6,13 +6,14 @@ import { shortName } from "@hostler/shared/ids.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import { waitFor } from "../../../../test/support/wait-for.ts";
 import { exists } from "../../host/exists.ts";
-import type { HostObject } from "../../ports/slice-driver.ts";
+import type { Facts, HostObject } from "../../ports/slice-driver.ts";
 import { makeMemoryFiles } from "../../testing/memory-files.ts";
 import * as container from "../container/network.ts";
 import * as qemu from "../qemu/network.ts";
 import { makeContext, makeSpec, makeTestNetwork, never, type TestNetwork } from "../testing.ts";
 import { makeAddressPool } from "./addresses.ts";
 import { macOf, tapName } from "./host-links.ts";
+import { DEFAULT_NETWORK_POLICY } from "./network-policy.ts";
 
 /** What a port of the host, or an address outside, heard of the text. */
 export interface Ear {
@@ -27,6 +28,7 @@ export interface Guest {
   readonly mac: string;
   readonly address: string;
   readonly gateway: string;
+  readonly facts: Facts;
   /** Hears everything that comes through the cable. */
   readonly ear: Ear;
   send(...frames: readonly Buffer[]): Promise<void>;
@@ -42,10 +44,16 @@ export interface Cables {
   readonly outsideEar: Ear;
   /** All of UDP and TCP that came to the host's own `HOST_PORT`. */
   readonly hostEar: Ear;
+  /** Opens an ear at a port, such as `TCP4-LISTEN:80,fork`; the table is where the kernel shows it. */
+  listen(network: TestNetwork, source: string, table: SocketTable): Promise<Ear>;
+  /** Removes the container's slice, and plugs in another one, which gets its address. */
+  replaceContainer(): Promise<Guest>;
   hostMacOf(guest: Guest): Promise<string>;
   nft(...args: readonly string[]): Promise<string>;
   remove(): Promise<void>;
 }
+
+type SocketTable = "packet" | "udp" | "udp6" | "tcp";
 
 export const HOST_PORT = 7444;
 /** The host's own address to the outside, and who is there. */
@@ -91,7 +99,7 @@ async function lay(wish: Partial<SliceSpec>, cleanups: Cleanup[]): Promise<Omit<
   const scene: Scene = { host, folder, cleanups, listen, guest: await makeNetwork(), spec: makeSpec(wish) };
   const addresses = makeAddressPool({ files: makeMemoryFiles(), commands: host.commands });
   const places = { stateDir: join(folder, "state"), runDir: join(folder, "run") };
-  const deps = { places, commands: host.commands, addresses };
+  const deps = { places, commands: host.commands, addresses, policy: DEFAULT_NETWORK_POLICY };
   const machine = await plug(scene, qemu.makeNetwork({ ...deps, mode: "tap" }), carryFrames);
   const containerDeps = { ...deps, places: { ...places, imagesDir: join(folder, "images") } };
   const other = { ...scene, guest: await makeNetwork(), spec: makeSpec({ ...wish, driver: "container" }) };
@@ -99,12 +107,19 @@ async function lay(wish: Partial<SliceSpec>, cleanups: Cleanup[]): Promise<Omit<
     await host.ip("link", "add", tap, "type", "veth", "peer", "name", "eth0", "netns", guest.name);
     await container.raiseLink(containerDeps, spec, never);
   };
+  const network = container.makeNetwork(containerDeps);
   return {
     host,
     outside,
     machine,
-    container: await plug(other, container.makeNetwork(containerDeps), cable),
+    container: await plug(other, network, cable),
     outsideEar,
+    listen,
+    replaceContainer: async () => {
+      await network.remove(other.spec, never);
+      const next = { ...other, guest: await makeNetwork(), spec: makeSpec({ ...wish, driver: "container" }) };
+      return await plug(next, network, cable);
+    },
     hostEar: { heard: async (text) => (await Promise.all(heardByHost.map((ear) => ear.heard(text)))).some(Boolean) },
     hostMacOf: async ({ tap }) => /link\/ether (\S+)/.exec(await host.ip("-o", "link", "show", "dev", tap))?.[1] ?? "",
     nft: async (...args) => await inside(host, ["nft", ...args]),
@@ -144,7 +159,8 @@ async function plug(
 ): Promise<Guest> {
   const { guest, spec, listen } = scene;
   const tap = tapName(shortName(spec.allocationId, spec.generation));
-  const { address } = await network.create(spec, makeContext());
+  const facts = await network.create(spec, makeContext());
+  const { address } = facts;
   if (typeof address !== "string") throw new Error("the slice has no address");
   await cable(scene, tap);
   const gateway = address.replace(/\d+$/, (last) => String(Number(last) - 1));
@@ -153,7 +169,7 @@ async function plug(
   await guest.ip("link", "set", "eth0", "up");
   await guest.ip("route", "add", "default", "via", gateway);
   return {
-    ...{ spec, network: guest, tap, mac: macOf(spec), address, gateway },
+    ...{ spec, network: guest, tap, mac: macOf(spec), address, gateway, facts },
     ear: await listen(guest, "INTERFACE:eth0", "packet"),
     send: async (...frames) => {
       for (const frame of frames) await inside(guest, ["socat", "-u", "STDIN", "INTERFACE:eth0"], frame);
@@ -177,13 +193,14 @@ async function carryFrames({ host, guest, folder, cleanups }: Scene, tap: string
 
 function makeListen(folder: string, cleanups: Cleanup[]) {
   let count = 0;
-  return async (network: TestNetwork, source: string, table: "packet" | "udp" | "udp6" | "tcp"): Promise<Ear> => {
+  return async (network: TestNetwork, source: string, table: SocketTable): Promise<Ear> => {
     count += 1;
     const path = join(folder, `heard-${count}`);
-    cleanups.push(start(network, ["-u", source, `OPEN:${path},creat,append`]));
     const lines = async (): Promise<number> =>
       (await inside(network, ["cat", `/proc/net/${table}`])).trim().split("\n").length;
-    await waitFor(`${source} to be open`, async () => (await lines()) > 1);
+    const before = await lines();
+    cleanups.push(start(network, ["-u", source, `OPEN:${path},creat,append`]));
+    await waitFor(`${source} to be open`, async () => (await lines()) > before);
     return { heard: async (text) => (await readFile(path, "latin1").catch(() => "")).includes(text) };
   };
 }

@@ -16,11 +16,23 @@ test("a machine starts paused, without defaults, in a sandbox, under its slice's
   expect(argv.join(" ")).toContain("-accel kvm -cpu host");
 });
 
-test("no machine listens on a network socket of the host", () => {
+test("no machine listens on a network socket of the host that nobody asked for", () => {
   const user = machineArgv(spec, paths, { accelerator: "tcg", network: "user", fence: "9" });
   for (const text of [...argv, ...user]) expect(text).not.toMatch(/hostfwd|tcp:|udp:|telnet:|vnc|spice|websocket/);
   expect(user).toContain("user,id=net0,restrict=on");
   expect(argv).toContain(`tap,id=net0,ifname=ht${paths.name},script=no,downscript=no`);
+});
+
+test("in user mode QEMU listens for the ports that the slice asked for; on a tap the host's rules lead there", () => {
+  const forwards = [
+    { protocol: "tcp", port: 80, hostPort: 30_080 },
+    { protocol: "udp", port: 53, hostPort: 30_053 },
+  ] as const;
+  const [user, tap] = (["user", "tap"] as const).map((network) =>
+    machineArgv(spec, paths, { accelerator: "tcg", network, forwards, fence: "9" }).join(" "),
+  );
+  expect(user).toContain("-netdev user,id=net0,restrict=on,hostfwd=tcp::30080-:80,hostfwd=udp::30053-:53 ");
+  expect(tap).not.toContain("hostfwd");
 });
 
 test("the seed is attached read-only and the disk by the format that was verified", () => {

@@ -3,12 +3,15 @@ import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
 import type { Accelerator } from "./accelerator.ts";
 import { macOf, tapName } from "../network/host-links.ts";
+import type { PortMapping } from "../network/host-ports.ts";
 import type { NetworkMode } from "./network.ts";
 import { TERMINAL_PORTS, type SlicePaths } from "../slices/slice-paths.ts";
 
 export interface MachineSettings {
   readonly accelerator: Accelerator;
   readonly network: NetworkMode;
+  /** Ports of the host that QEMU listens on where the network is its own; rules of the host forward them elsewhere. */
+  readonly forwards?: readonly PortMapping[];
   readonly fence: string;
 }
 
@@ -48,7 +51,7 @@ export function machineArgv(
     ...["-device", "virtio-blk-pci,drive=root,serial=root,bootindex=1"],
     ...["-blockdev", json({ driver: "raw", "node-name": "seed", "read-only": true, file: fileNode(paths.seed) })],
     ...["-device", "virtio-blk-pci,drive=seed,serial=seed"],
-    ...["-netdev", netdev(paths, settings.network)],
+    ...["-netdev", netdev(paths, settings)],
     // No boot from the network, so no boot ROM either.
     ...["-device", `virtio-net-pci,netdev=net0,mac=${macOf(spec)},romfile=`],
     ...["-object", "rng-random,id=rng0,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng0"],
@@ -60,10 +63,10 @@ export function machineArgv(
   ];
 }
 
-function netdev(paths: SlicePaths, network: NetworkMode): string {
-  return network === "tap"
-    ? `tap,id=net0,ifname=${tapName(paths.name)},script=no,downscript=no`
-    : "user,id=net0,restrict=on";
+function netdev(paths: SlicePaths, { network, forwards = [] }: MachineSettings): string {
+  if (network === "tap") return `tap,id=net0,ifname=${tapName(paths.name)},script=no,downscript=no`;
+  const listening = forwards.map(({ protocol, port, hostPort }) => `,hostfwd=${protocol}::${hostPort}-:${port}`);
+  return `user,id=net0,restrict=on${listening.join("")}`;
 }
 
 function terminalPort(paths: SlicePaths, index: number): string[] {

@@ -7,6 +7,7 @@ import * as z from "zod";
 import type { CreateContext, Facts, Machine, SliceReference } from "../../ports/slice-driver.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { AcceleratorVerdict } from "./accelerator.ts";
+import type { AddressPool } from "../network/addresses.ts";
 import { exitedError, waitForReadyLine } from "../slices/guest-console.ts";
 import { isNameOf, machineArgv, SERIAL_ID } from "./machine-argv.ts";
 import type { NetworkMode } from "./network.ts";
@@ -21,6 +22,7 @@ export interface MachineDeps {
   readonly supervisor: ProcessSupervisor;
   readonly clock: Clock;
   readonly network: NetworkMode;
+  readonly addresses: Pick<AddressPool, "portsOf">;
   readonly accelerator: (signal: AbortSignal) => Promise<AcceleratorVerdict>;
   /** How long a guest may take; for tests. */
   readonly readyTimeoutMs?: number;
@@ -98,7 +100,8 @@ async function start(
   await writeFile(paths.serialLog, "", { mode: 0o600 });
   const record: MachineRecord = { fence, specSha256: hashOf(spec), accelerator };
   await replaceFile(paths.machine, JSON.stringify(record));
-  const argv = machineArgv(spec, paths, { accelerator, network: deps.network, fence });
+  const forwards = await deps.addresses.portsOf(spec);
+  const argv = machineArgv(spec, paths, { accelerator, network: deps.network, forwards, fence });
   await deps.supervisor.start(paths.name, argv, { logPath: paths.qemuLog, signal });
   const qmp = await waitForControlSocket(deps, paths, signal);
   try {

@@ -6,9 +6,10 @@ import { shortName } from "@hostler/shared/ids.ts";
 import { expect, onTestFinished, test } from "vitest";
 import { makeMemoryFiles } from "../../testing/memory-files.ts";
 import { makeAddressPool } from "../network/addresses.ts";
+import { DEFAULT_NETWORK_POLICY as policy } from "../network/network-policy.ts";
 import { rulesOf } from "../network/network-rules.ts";
 import { macOf, tapName } from "../network/host-links.ts";
-import { listTapSlices, makeNetwork } from "./network.ts";
+import { listTapSlices, makeNetwork, requireNetwork } from "./network.ts";
 import { commands, isRoot, makeContext, makePlaces, makeSpec, makeTestNetwork, never } from "../testing.ts";
 
 const run = promisify(execFile);
@@ -29,7 +30,7 @@ async function setUp() {
   const spec = makeSpec();
   const files = makeMemoryFiles();
   const addresses = makeAddressPool({ files, commands: host.commands });
-  const network = makeNetwork({ places, commands: host.commands, addresses, mode: "tap" });
+  const network = makeNetwork({ places, commands: host.commands, addresses, policy, mode: "tap" });
   const name = shortName(spec.allocationId, spec.generation);
   const nft = async (...args: readonly string[]): Promise<string> =>
     (await run("ip", ["netns", "exec", host.name, "nft", ...args])).stdout;
@@ -98,17 +99,49 @@ test.skipIf(!hasTap)("a table that nftables refuses leaves the one before it as 
   await network.create(spec, makeContext());
   const before = await nft("list", "table", "inet", table);
   const ends = { mac: "not-a-mac", hostAddress: "10.203.0.1", guestAddress: "10.203.0.2" };
-  const broken = rulesOf({ table, tap, ...ends, egress: { kind: "none" } });
+  const closed = { egress: { kind: "none" }, mark: 1, ports: [], bandwidthMbitPerSecond: null } as const;
+  const broken = rulesOf({ table, tap, ...ends, ...closed });
   const result = await host.commands.run(["nft", "-f", "-"], { timeoutMs: 10_000, signal: never, input: broken });
   expect(result.exitCode).not.toBe(0);
   expect(await nft("list", "table", "inet", table)).toBe(before);
+});
+
+test("in user mode a slice's ports are held until it goes, and a limit of bandwidth is refused", async () => {
+  const places = await makePlaces();
+  onTestFinished(places.remove);
+  const files = makeMemoryFiles();
+  const addresses = makeAddressPool({ files, commands });
+  const mode = "user";
+  const here = { ...policy, portAddress: "gpu7.example.com" };
+  const network = makeNetwork({ places, commands, addresses, policy: here, mode });
+  const spec = makeSpec({ ports: [{ protocol: "tcp", port: 80 }] });
+  const { ports } = await network.create(spec, makeContext());
+  expect(ports).toEqual([{ protocol: "tcp", port: 80, hostPort: expect.any(Number), hostAddress: "gpu7.example.com" }]);
+  expect(await addresses.portsOf(spec)).toHaveLength(1);
+  await network.remove(spec, never);
+  expect(await addresses.portsOf(spec)).toEqual([]);
+
+  await requireNetwork({ commands, mode, policy }, spec, never);
+  const limited = [
+    requireNetwork({ commands, mode, policy }, makeSpec({ bandwidthMbitPerSecond: 1 }), never),
+    requireNetwork({ commands, mode, policy: { ...policy, bandwidthMbitPerSecond: 1 } }, spec, never),
+  ];
+  for (const asked of limited) await expect(asked).rejects.toMatchObject({ code: "capacity_unavailable" });
+});
+
+test.skipIf(!hasTap)("a host that forwards nothing refuses ports before anything is made", async () => {
+  const { host } = await setUp();
+  const spec = makeSpec({ ports: [{ protocol: "tcp", port: 80 }] });
+  const asked = requireNetwork({ commands: host.commands, mode: "tap", policy }, spec, never);
+  await expect(asked).rejects.toMatchObject({ code: "capacity_unavailable" });
+  await requireNetwork({ commands: host.commands, mode: "tap", policy }, makeSpec(), never);
 });
 
 test("in user mode there is a record and nothing else", async () => {
   const places = await makePlaces();
   onTestFinished(places.remove);
   const addresses = makeAddressPool({ files: makeMemoryFiles(), commands });
-  const network = makeNetwork({ places, commands, addresses, mode: "user" });
+  const network = makeNetwork({ places, commands, addresses, policy, mode: "user" });
   const spec = makeSpec();
   expect(await network.create(spec, makeContext())).toEqual({ mode: "user", mac: macOf(spec), policy: "deny" });
   expect(await network.inspect(spec, never)).toBe("present");

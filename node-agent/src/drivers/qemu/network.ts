@@ -1,10 +1,9 @@
 import { readFile, rm } from "node:fs/promises";
 import { AppError } from "@hostler/shared/errors.ts";
+import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { CreateContext, Facts, HostObject, SliceReference } from "../../ports/slice-driver.ts";
-import type { AddressPool } from "../network/addresses.ts";
-import { readEgress } from "../network/egress.ts";
 import {
   aliasOf,
   hasRules,
@@ -14,20 +13,17 @@ import {
   readLink,
   removeRules,
   runOk,
-  tableName,
   tapName,
 } from "../network/host-links.ts";
-import { rulesOf } from "../network/network-rules.ts";
+import { preparePorts, prepareRules, requirePorts, type RuleDeps } from "../network/prepare-rules.ts";
 import { exists } from "../../host/exists.ts";
 import { closeSliceFolder, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
 import { slicePaths, type QemuPlaces } from "../slices/slice-paths.ts";
 
 export type NetworkMode = "tap" | "user";
 
-export interface NetworkDeps {
+export interface NetworkDeps extends RuleDeps {
   readonly places: QemuPlaces;
-  readonly commands: HostCommands;
-  readonly addresses: AddressPool;
   readonly mode: NetworkMode;
 }
 
@@ -39,7 +35,7 @@ const OWNER = "hostler";
 /**
  * The slice's network, closed unless the host forwards. `tap` is a real interface of the host with a table of rules of its own;
  * `user` is QEMU's own network in its restricted mode, for hosts where we may not make interfaces. Neither opens a socket on
- * the host: addresses go into the seed, and terminals take another way.
+ * the host but for the ports that a slice asks for in the latter: addresses go into the seed, and terminals take another way.
  */
 export function makeNetwork(deps: NetworkDeps): HostObject {
   return {
@@ -58,7 +54,7 @@ export function makeNetwork(deps: NetworkDeps): HostObject {
     create: async (spec, context) => {
       const paths = slicePaths(deps.places, spec);
       await openSliceFolder(paths, spec, context);
-      const facts = deps.mode === "tap" ? await createTap(deps, spec, context) : { policy: "deny" };
+      const facts = deps.mode === "tap" ? await createTap(deps, spec, context) : await holdPorts(deps, spec, context);
       await replaceFile(paths.network, JSON.stringify({ mode: deps.mode }));
       return { mode: deps.mode, mac: macOf(spec), ...facts };
     },
@@ -77,29 +73,41 @@ export function makeNetwork(deps: NetworkDeps): HostObject {
 }
 
 /** The rules stand before the interface does, since they go by its name: nothing ever passes without them. */
-async function createTap(deps: NetworkDeps, slice: SliceReference, { signal }: CreateContext): Promise<Facts> {
+async function createTap(deps: NetworkDeps, spec: SliceSpec, { signal }: CreateContext): Promise<Facts> {
   const { commands } = deps;
-  const { name } = slicePaths(deps.places, slice);
-  const tap = tapName(name);
-  const [link, { host, guest, prefixLength }, egress] = await Promise.all([
-    readLink(commands, tap, signal),
-    deps.addresses.allocate(slice, signal),
-    readEgress(commands, signal),
-  ]);
-  if (link !== null && !isOursOrUnnamed(link, aliasOf(OWNER, slice)))
+  const tap = tapName(slicePaths(deps.places, spec).name);
+  const [link, rules] = await Promise.all([readLink(commands, tap, signal), prepareRules(deps, spec, signal)]);
+  if (link !== null && !isOursOrUnnamed(link, aliasOf(OWNER, spec)))
     throw new AppError("journal_conflict", { detail: `The interface ${tap} belongs to ${link.alias}.` });
-  const ends = { mac: macOf(slice), hostAddress: host, guestAddress: guest };
-  const rules = rulesOf({ table: tableName(name), tap, ...ends, egress });
-  await runOk(commands, ["nft", "-f", "-"], signal, rules);
+  await runOk(commands, ["nft", "-f", "-"], signal, rules.script);
+  const { host, prefixLength } = rules.addresses;
   const steps = [
     ...(link === null ? [`tuntap add dev ${tap} mode tap`] : []),
-    `link set dev ${tap} alias ${aliasOf(OWNER, slice)}`,
+    `link set dev ${tap} alias ${aliasOf(OWNER, spec)}`,
     `link set dev ${tap} addrgenmode none`,
     `address replace ${host}/${prefixLength} dev ${tap}`,
     `link set dev ${tap} up`,
   ];
   await runOk(commands, ["ip", "-batch", "-"], signal, `${steps.join("\n")}\n`);
-  return { tap, address: guest, policy: egress.kind === "none" ? "deny" : "outbound" };
+  return { tap, ...rules.facts };
+}
+
+/** QEMU itself listens on them, once it runs. */
+async function holdPorts(deps: NetworkDeps, spec: SliceSpec, { signal }: CreateContext): Promise<Facts> {
+  return { policy: "deny", ...(await preparePorts(deps, spec, signal)).facts };
+}
+
+/** Rejects what this network cannot give to the slice: another host's may. */
+export async function requireNetwork(
+  { commands, mode, policy }: Pick<NetworkDeps, "commands" | "mode" | "policy">,
+  spec: SliceSpec,
+  signal: AbortSignal,
+): Promise<void> {
+  if (mode === "tap") return await requirePorts(commands, spec, signal);
+  if (spec.bandwidthMbitPerSecond !== undefined || policy.bandwidthMbitPerSecond !== null)
+    throw new AppError("capacity_unavailable", {
+      detail: "QEMU's own network limits no bandwidth. Run the agent as root with --network tap.",
+    });
 }
 
 /** Tap where we are root and the host has what it takes; QEMU's restricted user network elsewhere. */

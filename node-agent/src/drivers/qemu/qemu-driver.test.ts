@@ -15,6 +15,7 @@ import { makeDiskFiles } from "../../journal/disk-files.ts";
 import { makeLog } from "../../log.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { SliceDriver, TerminalCommand } from "../../ports/slice-driver.ts";
+import { DEFAULT_NETWORK_POLICY } from "../network/network-policy.ts";
 import { makeQemuDriver, type QemuDriverDeps } from "./qemu-driver.ts";
 import { slicePaths } from "../slices/slice-paths.ts";
 import {
@@ -70,6 +71,7 @@ function makeDriver(overrides: Partial<QemuDriverDeps> = {}): SliceDriver {
     clock: systemClock,
     log: makeLog("silent"),
     network: network === null ? "user" : "tap",
+    policy: DEFAULT_NETWORK_POLICY,
     forcedAccelerator: null,
     diskFreeGib: async () => 100,
     ...overrides,

@@ -26,7 +26,8 @@ import { refused } from "../images/image-header.ts";
 import { makeImageCache, type ImageCache } from "../images/image-cache.ts";
 import { parseMachineName } from "./machine-argv.ts";
 import { makeMachine } from "./machine.ts";
-import { listTapSlices, makeNetwork, type NetworkMode } from "./network.ts";
+import type { NetworkPolicy } from "../network/network-policy.ts";
+import { listTapSlices, makeNetwork, requireNetwork, type NetworkMode } from "./network.ts";
 import { makeSeed } from "./seed.ts";
 import { FILE_ERASURE } from "../slices/erase-file.ts";
 import { listSliceFolders } from "../slices/slice-folder.ts";
@@ -41,6 +42,7 @@ export interface QemuDriverDeps {
   readonly clock: Clock;
   readonly log: Log;
   readonly network: NetworkMode;
+  readonly policy: NetworkPolicy;
   readonly forcedAccelerator: Accelerator | null;
   /** GiB free where disks are kept. */
   readonly diskFreeGib: () => Promise<number>;
@@ -75,14 +77,15 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
     areAllThere = names.length === 0;
     return names;
   };
-  const machine = makeMachine({ ...deps, accelerator });
+  const machine = makeMachine({ ...deps, addresses, accelerator });
   return {
     name: "qemu",
     gpuAccess: "vfio",
     capability: async (signal) => await capability(deps, { missing: await missing(), accelerator }, signal),
-    preflight: async (spec) => {
+    preflight: async (spec, signal) => {
       const [first] = await missing();
       if (first !== undefined) throw missingProgram(first);
+      await requireNetwork({ commands, mode: deps.network, policy: deps.policy }, spec, signal);
       return await preflight(deps, images, spec);
     },
     image: {
@@ -92,7 +95,7 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
     disk,
     diskErasure: FILE_ERASURE,
     seed: makeSeed({ places, commands, addresses, mode: deps.network }),
-    network: makeNetwork({ places, commands, addresses, mode: deps.network }),
+    network: makeNetwork({ places, commands, addresses, policy: deps.policy, mode: deps.network }),
     machine,
     listSlices: async (signal) => await listSlices(deps, signal),
     survey: async (slice, signal) => ({

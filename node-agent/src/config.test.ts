@@ -1,0 +1,28 @@
+import { expect, test } from "vitest";
+import { readRunConfig } from "./config.ts";
+
+const policyOf = (...args: readonly string[]) => readRunConfig(args, {}).networkPolicy;
+
+test("what slices get of the network is as given, or the default", () => {
+  const portRange = { first: 30_000, last: 32_767 };
+  expect(policyOf()).toEqual({ portRange, portAddress: null, bandwidthMbitPerSecond: null });
+  expect(policyOf("--port-range=2000-2000", "--port-address=2001:db8::1", "--slice-bandwidth=1000")).toEqual({
+    portRange: { first: 2000, last: 2000 },
+    portAddress: "2001:db8::1",
+    bandwidthMbitPerSecond: 1000,
+  });
+});
+
+test.each([
+  ["port-range", "30000"],
+  ["port-range", "80-90"],
+  ["port-range", "32767-30000"],
+  ["port-range", "30000-70000"],
+  ["port-address", "a b"],
+  ["port-address", "-x"],
+  ["slice-bandwidth", "0"],
+  ["slice-bandwidth", "1.5"],
+  ["slice-bandwidth", "10mbit"],
+])("--%s %s is refused by name", (flag, text) => {
+  expect(() => policyOf(`--${flag}=${text}`)).toThrow(`--${flag} ${text}: expected`);
+});
