@@ -24,6 +24,8 @@ export const PROTOCOL_HISTORY = [
   { version: 5, date: "2026-11-21", change: "The driver `container` and images of the format `tar`." },
   { version: 6, date: "2026-11-21", change: "Ports and a limit of bandwidth in the spec of a slice." },
 ] as const;
+/** The first version whose agents know ports and limits of bandwidth. */
+export const PROTOCOL_VERSION_PORTS = 6;
 /** The oldest agent that this control plane serves. */
 export const PROTOCOL_VERSION_MIN = 2;
 

@@ -75,6 +75,16 @@ export const slicePortsSchema = z
     (ports) => new Set(ports.map(({ protocol, port }) => `${protocol}/${port}`)).size === ports.length,
     "A port is named twice.",
   );
+/** A port of a slice with the port of its host that leads there. */
+export const hostedPortSchema = slicePortSchema.extend({
+  hostPort: z.int().min(1).max(65_535),
+  /** A name or an address of the host; null where the host knows none. Screens show it as it is. */
+  hostAddress: z
+    .string()
+    .regex(/^[0-9a-zA-Z](?:[0-9a-zA-Z.:-]{0,251}[0-9a-zA-Z])?$/)
+    .nullable(),
+});
+export type HostedPort = z.infer<typeof hostedPortSchema>;
 /** Mbit/s, in each direction. */
 export const bandwidthSchema = z.int().min(1).max(400_000);
 

@@ -1,6 +1,7 @@
 import { readFile } from "node:fs/promises";
 import type { AllocationCreateInput } from "@hostler/shared/api/allocations.ts";
 import { AppError } from "@hostler/shared/errors.ts";
+import { slicePortSchema, type SlicePort } from "@hostler/shared/tasks.ts";
 import { textOf, textsOf, type Invocation } from "./command.ts";
 
 /** The options that say what a slice shall be; every command that asks for slices takes them. */
@@ -15,6 +16,15 @@ export const SLICE_OPTIONS = {
   label: { type: "string", multiple: true, help: "KEY=VALUE; may be repeated." },
   "node-label": { type: "string", multiple: true, help: "KEY=VALUE that the host must have; may be repeated." },
   "spread-by": { type: "string", help: "Not on a host with another slice of the project that says the same word." },
+  port: {
+    type: "string",
+    multiple: true,
+    help: "Port of the slice to reach through its host: 8080, or 53/udp; may be repeated.",
+  },
+  bandwidth: {
+    type: "string",
+    help: "The most it sends and receives, Mbit/s; as much as the host gives unless given.",
+  },
   project: { type: "string", help: "Project id; needed when the key sees several." },
 } as const;
 
@@ -38,6 +48,10 @@ export async function sliceRequestOf(invocation: Invocation): Promise<Omit<Alloc
     labels: Object.fromEntries(textsOf(invocation, "label").map((text) => labelOf("--label", text))),
     nodeSelector: Object.fromEntries(textsOf(invocation, "node-label").map((text) => labelOf("--node-label", text))),
     spreadBy: textOf(invocation, "spread-by") ?? null,
+    ...(textsOf(invocation, "port").length === 0 ? {} : { ports: textsOf(invocation, "port").map(portOf) }),
+    ...(textOf(invocation, "bandwidth") === undefined
+      ? {}
+      : { bandwidthMbitPerSecond: numberOf("--bandwidth", textOf(invocation, "bandwidth")) }),
   };
 }
 
@@ -46,6 +60,14 @@ export function numberOf(option: string, text: string | undefined): number {
   if (text === undefined || text === "" || !Number.isInteger(value))
     throw new AppError("malformed_request", { detail: `${option} ${text} is not a whole number.` });
   return value;
+}
+
+function portOf(text: string): SlicePort {
+  const [, port, protocol = "tcp"] = /^(\d{1,5})(?:\/(tcp|udp))?$/.exec(text) ?? [];
+  const read = slicePortSchema.safeParse({ protocol, port: Number(port) });
+  if (!read.success)
+    throw new AppError("malformed_request", { detail: `--port ${text} is not a port such as 8080 or 53/udp.` });
+  return read.data;
 }
 
 function labelOf(option: string, text: string): [string, string] {

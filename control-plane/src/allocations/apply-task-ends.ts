@@ -9,7 +9,8 @@ import { judgeTaskEnd, type AllocationEffect } from "./judge-task-end.ts";
 import { placeAgain } from "./place-again.ts";
 import { endRepair } from "./repair-allocation.ts";
 import { moveAllAndRecord } from "./record-allocation.ts";
-import { freeSlotsOf, giveCapacityBack, lockAllocations, type AllocationRow } from "./store.ts";
+import { hostedBy } from "./ports.ts";
+import { freeSlotsOf, giveCapacityBack, lockAllocations, setPorts, type AllocationRow } from "./store.ts";
 
 /** What became of a task. */
 export type TaskEnd = {
@@ -98,6 +99,9 @@ async function endRepairs(
     if (task.kind !== "slice.vm_repair" || end.kind === "retry" || allocation === undefined) continue;
     const outcome = end.kind === "abandoned" ? "failed" : end.result.outcome;
     await endRepair(tx, deps, { task, allocation, outcome });
+    // A host that had lost its books may have chosen other ports.
+    if (end.kind !== "abandoned" && outcome === "succeeded" && allocation.ports.length > 0)
+      await setPorts(tx, allocation.id, hostedBy(allocation.ports, end.result.facts));
   }
 }
 

@@ -9,6 +9,7 @@ function makeCandidate(overrides: Partial<Candidate> = {}): Candidate {
     state: "ready",
     isOnline: true,
     isDriverUsable: true,
+    protocolVersion: 6,
     labels: {},
     freeVcpus: 100,
     freeMemoryMib: 100_000,
@@ -20,7 +21,16 @@ function makeCandidate(overrides: Partial<Candidate> = {}): Candidate {
 
 function makeWish(overrides: Partial<PlacementWish> = {}): PlacementWish {
   const gpus = { count: 1, kind: "h100" };
-  return { driver: "mock", vcpus: 1, memoryMib: 512, gpus, nodeSelector: {}, spreadBy: null, ...overrides };
+  return {
+    driver: "mock",
+    vcpus: 1,
+    memoryMib: 512,
+    gpus,
+    nodeSelector: {},
+    spreadBy: null,
+    protocolVersion: 6,
+    ...overrides,
+  };
 }
 
 test("each node that does not do has one reason, the first that a person would want to know", () => {
@@ -34,6 +44,10 @@ test("each node that does not do has one reason, the first that a person would w
     [{ state: "quarantined" }, "the node is quarantined"],
     [{ isOnline: false }, "the node is offline"],
     [{ isDriverUsable: false }, "the node cannot run mock slices"],
+    [
+      { protocolVersion: 5 },
+      "its agent speaks version 5 of the protocol, and ports or limits of bandwidth need 6: upgrade it",
+    ],
     [{ labels: {} }, "the label disk is missing, not nvme"],
     [{ labels: { disk: "hdd" } }, "the label disk is hdd, not nvme"],
     [{ spreadWith: "db-1" }, "db-1 of db is there"],

@@ -11,6 +11,8 @@ export interface PlacementWish {
   readonly nodeSelector: Readonly<Record<string, string>>;
   /** Slices of the project with the same word are on different nodes; null does not mind. */
   readonly spreadBy: string | null;
+  /** What the node's agent must speak at least. */
+  readonly protocolVersion: number;
 }
 
 /** A node as it was read: nothing is locked. */
@@ -20,6 +22,8 @@ export interface Candidate {
   readonly state: NodeState;
   readonly isOnline: boolean;
   readonly isDriverUsable: boolean;
+  /** Of its agent when it last started. */
+  readonly protocolVersion: number;
   readonly labels: Readonly<Record<string, string>>;
   readonly freeVcpus: number;
   readonly freeMemoryMib: number;
@@ -62,6 +66,8 @@ export function reasonAgainst(node: Candidate, wish: PlacementWish): string | nu
   if (node.state !== "ready") return `the node is ${node.state}`;
   if (!node.isOnline) return "the node is offline";
   if (!node.isDriverUsable) return `the node cannot run ${wish.driver} slices`;
+  if (node.protocolVersion < wish.protocolVersion)
+    return `its agent speaks version ${node.protocolVersion} of the protocol, and ports or limits of bandwidth need ${wish.protocolVersion}: upgrade it`;
   const missing = Object.entries(wish.nodeSelector).find(([key, value]) => node.labels[key] !== value);
   if (missing !== undefined)
     return `the label ${missing[0]} is ${node.labels[missing[0]] ?? "missing"}, not ${missing[1]}`;

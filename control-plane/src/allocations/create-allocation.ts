@@ -21,6 +21,7 @@ import { openOperations } from "../operations/operations.ts";
 import { enqueueTasks } from "../tasks/enqueue-task.ts";
 import { PROVISION_EXPIRES_MS, slotsOf } from "./own-placement.ts";
 import { place, type Placement } from "./placement.ts";
+import { networkOf, unhosted } from "./ports.ts";
 import { demandOf, requireQuota } from "./quota.ts";
 import { getAllocationOperations } from "./read-allocation.ts";
 import { insertAllocations, ownSlots, type NewAllocation } from "./store.ts";
@@ -194,6 +195,8 @@ function allocationOf(placed: Placed): NewAllocation {
     spreadBy,
     groupId,
     spec: specOf(placed),
+    ports: unhosted(wish.ports),
+    bandwidthMbitPerSecond: wish.bandwidthMbitPerSecond,
     ...sizeOf(wish),
   };
 }
@@ -234,5 +237,6 @@ function specOf({ allocationId, wish, image, placement }: Placed): SliceSpec {
     sshPublicKeys: [...wish.sshPublicKeys],
     userData: wish.userData,
     labels: wish.labels,
+    ...networkOf(wish),
   };
 }

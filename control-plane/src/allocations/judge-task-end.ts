@@ -1,6 +1,7 @@
 import { receiptGaps } from "@hostler/shared/receipts.ts";
 import type { ResultClaims } from "@hostler/shared/tasks.ts";
 import type { TaskEnd } from "./apply-task-ends.ts";
+import { hostedBy } from "./ports.ts";
 import type { AllocationMove } from "./record-allocation.ts";
 import type { AllocationRow, ReturnedSlots } from "./store.ts";
 
@@ -49,7 +50,8 @@ function endedProvision(
   const { outcome, failure } = end.result;
   if (outcome === "succeeded") {
     if (allocation.state === "releasing") return { moves: [], slots: null, releaseBy: by };
-    const active = { ...by, target: "active", reason: null } as const;
+    const ports = hostedBy(allocation.ports, end.result.facts);
+    const active = { ...by, target: "active", reason: null, ports } as const;
     // A host may be done before it told of any progress.
     if (allocation.state === "requested") return keeps([{ ...by, target: "provisioning", reason: null }, active]);
     return keeps([active]);

@@ -9,6 +9,7 @@ import type { TaskRow } from "../tasks/task-row.ts";
 import { returnedSlots } from "./judge-task-end.ts";
 import { PROVISION_EXPIRES_MS, slotsOf } from "./own-placement.ts";
 import { place } from "./placement.ts";
+import { protocolVersionFor } from "./ports.ts";
 import { freeSlotsOf, giveCapacityBack, moveToNode, ownSlots, type AllocationRow } from "./store.ts";
 
 /**
@@ -31,6 +32,7 @@ export async function placeAgain(
     driver: allocation.driver,
     nodeSelector: allocation.nodeSelector,
     spreadBy: allocation.spreadBy,
+    protocolVersion: protocolVersionFor(spec),
   };
   const without = await listNodesTried(tx, operationId);
   // Its own row is still on the old node, which is not asked: it cannot be in its own way.

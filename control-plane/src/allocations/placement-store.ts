@@ -20,7 +20,7 @@ export async function listCandidates(
   const fitting =
     among !== "all" && "fittingMax" in among
       ? db`
-        where state = 'ready' and "isOnline" and "isDriverUsable" and labels @> ${db.json(wish.nodeSelector)}
+        where state = 'ready' and "isOnline" and "isDriverUsable" and "protocolVersion" >= ${wish.protocolVersion} and labels @> ${db.json(wish.nodeSelector)}
           and "freeVcpus" >= ${wish.vcpus} and "freeMemoryMib" >= ${wish.memoryMib} and "freeGpus" >= ${wish.gpus.count}`
       : db``;
   // Filtered when it is joined: PostgreSQL takes so many conditions for one row, and joins each node with each slot then.
@@ -28,7 +28,7 @@ export async function listCandidates(
     with candidates as materialized (
       select n.id, n.name, n.state, n.labels,
         coalesce(l.last_seen_at > now() - interval '45 seconds', false) as "isOnline",
-        n.drivers @> ${db.json([{ name: wish.driver, usable: true }])} as "isDriverUsable",
+        n.drivers @> ${db.json([{ name: wish.driver, usable: true }])} as "isDriverUsable", n.protocol_version as "protocolVersion",
         n.vcpus_total - coalesce(u.vcpus, 0) as "freeVcpus", n.memory_mib_total - coalesce(u.memory_mib, 0) as "freeMemoryMib",
         coalesce(s.free, 0) as "freeGpus",
         case when ${wish.spreadBy}::text is not null then (

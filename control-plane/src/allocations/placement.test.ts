@@ -3,6 +3,7 @@ import { inTransaction } from "../db/transaction.ts";
 import type { Tx } from "../db/sql.ts";
 import { startTestPlane, type TestPlane } from "../nodes/test-plane.ts";
 import { place } from "./placement.ts";
+import { wishOf, type Wished } from "./wish-of.ts";
 
 let plane: TestPlane;
 beforeAll(async () => void (plane = await startTestPlane()));
@@ -29,9 +30,11 @@ async function makeNode(vcpus: number): Promise<string> {
   return nodeId;
 }
 
-const placeSlices = async (tx: Tx, count: number): Promise<string[]> => {
-  const gpus = { count: 0, kind: null };
-  const wish = { driver: "mock", vcpus: 1, memoryMib: 512, gpus, nodeSelector: {}, spreadBy: null } as const;
+const placeSlices = async (tx: Tx, count: number, network: Partial<Wished> = {}): Promise<string[]> => {
+  const labels = { "hostler.dev/driver": "mock" };
+  const size = { vcpus: 1, memoryMib: 512, gpus: { count: 0, kind: null } };
+  const plain = { nodeSelector: {}, spreadBy: null, ports: [], bandwidthMbitPerSecond: null };
+  const wish = wishOf({ ...size, ...plain, labels, ...network });
   const placements = await place(tx, { projectId: "prj_test", wish, count });
   return placements.map(({ nodeId }) => nodeId);
 };
@@ -65,4 +68,21 @@ test("a request that fits nowhere else waits for the node and takes what is left
   await first;
   expect(await second).toEqual([only]);
   await third;
+});
+
+test("a slice with ports or a limit of bandwidth goes to no agent that is too old for it, and the refusal says so", async () => {
+  const old = await makeNode(2);
+  await plane.sql`update nodes set protocol_version = 5 where id = ${old}`;
+  await inTransaction(plane.sql, async (tx) => {
+    expect(await placeSlices(tx, 1)).toEqual([old]);
+    for (const network of [{ ports: [{ protocol: "tcp", port: 80 } as const] }, { bandwidthMbitPerSecond: 10 }])
+      await expect(tx.savepoint(async (inner) => await placeSlices(inner, 1, network))).rejects.toMatchObject({
+        code: "capacity_unavailable",
+        message: expect.stringContaining("its agent speaks version 5 of the protocol") as string,
+      });
+  });
+  const fresh = await makeNode(2);
+  await inTransaction(plane.sql, async (tx) => {
+    expect(await placeSlices(tx, 1, { bandwidthMbitPerSecond: 10 })).toEqual([fresh]);
+  });
 });

@@ -2,6 +2,7 @@ import { ALLOCATION_TRANSITIONS, canMove, type AllocationState } from "@hostler/
 import { recordChanges, type Change } from "../audit/record-change.ts";
 import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
+import type { PortViews } from "./ports.ts";
 import { moveAllocations, type AllocationRow } from "./store.ts";
 
 export interface AllocationMove {
@@ -10,6 +11,8 @@ export interface AllocationMove {
   readonly operationId: string;
   readonly actor: string;
   readonly requestId: string | null;
+  /** What its host says of its ports, where that is news. */
+  readonly ports?: PortViews;
 }
 
 /**
@@ -27,12 +30,12 @@ export async function moveAllAndRecord(
   const rounds: MovedAllocation[][] = [];
   for (const { allocation, move } of moves) {
     const { id } = allocation;
-    const { target, reason, operationId } = move;
+    const { target, reason, operationId, ports = null } = move;
     const { state: source, times } = states.get(id) ?? { state: allocation.state, times: 0 };
     if (!canMove(ALLOCATION_TRANSITIONS, source, target))
       throw new Error(`allocation ${id} cannot move from ${source} to ${target}`);
     states.set(id, { state: target, times: times + 1 });
-    (rounds[times] ??= []).push({ id, source, target, reason, operationId });
+    (rounds[times] ??= []).push({ id, source, target, reason, operationId, ports });
     changes.push(changeOf(allocation, move, allocation.version + times + 1));
   }
   for (const round of rounds)
@@ -47,6 +50,7 @@ export interface MovedAllocation {
   readonly target: AllocationState;
   readonly reason: string | null;
   readonly operationId: string;
+  readonly ports: PortViews | null;
 }
 
 function changeOf(allocation: AllocationRow, move: AllocationMove, version: number): Change {

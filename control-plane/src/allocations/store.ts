@@ -2,6 +2,7 @@ import type { Allocation } from "@hostler/shared/api/allocations.ts";
 import type { AllocationState } from "@hostler/shared/states.ts";
 import type { DriverName, SliceSpec } from "@hostler/shared/tasks.ts";
 import { idSet, type Queryable, type Tx } from "../db/sql.ts";
+import { unhosted, type PortViews } from "./ports.ts";
 import type { MovedAllocation } from "./record-allocation.ts";
 
 export interface NewAllocation {
@@ -24,17 +25,19 @@ export interface NewAllocation {
   readonly operationId: string;
   /** What it is made of, as its first task says it. */
   readonly spec: SliceSpec;
+  readonly ports: PortViews;
+  readonly bandwidthMbitPerSecond: number | null;
 }
 
 export async function insertAllocations(tx: Tx, allocations: readonly NewAllocation[]): Promise<void> {
   await tx`
     insert into allocations (id, project_id, name, state, node_id, driver, image_id, vcpus, memory_mib, disk_gib, gpus, gpus_simulated, labels,
-      node_selector, spread_by, group_id, operation_id, spec)
+      node_selector, spread_by, group_id, operation_id, spec, ports, bandwidth_mbit_per_second)
     select id, "projectId", name, 'requested', "nodeId", driver, "imageId", vcpus, "memoryMib", "diskGib", gpus, "gpusSimulated", labels,
-      "nodeSelector", "spreadBy", "groupId", "operationId", spec
+      "nodeSelector", "spreadBy", "groupId", "operationId", spec, ports, "bandwidthMbitPerSecond"
     from jsonb_to_recordset(${tx.json(allocations as never)}) as given (id text, "projectId" text, name text, "nodeId" text, driver text,
       "imageId" text, vcpus int, "memoryMib" int, "diskGib" int, gpus jsonb, "gpusSimulated" boolean, labels jsonb, "nodeSelector" jsonb,
-      "spreadBy" text, "groupId" text, "operationId" text, spec text)
+      "spreadBy" text, "groupId" text, "operationId" text, spec text, ports jsonb, "bandwidthMbitPerSecond" int)
   `;
 }
 
@@ -53,6 +56,7 @@ export interface AllocationRow {
   readonly gpus: Allocation["gpus"];
   readonly nodeSelector: Readonly<Record<string, string>>;
   readonly spreadBy: string | null;
+  readonly ports: PortViews;
 }
 
 export async function lockAllocation(tx: Tx, id: string): Promise<AllocationRow | undefined> {
@@ -84,7 +88,7 @@ export async function lockRequestedAllocations(tx: Tx, ids: readonly string[]): 
 
 function rowColumns(db: Queryable) {
   return db`id, project_id as "projectId", name, state, version, generation, node_id as "nodeId", driver, vcpus, memory_mib as "memoryMib",
-    operation_id as "operationId", gpus, node_selector as "nodeSelector", spread_by as "spreadBy"`;
+    operation_id as "operationId", gpus, node_selector as "nodeSelector", spread_by as "spreadBy", ports`;
 }
 
 export async function findAllocation(db: Queryable, id: string): Promise<AllocationRow | undefined> {
@@ -113,12 +117,17 @@ export async function moveAllocations(tx: Tx, moves: readonly MovedAllocation[])
     set state = move.target, version = version + 1, reason = move.reason, operation_id = move."operationId",
       active_at = case when move.target = 'active' then now() else active_at end,
       ended_at = case when move.target in ('released', 'failed') then now() else ended_at end,
-      spec = case when move.target in ('released', 'failed') then null else spec end
-    from jsonb_to_recordset(${tx.json(moves as never)}) as move (id text, source text, target text, reason text, "operationId" text)
+      spec = case when move.target in ('released', 'failed') then null else spec end, ports = coalesce(move.ports, a.ports)
+    from jsonb_to_recordset(${tx.json(moves as never)}) as move (id text, source text, target text, reason text, "operationId" text, ports jsonb)
     where a.id = move.id and a.state = move.source
     returning a.id
   `;
   return rows.length;
+}
+
+/** Where a slice's ports are reached, when that changed while it was active. */
+export async function setPorts(tx: Tx, id: string, ports: PortViews): Promise<void> {
+  await tx`update allocations set ports = ${tx.json(ports)} where id = ${id}`;
 }
 
 /** Points the allocation at another operation without a change of state. */
@@ -245,7 +254,7 @@ export async function readAllocationViews(
   const { ids, projectId, after } = filter;
   const rows = await db<AllocationViewRow[]>`
     select a.id, a.project_id as "projectId", a.name, a.state, a.reason, a.node_id as "nodeId", n.name as "nodeName", i.name as image, a.vcpus,
-      a.memory_mib as "memoryMib", a.disk_gib as "diskGib", a.gpus, a.gpus_simulated as "gpusSimulated", a.labels, a.node_selector as "nodeSelector", a.spread_by as "spreadBy",
+      a.memory_mib as "memoryMib", a.disk_gib as "diskGib", a.gpus, a.gpus_simulated as "gpusSimulated", a.labels, a.ports, a.bandwidth_mbit_per_second as "bandwidthMbitPerSecond", a.node_selector as "nodeSelector", a.spread_by as "spreadBy",
       a.group_id as "groupId", case when n.state = 'draining' and a.state in ('requested', 'provisioning', 'active') then n.drain_stops_at end as "stopsAt",
       a.operation_id as "operationId",
       a.created_at as "createdAt", a.active_at as "activeAt", a.ended_at as "endedAt"
@@ -260,6 +269,7 @@ export async function readAllocationViews(
   `;
   return rows.map((row) => ({
     ...row,
+    ports: row.endedAt === null ? row.ports : unhosted(row.ports),
     createdAt: row.createdAt.toISOString(),
     activeAt: row.activeAt?.toISOString() ?? null,
     stopsAt: row.stopsAt?.toISOString() ?? null,

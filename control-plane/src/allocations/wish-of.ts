@@ -1,9 +1,13 @@
 import type { AllocationTemplate } from "@hostler/shared/api/allocations.ts";
 import { driverNameSchema } from "@hostler/shared/tasks.ts";
 import type { PlacementWish } from "./choose-nodes.ts";
+import { networkOf, protocolVersionFor } from "./ports.ts";
 
 /** What of a request decides where it fits. */
-export type Wished = Pick<AllocationTemplate, "vcpus" | "memoryMib" | "gpus" | "labels" | "nodeSelector" | "spreadBy">;
+export type Wished = Pick<
+  AllocationTemplate,
+  "vcpus" | "memoryMib" | "gpus" | "labels" | "nodeSelector" | "spreadBy" | "ports" | "bandwidthMbitPerSecond"
+>;
 
 /** The label that asks for another driver than virtual machines; the host must have been started with it. */
 const DRIVER_LABEL = "hostler.dev/driver";
@@ -13,5 +17,6 @@ export function wishOf(template: Wished): PlacementWish {
   const { vcpus, memoryMib, gpus, nodeSelector, spreadBy } = template;
   const wanted = driverNameSchema.safeParse(template.labels[DRIVER_LABEL]);
   const driver = wanted.success ? wanted.data : "qemu";
-  return { driver, vcpus, memoryMib, gpus, nodeSelector, spreadBy };
+  const protocolVersion = protocolVersionFor(networkOf(template));
+  return { driver, vcpus, memoryMib, gpus, nodeSelector, spreadBy, protocolVersion };
 }

@@ -34,12 +34,13 @@ export async function saveSession(
     readonly session: number;
     readonly from: number;
     readonly agentInstance: string;
+    readonly protocolVersion: number;
   },
 ): Promise<void> {
   await tx`
     update nodes
     set session = ${start.session}, session_from = ${start.from}, session_confirmed = false, session_instance = ${start.agentInstance},
-      restore_until = null
+      restore_until = null, protocol_version = ${start.protocolVersion}
     where id = ${start.nodeId}
   `;
 }

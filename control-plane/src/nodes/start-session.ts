@@ -39,8 +39,8 @@ export async function startSession(
       return null;
     }
     if (verdict.kind === "again") return verdict.session;
-    const { agentInstance, highWaterMark, highestFence = null } = body;
-    await saveSession(tx, { nodeId, session: verdict.session, from: verdict.from, agentInstance });
+    const { agentInstance, protocolVersion, highWaterMark, highestFence = null } = body;
+    await saveSession(tx, { nodeId, session: verdict.session, from: verdict.from, agentInstance, protocolVersion });
     await raiseAboveSeen(tx, { nodeId, seq: highWaterMark, fence: highestFence });
     await insertAuditRow(tx, {
       actor: `node:${nodeId}`,

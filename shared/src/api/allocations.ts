@@ -1,7 +1,17 @@
 import * as z from "zod";
 import { idSchema } from "../ids.ts";
 import { ALLOCATION_STATES } from "../states.ts";
-import { hostNameSchema, labelsSchema, phaseEventSchema, sshPublicKeySchema, userDataSchema } from "../tasks.ts";
+import {
+  bandwidthSchema,
+  hostedPortSchema,
+  hostNameSchema,
+  labelsSchema,
+  phaseEventSchema,
+  slicePortSchema,
+  slicePortsSchema,
+  sshPublicKeySchema,
+  userDataSchema,
+} from "../tasks.ts";
 import { operationSchema, timestampSchema } from "./common.ts";
 
 export const allocationCreateSchema = z
@@ -25,6 +35,10 @@ export const allocationCreateSchema = z
     nodeSelector: labelsSchema.default({}),
     /** Slices of the project with the same word are on different hosts. */
     spreadBy: hostNameSchema.nullable().default(null),
+    /** Ports of the slice that the world may reach, through ports of its host that the host chooses. */
+    ports: slicePortsSchema.default([]),
+    /** At most so much in each direction; null: as much as the host gives. */
+    bandwidthMbitPerSecond: bandwidthSchema.nullable().default(null),
   })
   .meta({ id: "AllocationCreate" });
 export type AllocationCreate = z.infer<typeof allocationCreateSchema>;
@@ -106,6 +120,14 @@ export const allocationSchema = z
     labels: labelsSchema,
     nodeSelector: labelsSchema,
     spreadBy: z.string().nullable(),
+    /** Where each port of the slice is reached; null until the slice is active, and when it has ended. */
+    ports: z.array(
+      slicePortSchema.extend({
+        hostPort: hostedPortSchema.shape.hostPort.nullable(),
+        hostAddress: hostedPortSchema.shape.hostAddress,
+      }),
+    ),
+    bandwidthMbitPerSecond: z.int().nullable(),
     /** The group that it was made with; null when it was made alone. */
     groupId: idSchema("allocationGroup").nullable(),
     /** From when on it is given back because its host is emptied; null when it is not. */

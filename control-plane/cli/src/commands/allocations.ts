@@ -60,7 +60,9 @@ export const allocationCommands: readonly Command[] = [
         allocationSchema,
       );
       invocation.print.result(allocation, (value) =>
-        table(["name", "state", "node", "gpus", "id"], [allocationRow(value)]),
+        [table(["name", "state", "node", "gpus", "id"], [allocationRow(value)]), ...value.ports.map(portLine)].join(
+          "\n",
+        ),
       );
       return 0;
     },
@@ -91,7 +93,7 @@ async function waitAndPrint(invocation: Invocation, client: ApiClient, allocatio
   const allocation = await client.get(`${ALLOCATIONS}/${allocationId}`, allocationSchema);
   invocation.print.result({ allocation, operation }, () =>
     operation.error === null
-      ? `${allocation.name} is ${allocation.state}. (${allocation.id})`
+      ? [`${allocation.name} is ${allocation.state}. (${allocation.id})`, ...allocation.ports.map(portLine)].join("\n")
       : `${allocation.name} is ${allocation.state}: ${operation.error.message}\n${operation.error.remedy} (${operation.error.code})`,
   );
   return operation.state === "succeeded" ? 0 : 1;
@@ -106,6 +108,16 @@ export async function onlyProject(client: ApiClient): Promise<string> {
   throw new AppError("malformed_request", {
     detail: `Say --project ID. This key sees ${seen === "" ? "no project" : seen}.`,
   });
+}
+
+function portLine({ protocol, port, hostPort, hostAddress }: Allocation["ports"][number]): string {
+  if (hostPort === null) return `${protocol} ${port}: not open`;
+  return `${protocol} ${port}: ${hostAddress === null ? "port " : joinAddress(hostAddress)}${hostPort}`;
+}
+
+/** Brackets keep the colons of IPv6 apart from the port's. */
+function joinAddress(address: string): string {
+  return address.includes(":") ? `[${address}]:` : `${address}:`;
 }
 
 function allocationRow(allocation: Allocation): string[] {

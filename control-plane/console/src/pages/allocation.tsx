@@ -93,6 +93,10 @@ function Facts({ allocation }: { readonly allocation: Allocation }): JSX.Element
         : `${allocation.gpus.map((gpu) => gpu.model).join(", ")}${allocation.gpusSimulated ? " (simulated)" : ""}`,
     ],
     ["Size", `${allocation.vcpus} vCPU, ${allocation.memoryMib} MiB, ${allocation.diskGib} GiB`],
+    ...allocation.ports.map((one) => [`Port ${one.port} (${one.protocol})`, placeOf(one)] as const),
+    ...(allocation.bandwidthMbitPerSecond === null
+      ? []
+      : [["Bandwidth", `${allocation.bandwidthMbitPerSecond} Mbit/s`] as const]),
     ["Id", allocation.id],
   ];
   return (
@@ -105,6 +109,13 @@ function Facts({ allocation }: { readonly allocation: Allocation }): JSX.Element
       ))}
     </dl>
   );
+}
+
+/** Brackets keep the colons of IPv6 apart from the port's. */
+function placeOf({ hostPort, hostAddress }: Allocation["ports"][number]): string {
+  if (hostPort === null) return "not open";
+  if (hostAddress === null) return `port ${hostPort} of the host`;
+  return `${hostAddress.includes(":") ? `[${hostAddress}]` : hostAddress}:${hostPort}`;
 }
 
 function GpuCharts({

@@ -114,7 +114,7 @@ function objectIn({ files, steer, recordEffect, name, phase }: ObjectPlan): Host
         await steer(spec, phase, context.signal);
         await files.replace(path, JSON.stringify({ ...made, stage: "made" } satisfies MockObject));
       });
-      return { mock: name } satisfies Facts;
+      return { mock: name, ...(name === "network" ? portFacts(spec) : {}) } satisfies Facts;
     },
     remove: async (slice) => {
       const found = await readObject(files, pathOf(slice, name));
@@ -127,6 +127,12 @@ function objectIn({ files, steer, recordEffect, name, phase }: ObjectPlan): Host
       if ((await files.list(folderOf(slice))).length === 0) await files.remove(folderOf(slice));
     },
   };
+}
+
+/** Ports as a host of the documentation's has them. */
+function portFacts({ ports }: SliceSpec): Facts {
+  if (ports === undefined) return {};
+  return { ports: ports.map((one, index) => ({ ...one, hostPort: 30_000 + index, hostAddress: "192.0.2.1" })) };
 }
 
 function imageIn(files: StateFiles, steer: Steer): SliceDriver["image"] {
