@@ -59,6 +59,11 @@ export function shortName(allocationId: string, generation: number): string {
   return `${uuidOf(allocationId).replaceAll("-", "").slice(-10)}g${generation.toString(36)}`;
 }
 
+/** Whether a name on a host is one that `shortName` makes. */
+export function isShortName(text: string): boolean {
+  return /^[0-9a-f]{10}g[1-9a-z][0-9a-z]{0,10}$/.test(text);
+}
+
 function uuidV7(unixMs: number, bytes: Uint8Array): string {
   const view = new DataView(bytes.buffer);
   view.setUint16(0, Math.floor(unixMs / 2 ** 32));

@@ -94,6 +94,7 @@ export async function startKeptNode(stateDir: string, options: { readonly waitMs
 const IDLE: Parameters<typeof pollLoop>[0]["runner"] = {
   running: [],
   view: () => ({ highWaterMark: 0, slices: [] }),
+  keepOff: () => null,
   credit: 1,
   creditChanged: async () => await new Promise<never>(() => undefined),
   start: async () => await Promise.resolve(),

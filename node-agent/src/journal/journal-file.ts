@@ -2,6 +2,7 @@ import { sliceSpecSchema, type SliceSpec } from "@hostler/shared/tasks.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import type { SliceReference } from "../ports/slice-driver.ts";
 import type { StateFiles } from "../ports/state-files.ts";
+import { makeFinishedSlices, type FinishedSlice, type FinishedSlices } from "./finished-slices.ts";
 import { addRecord, parseJournal, type JournalRecord, type JournalState } from "./model.ts";
 
 /** A record without its time: the journal knows the clock. */
@@ -20,6 +21,7 @@ export interface Journal {
   readSpec(): Promise<SliceSpec | null>;
   /** The spec holds keys and user data: it goes before the journal does. */
   eraseSpec(): Promise<void>;
+  /** One that is closed leaves a line among the finished slices, which is on disk before anything goes. */
   remove(): Promise<void>;
 }
 
@@ -30,6 +32,8 @@ export interface JournalStore {
   /** Reads without cutting a torn tail: for onlookers while an agent may be writing. */
   peek(slice: SliceReference): Promise<JournalState | null>;
   list(): Promise<readonly SliceReference[]>;
+  /** The slices whose journals were closed here and are gone, the newest of them. */
+  listFinished(): Promise<readonly FinishedSlice[]>;
   /** Erases specs whose journal was never opened: the host died between the two writes. Call it before any task runs. */
   sweep(): Promise<void>;
 }
@@ -40,6 +44,7 @@ const SPEC_SUFFIX = ".spec.json";
 
 export function makeJournalStore(deps: { readonly files: StateFiles; readonly clock: Clock }): JournalStore {
   const { files } = deps;
+  const parts = { ...deps, finished: makeFinishedSlices(files) };
   const store: JournalStore = {
     open: async (slice) => {
       const path = journalPath(slice);
@@ -54,16 +59,17 @@ export function makeJournalStore(deps: { readonly files: StateFiles; readonly cl
         return null;
       }
       if (isTorn) await files.replace(path, wholeText);
-      return makeJournal(deps, slice, state);
+      return makeJournal(parts, slice, state);
     },
     peek: async (slice) => stateOf(parseJournal((await files.read(journalPath(slice))) ?? "").records),
     create: async (opened, spec) => {
       if (spec !== null) await files.replace(specPath(opened), JSON.stringify(spec));
       const record: JournalRecord = { kind: "opened", at: deps.clock.now().toISOString(), ...opened };
       await files.append(journalPath(opened), `${JSON.stringify(record)}\n`);
-      return makeJournal(deps, opened, addRecord(null, record));
+      return makeJournal(parts, opened, addRecord(null, record));
     },
     list: async () => (await files.list(FOLDER)).filter((name) => name.endsWith(JOURNAL_SUFFIX)).flatMap(referenceOf),
+    listFinished: parts.finished.list,
     sweep: async () => {
       for (const slice of await store.list()) await store.open(slice);
       const names = await files.list(FOLDER);
@@ -77,7 +83,7 @@ export function makeJournalStore(deps: { readonly files: StateFiles; readonly cl
 }
 
 function makeJournal(
-  deps: { readonly files: StateFiles; readonly clock: Clock },
+  deps: { readonly files: StateFiles; readonly clock: Clock; readonly finished: FinishedSlices },
   slice: SliceReference,
   opened: JournalState,
 ): Journal {
@@ -115,6 +121,8 @@ function makeJournal(
     },
     eraseSpec: async () => await deps.files.remove(specPath(slice)),
     remove: async () => {
+      const { allocationId, generation, driver, closed } = state;
+      if (closed !== null) await deps.finished.note({ allocationId, generation, driver });
       await deps.files.remove(specPath(slice));
       await deps.files.remove(journalPath(slice));
     },

@@ -9,7 +9,8 @@ import type { Log } from "../log.ts";
 import { failureOf } from "../phases/failure-classes.ts";
 import type { ControlPlane } from "../ports/control-plane.ts";
 import type { NodeIdentity } from "../ports/node-keys.ts";
-import { planTask, type SliceInHand, type TaskHandlers, type TaskPlan } from "../tasks/handlers.ts";
+import type { SliceReference } from "../ports/slice-driver.ts";
+import { planTask, sliceKey, type SliceInHand, type TaskHandlers, type TaskPlan } from "../tasks/handlers.ts";
 import type { Conclusion, GrantedTask } from "../tasks/task.ts";
 import { deliverResult } from "./delivery.ts";
 import type { HighWaterMark } from "./high-water-mark.ts";
@@ -36,6 +37,11 @@ export interface Runner {
   readonly running: PollRequest["running"];
   /** What tasks have done and are doing to slices, as of one moment. */
   view(): RunnerView;
+  /**
+   * Keeps every task off the slice until the function that it gives back is called. Null when a task has the slice in hand, or
+   * when tasks wait for their turn: they come first.
+   */
+  keepOff(slice: SliceReference): (() => void) | null;
   /** How many more tasks may come. */
   readonly credit: number;
   /** Resolves when `credit` next changes. */
@@ -214,6 +220,10 @@ export function makeRunner(deps: RunnerDeps): Runner {
       highWaterMark: takenSeq,
       slices: [...running.values()].flatMap(({ plan }) => (plan.slice === null ? [] : [plan.slice])),
     }),
+    keepOff: (slice) => {
+      const key = sliceKey(slice);
+      return [...running.values()].some(({ plan }) => plan.key === key) ? null : turns.tryTake(key);
+    },
     get credit() {
       return Math.max(0, TASKS_MAX - running.size);
     },

@@ -2,6 +2,8 @@
 export interface Turns {
   /** Resolves with the function that ends the turn; rejects with the signal's reason while waiting. */
   take(key: string, signal: AbortSignal): Promise<() => void>;
+  /** The turn if nobody has it or waits for any; otherwise null, at once. */
+  tryTake(key: string): (() => void) | null;
 }
 
 interface Waiting {
@@ -12,6 +14,10 @@ interface Waiting {
 export function makeTurns(limit: number): Turns {
   const busy = new Set<string>();
   const waiting: Waiting[] = [];
+  const end = (key: string): void => {
+    busy.delete(key);
+    startNext();
+  };
   const startNext = (): void => {
     for (let index = 0; index < waiting.length && busy.size < limit;) {
       const next = waiting[index];
@@ -36,16 +42,18 @@ export function makeTurns(limit: number): Turns {
           key,
           start: () => {
             signal.removeEventListener("abort", onAbort);
-            resolve(() => {
-              busy.delete(key);
-              startNext();
-            });
+            resolve(() => end(key));
           },
         };
         signal.addEventListener("abort", onAbort, { once: true });
         waiting.push(entry);
         startNext();
       });
+    },
+    tryTake: (key) => {
+      if (busy.has(key) || busy.size >= limit || waiting.length > 0) return null;
+      busy.add(key);
+      return () => end(key);
     },
   };
 }

@@ -41,12 +41,17 @@ export function planTask(handlers: TaskHandlers, claims: TaskClaims): TaskPlan {
   }
 }
 
+/** Tasks of one slice run one after the other. */
+export function sliceKey({ allocationId, generation }: SliceReference): string {
+  return `${allocationId}-${generation}`;
+}
+
 type Place = Omit<TaskPlan, "run">;
 
 function slicePlace(slice: Omit<SliceInHand, "state">, state: SliceInHand["state"]): Place {
   const { allocationId, generation, driver } = slice;
   return {
-    key: `${allocationId}-${generation}`,
+    key: sliceKey(slice),
     isHeavy: true,
     slice: { allocationId, generation, driver, state },
   };
