@@ -16,23 +16,27 @@ test.skipIf(!isRoot)("what is named for slices is listed with its owner, and not
     name: shortName(slice.allocationId, slice.generation),
   }));
   if (owned === undefined || unnamed === undefined) throw new Error("two slices");
+  const foreign = "0123456789g1";
   const tap = tapName(owned.name);
   await host.ip("link", "add", tap, "type", "veth", "peer", "name", "peer0");
   await host.ip("link", "set", tap, "alias", aliasOf("hostler-container", owned.slice));
   await host.ip("link", "add", tapName(unnamed.name), "type", "bridge");
   await host.ip("link", "add", "ht0", "type", "bridge");
+  await host.ip("link", "add", tapName(foreign), "type", "bridge");
+  await host.ip("link", "set", tapName(foreign), "alias", "somebody else");
   const tables = [`inet ${tableName(owned.name)}`, `arp ${tableName(owned.name)}`, "inet hostler_policy", "ip filter"];
   const input = tables.map((table) => `table ${table} {}\n`).join("");
   await host.commands.run(["nft", "-f", "-"], { timeoutMs: 10_000, signal: never, input });
   const found = await listNetworkObjects(host.commands, never);
   expect(new Set(found)).toEqual(
     new Set([
-      { kind: "interface", name: tap, sliceName: owned.name, owner: owned.slice },
-      { kind: "interface", name: tapName(unnamed.name), sliceName: unnamed.name, owner: null },
-      { kind: "table", name: tableName(owned.name), sliceName: owned.name, owner: null },
+      { kind: "interface", name: tap, sliceName: owned.name, owner: owned.slice, foreignOwner: null },
+      { kind: "interface", name: tapName(unnamed.name), sliceName: unnamed.name, owner: null, foreignOwner: null },
+      { kind: "interface", name: tapName(foreign), sliceName: foreign, owner: null, foreignOwner: "somebody else" },
+      { kind: "table", name: tableName(owned.name), sliceName: owned.name, owner: null, foreignOwner: null },
     ]),
   );
-  expect(found).toHaveLength(3);
+  expect(found).toHaveLength(4);
 });
 
 test("a host that does not answer is not taken for an empty one", async () => {

@@ -1,4 +1,5 @@
 import { isAppError } from "@hostler/shared/errors.ts";
+import { isShortName } from "@hostler/shared/ids.ts";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
@@ -12,11 +13,13 @@ export interface NetworkObject {
   readonly sliceName: string;
   /** The slice that the interface carries as its owner; null for one that nobody named yet, and for tables, which have only their name. */
   readonly owner: SliceReference | null;
+  /** What the interface carries instead, when somebody else named it. */
+  readonly foreignOwner: string | null;
 }
 
 const TIMEOUT_MS = 20_000;
-/** What `shortName` makes. */
-const SLICE_NAME = /^[0-9a-f]{10}g[0-9a-z]+$/;
+/** An interface takes about a kilobyte; a list that is cut cannot be read. */
+const OUTPUT_BYTES_MAX = 32 * 1024 ** 2;
 
 /**
  * Everything of slices' networks that the kernel shows, whoever made it and when. Changes nothing. Throws when the host does not
@@ -36,7 +39,9 @@ export async function listNetworkObjects(
 function interfacesIn(text: string): NetworkObject[] {
   return linksSchema.parse(JSON.parse(text || "[]")).flatMap(({ ifname: name = "", ifalias = "" }) => {
     const sliceName = sliceNameOf(name, TAP_PREFIX);
-    return sliceName === null ? [] : [{ kind: "interface", name, sliceName, owner: ownerOf(ifalias)?.slice ?? null }];
+    const owner = ownerOf(ifalias)?.slice ?? null;
+    const foreignOwner = owner === null && ifalias !== "" ? ifalias : null;
+    return sliceName === null ? [] : [{ kind: "interface", name, sliceName, owner, foreignOwner }];
   });
 }
 
@@ -45,13 +50,13 @@ function tablesIn(text: string): NetworkObject[] {
   const names = new Set(text.split("\n").map((line) => line.split(" ")[2] ?? ""));
   return [...names].flatMap((name) => {
     const sliceName = sliceNameOf(name, TABLE_PREFIX);
-    return sliceName === null ? [] : [{ kind: "table", name, sliceName, owner: null }];
+    return sliceName === null ? [] : [{ kind: "table", name, sliceName, owner: null, foreignOwner: null }];
   });
 }
 
 function sliceNameOf(name: string, prefix: string): string | null {
   const rest = name.slice(prefix.length);
-  return name.startsWith(prefix) && SLICE_NAME.test(rest) ? rest : null;
+  return name.startsWith(prefix) && isShortName(rest) ? rest : null;
 }
 
 async function read(
@@ -59,8 +64,9 @@ async function read(
   argv: readonly [string, ...string[]],
   signal: AbortSignal,
 ): Promise<string> {
+  const options = { timeoutMs: TIMEOUT_MS, outputBytesMax: OUTPUT_BYTES_MAX, signal };
   try {
-    return requireSuccess(argv, await commands.run(argv, { timeoutMs: TIMEOUT_MS, signal })).stdout;
+    return requireSuccess(argv, await commands.run(argv, options)).stdout;
   } catch (error) {
     if (isAppError(error, "driver_unavailable")) return "";
     throw error;
