@@ -102,7 +102,7 @@ export function stateDirOf(environment: NodeJS.ProcessEnv = process.env): string
 }
 
 /** Where sockets live; short, because the kernel allows their paths 107 bytes. */
-function runDirOf(environment: NodeJS.ProcessEnv): string {
+export function runDirOf(environment: NodeJS.ProcessEnv = process.env): string {
   const given = environment["HOSTLER_AGENT_RUN_DIR"];
   if (given !== undefined && given !== "") return given;
   return isRoot()

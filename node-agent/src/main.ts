@@ -4,17 +4,14 @@ import { parseArgs } from "node:util";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { keyThumbprint } from "@hostler/pki";
 import { AppError, describeError, ERRORS } from "@hostler/shared/errors.ts";
-import { shortName } from "@hostler/shared/ids.ts";
-import { readRunConfig, RUN_OPTIONS, stateDirOf } from "./config.ts";
+import { readRunConfig, RUN_OPTIONS, runDirOf, stateDirOf } from "./config.ts";
 import { doctor as runDoctor } from "./doctor/doctor.ts";
 import { reportedName } from "./host/reported-name.ts";
 import { readLockHolder } from "./host/state-lock.ts";
 import { enrol } from "./identity/enrol.ts";
+import { inspect as inspectHost } from "./inspect/inspect.ts";
 import { pendingKey, readIdentity } from "./identity/identity-files.ts";
 import { makeDiskFiles } from "./journal/disk-files.ts";
-import { makeHostLedger } from "./journal/host-ledger.ts";
-import { makeJournalStore } from "./journal/journal-file.ts";
-import { stageOf } from "./journal/model.ts";
 import { readStatusFile } from "./loops/status-file.ts";
 import { startAgent } from "./start-agent.ts";
 import { AGENT_VERSION } from "./version.ts";
@@ -25,7 +22,8 @@ const HELP = `hostler-agent: makes this host part of a Hostler cloud
   key                                       This host's key, for a token that only it may use.
   run [flags]                               Work until SIGTERM; slices go on running without it.
   status                                    Who this host is, and whether an agent runs.
-  inspect                                   The slices on this host and how far each is.
+  inspect [--json]                          What of slices is on this host, whose it is, and what is left over.
+                                            Ends with 0 when all is as it should be, 1 when not, 2 when it cannot look.
   doctor [--json]                           What is wrong with this host or its way to the control plane, and what mends it.
   doctor --server HOST:PORT --token TOKEN   The same for an enrolment to come; the token is sent nowhere.
 
@@ -123,26 +121,13 @@ async function status(): Promise<void> {
   if (stored === null || holder === null) process.exitCode = 3;
 }
 
-async function inspect(): Promise<void> {
-  const files = makeDiskFiles(stateDirOf());
-  const ledger = await makeHostLedger(files).read();
-  const journals = makeJournalStore({ files, clock: systemClock });
-  const slices = await journals.list();
-  for (const slice of slices) {
-    const state = await journals.peek(slice);
-    if (state === null) continue;
-    const { [shortName(slice.allocationId, slice.generation)]: held } = ledger;
-    const failure = state.failure === null ? "" : `, ${state.failure.phase} failed: ${state.failure.message}`;
-    const row = [
-      `${slice.allocationId} generation ${slice.generation}`,
-      state.driver,
-      `${stageOf(state)}${failure}`,
-      `fence ${state.fence}`,
-      held === undefined ? "holds nothing" : `holds ${held.memoryMib} MiB, GPUs: ${held.gpuUuids.join(" ") || "none"}`,
-    ];
-    process.stdout.write(`${row.join("  ")}\n`);
-  }
-  if (slices.length === 0) process.stdout.write("No slices on this host.\n");
+async function inspect(words: readonly string[]): Promise<void> {
+  process.exitCode = await inspectHost(words, {
+    places: { stateDir: stateDirOf(), runDir: runDirOf() },
+    isTerminal: process.stdout.isTTY,
+    write: (text) => void process.stdout.write(text),
+    warn: (text) => void process.stderr.write(text),
+  });
 }
 
 async function doctor(words: readonly string[]): Promise<void> {

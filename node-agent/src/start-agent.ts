@@ -1,6 +1,5 @@
 import { randomUUID } from "node:crypto";
 import { mkdir } from "node:fs/promises";
-import { join } from "node:path";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { Inventory } from "@hostler/shared/node-protocol.ts";
@@ -8,9 +7,10 @@ import type { AgentConfig } from "./config.ts";
 import { makeControlPlaneClient, type ControlPlaneClient } from "./control/control-plane-client.ts";
 import { makeContainerDriver } from "./drivers/container/container-driver.ts";
 import { makeEffectLog } from "./drivers/mock/effect-log.ts";
+import { driverPlaces } from "./drivers/driver-places.ts";
 import { makeMockDriver } from "./drivers/mock/mock-driver.ts";
-import { makeAddressPool } from "./drivers/network/addresses.ts";
-import { chooseNetworkMode } from "./drivers/qemu/network.ts";
+import { makeAddressPool, type AddressPool } from "./drivers/network/addresses.ts";
+import { chooseNetworkMode, type NetworkMode } from "./drivers/qemu/network.ts";
 import { makeQemuDriver } from "./drivers/qemu/qemu-driver.ts";
 import { chooseGpuHost } from "./gpus/choose-gpu-host.ts";
 import { makeHostReader, type HostReader } from "./host/facts.ts";
@@ -29,14 +29,21 @@ import { makeJournalStore } from "./journal/journal-file.ts";
 import { makeLog, type Log } from "./log.ts";
 import { inventoryLoop } from "./loops/inventory.ts";
 import { pollLoop } from "./loops/poll.ts";
+import { reconcileLoop } from "./loops/reconcile.ts";
 import { renewalLoop } from "./loops/renewal.ts";
 import { slicesLoop } from "./loops/slices.ts";
 import { statusFileLoop } from "./loops/status-file.ts";
 import { superviseLoop, type LoopStatus, type SupervisedLoop } from "./loops/supervise.ts";
 import { telemetryLoop } from "./loops/telemetry.ts";
 import type { GpuHost } from "./ports/gpu-host.ts";
+import type { ProcessSupervisor } from "./ports/process-supervisor.ts";
 import type { SliceDriver } from "./ports/slice-driver.ts";
 import type { StateFiles } from "./ports/state-files.ts";
+import { HOST_ROOTS } from "./host/pci/pci-roots.ts";
+import { surveyGpus } from "./reconcile/survey-gpus.ts";
+import { hostSources } from "./reconcile/host-sources.ts";
+import { withFaults } from "./reconcile/with-faults.ts";
+import { makeReconciler, type Reconciler } from "./reconcile/reconciler.ts";
 import { noteCleanEnd, takeCleanEnd } from "./runner/clean-end.ts";
 import { makeHighWaterMark } from "./runner/high-water-mark.ts";
 import { makeOutbox } from "./runner/outbox.ts";
@@ -101,7 +108,13 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     { ...config, simulate: config.simulateGpus, nodeId: nodeIdentity.nodeId, signal: stopping.signal },
   );
   const areGpusSimulated = gpus.simulated;
-  const driverDeps = { files, commands, controlPlane, log, host, areGpusSimulated, signal: stopping.signal };
+  const supervisor = await chooseSupervisor({ commands, clock, stateDir: config.stateDir });
+  const addresses = makeAddressPool({ files, commands, portRange: config.networkPolicy.portRange });
+  const network = config.drivers.includes("qemu")
+    ? await chooseNetworkMode(commands, config.network, stopping.signal)
+    : "user";
+  const shared = { files, commands, supervisor, addresses };
+  const driverDeps = { ...shared, controlPlane, log, host, areGpusSimulated, network };
   const drivers = await makeDrivers(config, driverDeps);
   const terminals = makeTerminals({ drivers, pty: nodePtyHost, controlPlane, clock, log, signal: stopping.signal });
   const sliceDeps = {
@@ -129,6 +142,22 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   const endedCleanly = await takeCleanEnd(files);
   await runner.start();
   const slices = makeSliceInventory({ ...sliceDeps, view: runner.view });
+  const hasNetwork = network === "tap" || config.drivers.includes("container");
+  const reconciler = makeReconciler({
+    ...sliceDeps,
+    files,
+    sources: hostSources({
+      ...shared,
+      places: Object.values(driverPlaces(config)),
+      ledger: sliceDeps.ledger,
+      gpus: surveyGpus({ files, commands, clock, roots: HOST_ROOTS }),
+      hasNetwork,
+    }),
+    inHand: () => runner.view().slices,
+    keepOff: runner.keepOff,
+    pid: process.pid,
+    hasNetwork,
+  });
 
   const loops = startLoops({
     controlPlane,
@@ -138,6 +167,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     gpus,
     drivers,
     slices,
+    reconciler,
     log,
     keeper,
     agentInstance,
@@ -182,6 +212,7 @@ interface LoopParts {
   readonly gpus: GpuHost;
   readonly drivers: ReadonlyMap<string, SliceDriver>;
   readonly slices: SliceInventory;
+  readonly reconciler: Reconciler;
   readonly log: Log;
   readonly keeper: IdentityKeeper;
   readonly agentInstance: string;
@@ -191,7 +222,7 @@ interface LoopParts {
 }
 
 function startLoops(parts: LoopParts): SupervisedLoop[] {
-  const { controlPlane, runner, log, keeper, agentInstance, endedCleanly, takenSeq, slices } = parts;
+  const { controlPlane, runner, log, keeper, agentInstance, endedCleanly, takenSeq, slices, reconciler } = parts;
   const common = { clock: systemClock, log, random: Math.random };
   const loops = [
     inventoryLoop({
@@ -201,6 +232,7 @@ function startLoops(parts: LoopParts): SupervisedLoop[] {
     }),
     pollLoop({ ...common, controlPlane, keeper, runner, agentInstance, endedCleanly, takenSeq, slices }),
     slicesLoop({ ...common, controlPlane, slices, taskEnded: runner.creditChanged }),
+    reconcileLoop({ ...common, reconciler }),
     telemetryLoop({
       ...common,
       controlPlane,
@@ -227,11 +259,13 @@ async function makeDrivers(
   deps: {
     readonly files: StateFiles;
     readonly commands: ReturnType<typeof makeHostCommands>;
+    readonly supervisor: ProcessSupervisor;
+    readonly addresses: AddressPool;
     readonly controlPlane: ControlPlaneClient;
     readonly log: Log;
     readonly host: HostReader;
     readonly areGpusSimulated: boolean;
-    readonly signal: AbortSignal;
+    readonly network: NetworkMode;
   },
 ): Promise<ReadonlyMap<string, SliceDriver>> {
   const { files, commands, log } = deps;
@@ -240,34 +274,26 @@ async function makeDrivers(
     const recordEffect = config.mockEffectLog === null ? {} : { recordEffect: makeEffectLog(config.mockEffectLog) };
     drivers.set("mock", makeMockDriver({ files, clock: systemClock, ...recordEffect }));
   }
-  if (!config.drivers.includes("qemu") && !config.drivers.includes("container")) return drivers;
-  const supervisor = await chooseSupervisor({ commands, clock: systemClock, stateDir: config.stateDir });
+  const places = driverPlaces(config);
   const common = {
     commands,
-    supervisor,
+    supervisor: deps.supervisor,
     images: deps.controlPlane,
     clock: systemClock,
     log,
-    addresses: makeAddressPool({ files, commands, portRange: config.networkPolicy.portRange }),
     policy: config.networkPolicy,
+    addresses: deps.addresses,
     diskFreeGib: async (): Promise<number> => (await deps.host.facts()).diskFreeGib,
   };
   if (config.drivers.includes("qemu")) {
-    const network = await chooseNetworkMode(commands, config.network, deps.signal);
-    const places = { stateDir: config.stateDir, runDir: config.runDir };
-    drivers.set("qemu", makeQemuDriver({ ...common, places, files, network, forcedAccelerator: config.accelerator }));
+    const { network } = deps;
+    const forcedAccelerator = config.accelerator;
+    drivers.set("qemu", makeQemuDriver({ ...common, places: places.qemu, files, network, forcedAccelerator }));
   }
   if (config.drivers.includes("container")) {
-    const places = {
-      stateDir: join(config.stateDir, "containers"),
-      runDir: join(config.runDir, "containers"),
-      imagesDir: join(config.stateDir, "images"),
-    };
     const { areGpusSimulated } = deps;
-    drivers.set(
-      "container",
-      makeContainerDriver({ ...common, places, scope: await readHostScope(), areGpusSimulated }),
-    );
+    const scope = await readHostScope();
+    drivers.set("container", makeContainerDriver({ ...common, places: places.container, scope, areGpusSimulated }));
   }
   return drivers;
 }
@@ -276,10 +302,11 @@ async function readInventory(deps: {
   readonly host: HostReader;
   readonly gpus: GpuHost;
   readonly drivers: ReadonlyMap<string, SliceDriver>;
+  readonly reconciler: Pick<Reconciler, "gpuFaults">;
   readonly signal: AbortSignal;
 }): Promise<Inventory> {
   const facts = await deps.host.facts();
-  const gpus = [...(await deps.gpus.list(deps.signal))];
+  const gpus = withFaults(await deps.gpus.list(deps.signal), deps.reconciler.gpuFaults);
   const drivers = await Promise.all(
     [...deps.drivers.values()].map(async (driver) => ({
       name: driver.name,

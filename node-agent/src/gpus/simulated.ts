@@ -38,8 +38,7 @@ export function makeSimulatedGpus(
   const profiles = simulatedProfiles(model);
   const uuids = Array.from({ length: plan.count }, (_unused, index) => uuidOf(`${seed}/${plan.kind}/${index}`));
   let turn: Promise<unknown> = Promise.resolve();
-  const read = async (): Promise<State> =>
-    stateSchema.parse(JSON.parse((await deps.files.read(PATH)) ?? '{"owners":{},"faults":{}}'));
+  const read = async (): Promise<State> => await readState(deps.files);
   /** One change at a time, so that two slices cannot both find a GPU free. */
   const change = async (edit: (state: State) => State): Promise<void> => {
     const mine = turn.then(async () => {
@@ -119,6 +118,15 @@ function gpuOf(model: SimulatedModel, made: Pick<Gpu, "kind" | "uuid" | "index" 
 function findingsOf(slotId: string, faults: State["faults"]): GpuFinding[] {
   const fault = faults[cardOf(slotId)];
   return fault === undefined ? [] : [{ gpuUuid: cardOf(slotId), failureClass: "device", sentence: fault }];
+}
+
+/** Which slice (by its short name) has which of the made-up GPUs; for onlookers, who need not know the plan. */
+export async function readSimulatedOwners(files: Pick<StateFiles, "read">): Promise<Readonly<Record<string, string>>> {
+  return (await readState(files)).owners;
+}
+
+async function readState(files: Pick<StateFiles, "read">): Promise<State> {
+  return stateSchema.parse(JSON.parse((await files.read(PATH)) ?? '{"owners":{},"faults":{}}'));
 }
 
 /** Reads `h100x8`. */

@@ -42,8 +42,16 @@ export async function deviceOfMount(path: string): Promise<string | null> {
 /** Of several mounts on one place the last one is seen. Spaces and the like are written as \\040 in the list. Pure. */
 export function deviceAt(mountinfo: string, path: string): string | null {
   const mounts = mountinfo.split("\n").map((line) => line.split(" "));
-  const place = (fields: readonly string[]): string | undefined => fields[4]?.replaceAll(/\\([0-7]{3})/g, unescape);
-  return mounts.findLast((fields) => place(fields) === path)?.[2] ?? null;
+  return mounts.findLast((fields) => placeOf(fields) === path)?.[2] ?? null;
+}
+
+/** Every place at which something is mounted, as often as it is. Pure. */
+export function mountPoints(mountinfo: string): readonly string[] {
+  return mountinfo.split("\n").flatMap((line) => placeOf(line.split(" ")) ?? []);
+}
+
+function placeOf(fields: readonly string[]): string | undefined {
+  return fields[4]?.replaceAll(/\\([0-7]{3})/g, unescape);
 }
 
 function unescape(_text: string, octal: string): string {

@@ -27,6 +27,8 @@ export interface AddressPool {
   portsOf(slice: SliceReference): Promise<readonly PortMapping[]>;
   /** The addresses and the ports. */
   free(slice: SliceReference): Promise<void>;
+  /** Everything that is given out, with the short name of the slice that has it. */
+  list(): Promise<readonly (SliceAddresses & { readonly owner: string })[]>;
 }
 
 const PATH = "addresses.json";
@@ -103,6 +105,7 @@ export function makeAddressPool(deps: {
         const { [name]: freedPorts, ...others } = await readPorts();
         if (freedPorts !== undefined) await deps.files.replace(PORTS_PATH, JSON.stringify(others));
       }),
+    list: async () => Object.entries(await read()).map(([owner, index]) => ({ ...addressesOf(index), owner })),
   };
 }
 
