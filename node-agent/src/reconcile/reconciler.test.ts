@@ -56,6 +56,7 @@ describe.skipIf(!isRoot).each(["qemu", "container"] as const)("what is left of a
 
   test.each(["finished", "closed"] as const)(
     "goes when its journal is %s, and a second round finds nothing",
+    { timeout: 120_000 },
     async (standing) => {
       const planted = await plantEach(host, driver, standing);
       const report = await host.reconcile();
@@ -72,20 +73,24 @@ describe.skipIf(!isRoot).each(["qemu", "container"] as const)("what is left of a
     },
   );
 
-  test.each(OPEN)("stays when its slice is %s, and the round says %s", async (standing, verdict) => {
-    const planted = await plantEach(host, driver, standing);
-    const before = await Promise.all(planted.map(async ([, slice]) => await host.leftovers(slice)));
-    const report = await host.reconcile();
-    expect(report.undone).toEqual([]);
-    for (const [index, [plant, slice]] of planted.entries()) {
-      expect({ plant, found: await host.leftovers(slice) }).toEqual({ plant, found: before[index] });
-      const rows = rowsOf(report.rows, slice).filter((row) => row.kind !== "journal" && row.verdict !== "missing");
-      expect({ plant, isShown: rows.length > 0 }).toEqual({ plant, isShown: true });
-      // What ran on while no agent did is taken over by the first round of one that starts.
-      const wanted = (row: Row): string => (standing === "active" && row.kind === "machine" ? "adopted" : verdict);
-      expect({ plant, verdicts: rows.map((row) => row.verdict) }).toEqual({ plant, verdicts: rows.map(wanted) });
-    }
-  });
+  test.each(OPEN)(
+    "stays when its slice is %s, and the round says %s",
+    { timeout: 120_000 },
+    async (standing, verdict) => {
+      const planted = await plantEach(host, driver, standing);
+      const before = await Promise.all(planted.map(async ([, slice]) => await host.leftovers(slice)));
+      const report = await host.reconcile();
+      expect(report.undone).toEqual([]);
+      for (const [index, [plant, slice]] of planted.entries()) {
+        expect({ plant, found: await host.leftovers(slice) }).toEqual({ plant, found: before[index] });
+        const rows = rowsOf(report.rows, slice).filter((row) => row.kind !== "journal" && row.verdict !== "missing");
+        expect({ plant, isShown: rows.length > 0 }).toEqual({ plant, isShown: true });
+        // What ran on while no agent did is taken over by the first round of one that starts.
+        const wanted = (row: Row): string => (standing === "active" && row.kind === "machine" ? "adopted" : verdict);
+        expect({ plant, verdicts: rows.map((row) => row.verdict) }).toEqual({ plant, verdicts: rows.map(wanted) });
+      }
+    },
+  );
 });
 
 describe.skipIf(!isRoot)("a round", () => {
