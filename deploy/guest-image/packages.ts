@@ -41,6 +41,8 @@ export const LATE_MODULES = [
   "net_failover",
   "virtio_net",
   "virtio-rng",
+  "pvpanic",
+  "pvpanic-mmio",
   "button",
   "evdev",
 ] as const;
