@@ -4,8 +4,8 @@ import { delimiter, join } from "node:path";
 import { SYSTEM_FOLDERS } from "./toolchain.mjs";
 
 /**
- * Programs of the host that the project uses, one row each: the Debian package, a program that proves it is there, what is off
- * without it, and which commands want it.
+ * Programs of the host that the project uses, one row each: the Debian package, a program (or the path of a file) that proves it is
+ * there, what is off without it, and which commands want it.
  */
 export const HOST_TOOLS = [
   {
@@ -25,6 +25,9 @@ export const HOST_TOOLS = [
   { package: "socat", program: "socat", off: "virtual machines", for: ["demo", "test", "chaos", "bench"] },
   { package: "iproute2", program: "ip", off: "tap networks", for: ["demo", "test", "chaos", "bench"] },
   { package: "nftables", program: "nft", off: "tap networks", for: ["demo", "test", "chaos", "bench"] },
+  { package: "util-linux", program: "taskset", off: "CPUs of their own for machines", for: ["test"] },
+  { package: "swtpm", program: "swtpm", off: "machines with a TPM", for: ["test"] },
+  { package: "ovmf", program: "/usr/share/OVMF/OVMF_CODE_4M.fd", off: "machines with UEFI", for: ["test"] },
   {
     package: "systemd-container",
     program: "systemd-nspawn",
@@ -94,6 +97,7 @@ export function ensureHostTools(command, say) {
 }
 
 function hasProgram(name) {
+  if (name.startsWith("/")) return existsSync(name);
   return [...(process.env.PATH ?? "").split(delimiter), ...SYSTEM_FOLDERS].some((folder) => {
     try {
       accessSync(join(folder, name), constants.X_OK);

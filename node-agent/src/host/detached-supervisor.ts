@@ -5,7 +5,8 @@ import { exists } from "./exists.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
-import type { ProcessState, ProcessSupervisor } from "../ports/process-supervisor.ts";
+import type { ProcessPlacement, ProcessState, ProcessSupervisor } from "../ports/process-supervisor.ts";
+import { formatCpuList } from "./compute/cpu-list.ts";
 import { readBootId } from "./facts.ts";
 import { findProgram, type FindProgram } from "./find-program.ts";
 import { missingProgram, programEnvironment } from "./host-commands.ts";
@@ -56,17 +57,17 @@ export function makeDetachedSupervisor(deps: {
       const all = new Set([...namesOf(RECORDED), ...starting.filter((name) => marked?.has(mark(name)) === true)]);
       return [...all].filter((name) => name.startsWith(prefix)).toSorted();
     },
-    start: async (name, argv, { logPath, signal }) => {
+    start: async (name, argv, { logPath, placement, signal }) => {
       signal.throwIfAborted();
       if ((await inspect(name)).state === "running")
         throw new AppError("conflict", { detail: `A process runs under the name ${name} already.` });
-      const program = await (deps.find ?? findProgram)(argv[0]);
-      if (program === null) throw missingProgram(argv[0]);
+      const find = deps.find ?? findProgram;
+      const command = [...(await placedBy(find, placement)), await found(find, argv[0]), ...argv.slice(1)];
       await mkdir(folder, { recursive: true, mode: 0o700 });
       // From here until the new record is written, only note and mark tell: an old record would hide the process.
       await writeFile(startingPath(name), "", { mode: 0o600 });
       await rm(recordPath(name), { force: true });
-      const pid = await spawnDetached([program, ...argv.slice(1)], { logPath, mark: mark(name) });
+      const pid = await spawnDetached(command, { logPath, mark: mark(name) });
       // A process that ended already has no start time; the record then says "exited", which is true.
       await writeRecord(recordPath(name), {
         pid,
@@ -91,6 +92,21 @@ export function makeDetachedSupervisor(deps: {
       await rm(startingPath(name), { force: true });
     },
   };
+}
+
+async function found(find: FindProgram, name: string): Promise<string> {
+  const program = await find(name);
+  if (program === null) throw missingProgram(name);
+  return program;
+}
+
+/** Programs that set their own limits and then become the one that follows, under the same pid. */
+async function placedBy(find: FindProgram, placement?: ProcessPlacement): Promise<readonly string[]> {
+  const { cpus = [], mayLockMemory = false } = placement ?? {};
+  return [
+    ...(mayLockMemory ? [await found(find, "prlimit"), "--memlock=unlimited"] : []),
+    ...(cpus.length > 0 ? [await found(find, "taskset"), "--cpu-list", formatCpuList(cpus)] : []),
+  ];
 }
 
 async function spawnDetached(

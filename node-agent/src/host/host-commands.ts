@@ -18,6 +18,9 @@ export const PROGRAM_PACKAGES: Readonly<Record<string, string>> = {
   "systemd-nspawn": "systemd-container",
   busybox: "busybox-static",
   mke2fs: "e2fsprogs",
+  taskset: "util-linux",
+  prlimit: "util-linux",
+  swtpm: "swtpm",
 };
 
 const OUTPUT_BYTES_MAX = 256 * 1024;

@@ -1,6 +1,7 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import type { CommandResult, HostCommands } from "../ports/host-commands.ts";
-import type { ProcessLimits, ProcessState, ProcessSupervisor } from "../ports/process-supervisor.ts";
+import type { ProcessLimits, ProcessPlacement, ProcessState, ProcessSupervisor } from "../ports/process-supervisor.ts";
+import { formatCpuList } from "./compute/cpu-list.ts";
 import { requireSuccess } from "./host-commands.ts";
 
 const TIMEOUT_MS = 30_000;
@@ -23,10 +24,10 @@ export function makeSystemdSupervisor(commands: HostCommands): ProcessSupervisor
   };
   return {
     inspect,
-    start: async (name, argv, { logPath, limits, signal }) => {
+    start: async (name, argv, { signal, ...options }) => {
       if ((await inspect(name)).state === "running")
         throw new AppError("conflict", { detail: `The unit ${unitOf(name)} runs already.` });
-      const command = systemdRunArgv(name, argv, { logPath, ...(limits === undefined ? {} : { limits }) });
+      const command = systemdRunArgv(name, argv, options);
       requireSuccess(command, await commands.run(command, { timeoutMs: TIMEOUT_MS, signal }));
     },
     stop: async (name, { signal }) => {
@@ -42,8 +43,9 @@ export function makeSystemdSupervisor(commands: HostCommands): ProcessSupervisor
 export function systemdRunArgv(
   name: string,
   argv: readonly [string, ...string[]],
-  { logPath, limits }: { readonly logPath: string; readonly limits?: ProcessLimits },
+  options: { readonly logPath: string; readonly limits?: ProcessLimits; readonly placement?: ProcessPlacement },
 ): readonly [string, ...string[]] {
+  const { logPath, limits, placement } = options;
   const properties = [
     "Type=exec",
     "KillMode=mixed",
@@ -53,6 +55,7 @@ export function systemdRunArgv(
     `StandardOutput=append:${logPath}`,
     `StandardError=append:${logPath}`,
     ...(limits === undefined ? [] : limitsOf(limits)),
+    ...(placement === undefined || placement.cpus.length === 0 ? [] : cpusOf(placement.cpus)),
   ];
   return [
     "systemd-run",
@@ -70,6 +73,12 @@ export function systemdRunArgv(
 function limitsOf({ memoryMib, vcpus }: ProcessLimits): readonly string[] {
   const quota = `CPUQuota=${vcpus * 100}%`;
   return ["Delegate=yes", `MemoryMax=${memoryMib}M`, "MemorySwapMax=0", quota, `TasksMax=${TASKS_MAX}`];
+}
+
+/** Both: a group's CPUs cannot be left, but hosts with control groups of the first version have none that systemd sets. */
+function cpusOf(cpus: readonly number[]): readonly string[] {
+  const list = formatCpuList(cpus);
+  return [`AllowedCPUs=${list}`, `CPUAffinity=${list}`];
 }
 
 export function parseUnitState(text: string): ProcessState {

@@ -4,6 +4,7 @@ import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { HostLedger } from "../journal/host-ledger.ts";
 import type { JournalState } from "../journal/model.ts";
 import type { GpuHost } from "../ports/gpu-host.ts";
+import type { HostCompute } from "../ports/host-compute.ts";
 import type { CreateContext, Facts, SliceDriver, SliceReference } from "../ports/slice-driver.ts";
 
 /**
@@ -45,6 +46,8 @@ export interface PhaseContext extends CreateContext {
   readonly driver: SliceDriver;
   readonly gpus: GpuHost;
   readonly ledger: HostLedger;
+  /** Absent where no memory and no CPUs are ever set aside, as in simulations. */
+  readonly compute?: HostCompute | undefined;
 }
 
 export interface ProvisionContext extends PhaseContext {

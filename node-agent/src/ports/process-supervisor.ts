@@ -4,7 +4,12 @@ export interface ProcessSupervisor {
   start(
     name: string,
     argv: readonly [string, ...string[]],
-    options: { readonly logPath: string; readonly limits?: ProcessLimits; readonly signal: AbortSignal },
+    options: {
+      readonly logPath: string;
+      readonly limits?: ProcessLimits;
+      readonly placement?: ProcessPlacement;
+      readonly signal: AbortSignal;
+    },
   ): Promise<void>;
   inspect(name: string): Promise<ProcessState>;
   /**
@@ -20,6 +25,14 @@ export interface ProcessSupervisor {
 export interface ProcessLimits {
   readonly memoryMib: number;
   readonly vcpus: number;
+}
+
+/** Kept by every supervisor. */
+export interface ProcessPlacement {
+  /** Where its threads may run; empty is anywhere. */
+  readonly cpus: readonly number[];
+  /** Whether it may keep all of its memory from being moved, as devices need that are passed through. */
+  readonly mayLockMemory: boolean;
 }
 
 export type ProcessState =

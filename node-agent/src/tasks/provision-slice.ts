@@ -67,7 +67,7 @@ export function refuse(task: GrantedTask, { code, message, isUntouched }: Refusa
 }
 
 export function provisionRun(deps: SliceTaskDeps, task: GrantedTask, slice: BuiltSlice): PhaseRun<ProvisionContext> {
-  const { clock, random, gpus, ledger, availableMemoryMib } = deps;
+  const { clock, random, availableMemoryMib, compute, gpus, ledger } = deps;
   const { spec, driver, journal } = slice;
   const reference = { allocationId: spec.allocationId, generation: spec.generation };
   const owner = shortName(spec.allocationId, spec.generation);
@@ -84,7 +84,18 @@ export function provisionRun(deps: SliceTaskDeps, task: GrantedTask, slice: Buil
     assertHeld: task.assertHeld,
     emit: task.emit,
     log: deps.log,
-    contextOf: (base) => ({ ...base, slice: reference, owner, driver, gpus, ledger, spec, availableMemoryMib, seal }),
+    contextOf: (base) => ({
+      ...base,
+      slice: reference,
+      owner,
+      driver,
+      gpus,
+      ledger,
+      compute,
+      spec,
+      availableMemoryMib,
+      seal,
+    }),
   };
 }
 

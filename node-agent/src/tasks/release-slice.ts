@@ -66,7 +66,7 @@ function phaseRun(
   task: GrantedTask,
   slice: { readonly driver: SliceDriver; readonly journal: Journal; readonly gpuUuids: readonly string[] },
 ): PhaseRun<ReleaseContext> {
-  const { clock, random, gpus, ledger } = deps;
+  const { clock, random, gpus, ledger, compute } = deps;
   const { driver, journal, gpuUuids } = slice;
   const { allocationId, generation, provision } = journal.state;
   const owner = shortName(allocationId, generation);
@@ -92,6 +92,7 @@ function phaseRun(
       driver,
       gpus,
       ledger,
+      compute,
       gpuUuids,
       provision,
       eraseSpec,

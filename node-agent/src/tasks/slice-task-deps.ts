@@ -5,6 +5,7 @@ import type { JournalStore } from "../journal/journal-file.ts";
 import { isLowerFence, type JournalState } from "../journal/model.ts";
 import type { Log } from "../log.ts";
 import type { GpuHost } from "../ports/gpu-host.ts";
+import type { HostCompute } from "../ports/host-compute.ts";
 import type { SliceDriver } from "../ports/slice-driver.ts";
 
 export interface SliceTaskDeps {
@@ -12,6 +13,8 @@ export interface SliceTaskDeps {
   readonly ledger: HostLedger;
   readonly drivers: ReadonlyMap<string, SliceDriver>;
   readonly gpus: GpuHost;
+  /** Absent where no memory and no CPUs are ever set aside, as in simulations. */
+  readonly compute?: HostCompute;
   readonly clock: Clock;
   readonly random: () => number;
   readonly log: Log;
