@@ -43,7 +43,7 @@ async function processes(): Promise<string[]> {
       return `${pid} ${commandLine.replaceAll("\0", " ")}`;
     }),
   );
-  return lines.filter((line) => /qemu-system|systemd-nspawn|podman/.test(line));
+  return lines.filter((line) => /qemu-system|swtpm|systemd-nspawn|podman/.test(line));
 }
 
 async function mounts(): Promise<string[]> {

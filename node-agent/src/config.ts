@@ -9,6 +9,9 @@ import type { NetworkMode } from "./drivers/qemu/network.ts";
 import { parseSimulatedGpus, type SimulatedGpuPlan } from "./gpus/simulated.ts";
 import { SIMULATED_MODELS } from "./gpus/simulated-models.ts";
 import { HOST_ROOTS, type PciRoots } from "./host/pci/pci-roots.ts";
+import type { PlatformDefaults } from "./drivers/qemu/platform.ts";
+import type { ComputePolicy } from "./host/compute/compute-policy.ts";
+import { parseCpuList } from "./host/compute/cpu-list.ts";
 import { LOG_LEVELS, type LogLevel } from "./log.ts";
 
 export interface AgentConfig {
@@ -26,6 +29,8 @@ export interface AgentConfig {
   readonly drivers: readonly DriverName[];
   /** Where `/sys`, `/proc` and `/dev` are looked into for GPUs; the host's own unless a test made others. */
   readonly hardware: PciRoots;
+  readonly compute: ComputePolicy;
+  readonly platform: PlatformDefaults;
   /** Where the mock driver writes when it acts; null unless a test asks for it. */
   readonly mockEffectLog: string | null;
 }
@@ -62,6 +67,27 @@ export const RUN_OPTIONS = {
   },
   accelerator: { type: "string", help: "auto (unless given: KVM where it proves that it boots), kvm or tcg." },
   drivers: { type: "string", help: "qemu (unless given), container, mock, or several with commas." },
+  hugepages: {
+    type: "string",
+    help: "Memory of machines: off (unless given), reserved (pages set aside at boot) or on-demand (the agent owns the pools).",
+  },
+  "pin-cpus": {
+    type: "string",
+    help: "off (unless given), or on: whole cores of its own for each machine, near its GPUs.",
+  },
+  "reserve-cpus": {
+    type: "string",
+    help: "CPUs that no machine is pinned to, such as 0-1,32-33; the first core unless given.",
+  },
+  firmware: {
+    type: "string",
+    help: "Of machines without the label hostler.dev/firmware: bios (unless given) or uefi.",
+  },
+  tpm: { type: "string", help: "A TPM 2.0 for machines without the label hostler.dev/tpm: off (unless given) or on." },
+  vsock: {
+    type: "string",
+    help: "off (unless given), or on: machines may reach programs of this host that listen on vsock.",
+  },
 } as const;
 
 /** The only reader of environment and flags. Throws naming the flag or variable and what it expects. */
@@ -88,6 +114,16 @@ export function readRunConfig(args: readonly string[], environment: NodeJS.Proce
     accelerator: acceleratorOf(oneOf("--accelerator", values.accelerator ?? "auto", ["auto", "kvm", "tcg"])),
     drivers: (values.drivers ?? "qemu").split(",").map((name) => oneOf("--drivers", name, driverNameSchema.options)),
     hardware: hardwareOf(environment["HOSTLER_AGENT_HARDWARE_ROOT"]),
+    compute: {
+      hugepages: oneOf("--hugepages", values.hugepages ?? "off", ["off", "reserved", "on-demand"]),
+      pinCpus: isOn("--pin-cpus", values["pin-cpus"]),
+      reservedCpus: values["reserve-cpus"] === undefined ? null : cpuList("--reserve-cpus", values["reserve-cpus"]),
+    },
+    platform: {
+      firmware: oneOf("--firmware", values.firmware ?? "bios", ["bios", "uefi"]),
+      hasTpm: isOn("--tpm", values.tpm),
+      hasVsock: isOn("--vsock", values.vsock),
+    },
     mockEffectLog: environment["HOSTLER_AGENT_MOCK_EFFECTS"] ?? null,
   };
 }
@@ -168,6 +204,17 @@ function expected(name: string, text: string, what: string): AppError {
 
 function acceleratorOf(choice: "auto" | "kvm" | "tcg"): Accelerator | null {
   return choice === "auto" ? null : choice;
+}
+
+function isOn(name: string, text = "off"): boolean {
+  return oneOf(name, text, ["off", "on"]) === "on";
+}
+
+function cpuList(name: string, text: string): readonly number[] {
+  const list = parseCpuList(text);
+  if (list === null)
+    throw new AppError("malformed_request", { detail: `${name} ${text}: expected a list such as 0-1,32-33.` });
+  return list;
 }
 
 function oneOf<const Choice extends string>(name: string, text: string, choices: readonly Choice[]): Choice {

@@ -13,6 +13,7 @@ import { makeAddressPool, type AddressPool } from "./drivers/network/addresses.t
 import { chooseNetworkMode, type NetworkMode } from "./drivers/qemu/network.ts";
 import { makeQemuDriver } from "./drivers/qemu/qemu-driver.ts";
 import { chooseGpuHost } from "./gpus/choose-gpu-host.ts";
+import { makeHostCompute } from "./host/compute/host-compute.ts";
 import { makeHostReader, type HostReader } from "./host/facts.ts";
 import { makeElsewhereRunner } from "./host/run-elsewhere.ts";
 import { makeHostCommands } from "./host/host-commands.ts";
@@ -117,9 +118,11 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   const driverDeps = { ...shared, controlPlane, log, host, areGpusSimulated, network };
   const drivers = await makeDrivers(config, driverDeps);
   const terminals = makeTerminals({ drivers, pty: nodePtyHost, controlPlane, clock, log, signal: stopping.signal });
+  const ledger = makeHostLedger(files);
   const sliceDeps = {
     journals: makeJournalStore({ files, clock }),
-    ledger: makeHostLedger(files),
+    ledger,
+    compute: makeHostCompute({ commands, ledger, policy: config.compute, sysfs: "/sys", procfs: "/proc" }),
     drivers,
     gpus,
     clock,
@@ -287,8 +290,9 @@ async function makeDrivers(
   };
   if (config.drivers.includes("qemu")) {
     const { network } = deps;
-    const forcedAccelerator = config.accelerator;
-    drivers.set("qemu", makeQemuDriver({ ...common, places: places.qemu, files, network, forcedAccelerator }));
+    const { accelerator: forcedAccelerator, platform } = config;
+    const own = { places: places.qemu, files, network, forcedAccelerator, platform };
+    drivers.set("qemu", makeQemuDriver({ ...common, ...own }));
   }
   if (config.drivers.includes("container")) {
     const { areGpusSimulated } = deps;

@@ -40,8 +40,19 @@ export interface Machine extends HostObject {
     slice: SliceReference,
     options: { readonly timeoutMs: number; readonly signal: AbortSignal },
   ): Promise<boolean>;
+  /** The last events of the machine's life, oldest first, also after it ended; absent where the driver notices none. */
+  history?(slice: SliceReference): Promise<readonly MachineEvent[]>;
   /** The program that gives a terminal in the slice when run in a PTY on the host; its exit code is the shell's. */
   terminalCommand(slice: SliceReference): Promise<TerminalCommand>;
+}
+
+/** What happened to a machine by itself; how often in a row, and the last words of its guest where they matter. */
+export interface MachineEvent {
+  readonly at: string;
+  readonly event: string;
+  readonly reason: string | null;
+  readonly count: number;
+  readonly lastWords: string | null;
 }
 
 export interface TerminalCommand {

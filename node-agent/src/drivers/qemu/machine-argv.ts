@@ -1,9 +1,10 @@
 import { uuidOf } from "@hostler/shared/ids.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
-import type { Accelerator } from "./accelerator.ts";
 import { macOf, tapName } from "../network/host-links.ts";
 import type { PortMapping } from "../network/host-ports.ts";
+import type { Accelerator } from "./accelerator.ts";
+import { boardArgv, extraDevicesArgv, type Hardware, PLAIN_HARDWARE } from "./machine-hardware.ts";
 import type { NetworkMode } from "./network.ts";
 import { TERMINAL_PORTS, type SlicePaths } from "../slices/slice-paths.ts";
 
@@ -13,6 +14,8 @@ export interface MachineSettings {
   /** Ports of the host that QEMU listens on where the network is its own; rules of the host forward them elsewhere. */
   readonly forwards?: readonly PortMapping[];
   readonly fence: string;
+  /** The plain machine unless given. */
+  readonly hardware?: Hardware;
 }
 
 /** Chardev of the serial console. */
@@ -40,13 +43,14 @@ export function machineArgv(
   paths: SlicePaths,
   settings: MachineSettings,
 ): readonly [string, ...string[]] {
-  const { accelerator } = settings;
+  const { accelerator, hardware = PLAIN_HARDWARE } = settings;
   return [
     "qemu-system-x86_64",
     ...["-name", `guest=${machineName(spec, settings.fence)},debug-threads=on`, "-uuid", uuidOf(spec.allocationId)],
     ...["-nodefaults", "-no-user-config", "-display", "none", "-S"],
-    ...["-machine", "q35", "-accel", accelerator, "-cpu", accelerator === "kvm" ? "host" : "max"],
-    ...["-smp", String(spec.vcpus), "-m", `${spec.memoryMib}M`],
+    // A guest that panics is kept as it is until its last words were read.
+    ...["-action", "panic=pause", "-device", "pvpanic"],
+    ...boardArgv(spec, paths, { ...hardware, accelerator }),
     ...["-blockdev", json({ driver: "qcow2", "node-name": "root", file: fileNode(paths.disk), discard: "unmap" })],
     ...["-device", "virtio-blk-pci,drive=root,serial=root,bootindex=1"],
     ...["-blockdev", json({ driver: "raw", "node-name": "seed", "read-only": true, file: fileNode(paths.seed) })],
@@ -58,7 +62,8 @@ export function machineArgv(
     ...["-chardev", `file,id=${SERIAL_ID},path=${paths.serialLog},append=on`, "-serial", `chardev:${SERIAL_ID}`],
     ...["-device", `virtio-serial-pci,max_ports=${TERMINAL_PORTS + 1}`],
     ...Array.from({ length: TERMINAL_PORTS }, (_, index) => terminalPort(paths, index)).flat(),
-    ...["-qmp", `unix:${paths.qmp},server=on,wait=off`],
+    ...extraDevicesArgv(paths, hardware),
+    ...["-qmp", `unix:${paths.qmp},server=on,wait=off`, "-qmp", `unix:${paths.events},server=on,wait=off`],
     ...["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
   ];
 }

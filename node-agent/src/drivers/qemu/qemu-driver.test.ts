@@ -14,10 +14,11 @@ import { makeHostCommands } from "../../host/host-commands.ts";
 import { makeDiskFiles } from "../../journal/disk-files.ts";
 import { makeLog } from "../../log.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
-import type { SliceDriver, TerminalCommand } from "../../ports/slice-driver.ts";
+import type { SliceDriver } from "../../ports/slice-driver.ts";
 import { DEFAULT_NETWORK_POLICY } from "../network/network-policy.ts";
 import { makeQemuDriver, type QemuDriverDeps } from "./qemu-driver.ts";
 import { slicePaths } from "../slices/slice-paths.ts";
+import { asRoot, build, inGuest } from "./test-machine.ts";
 import {
   commands,
   isRoot,
@@ -78,24 +79,6 @@ function makeDriver(overrides: Partial<QemuDriverDeps> = {}): SliceDriver {
   });
 }
 
-/** Makes everything up to a running machine; resolves with how long each part took. */
-async function build(driver: SliceDriver, spec: SliceSpec): Promise<Record<string, number>> {
-  const timings: Record<string, number> = {};
-  const context = makeContext();
-  const time = async (name: string, work: () => Promise<unknown>): Promise<void> => {
-    const startedMs = systemClock.monotonicMs();
-    await work();
-    timings[name] = Math.round(systemClock.monotonicMs() - startedMs);
-  };
-  await time("preflight", async () => [await driver.capability(never), await driver.preflight(spec, never)]);
-  await time("image", async () => await driver.image.create(spec, context));
-  await time("disk", async () => await driver.disk.create(spec, context));
-  await time("seed", async () => await driver.seed.create(spec, context));
-  await time("network", async () => await driver.network.create(spec, context));
-  await time("start", async () => await driver.machine.create(spec, context));
-  return timings;
-}
-
 async function removeAll(driver: SliceDriver, spec: SliceSpec): Promise<void> {
   for (const object of [driver.machine, driver.disk, driver.network, driver.seed]) {
     await object.remove(spec, never);
@@ -106,27 +89,6 @@ async function removeAll(driver: SliceDriver, spec: SliceSpec): Promise<void> {
 async function leftovers(spec: SliceSpec): Promise<string[]> {
   const prefix = network === null ? [] : ["ip", "netns", "exec", network.name];
   return await leftoversOf(spec.allocationId, spec.generation, { ...places, prefix });
-}
-
-/** Runs the terminal's command with a remote command, without a PTY of ours. */
-async function inGuest({ argv, env }: TerminalCommand, remote: string): Promise<{ code: number; text: string }> {
-  const [program, ...args] = argv;
-  const child = run(program, [...args, remote], { env, timeout: 60_000 });
-  child.child.stdin?.end();
-  return await child.then(
-    ({ stdout }) => ({ code: 0, text: stdout }),
-    (error: { code: number; stdout: string; stderr: string }) => ({
-      code: error.code,
-      text: error.stdout + error.stderr,
-    }),
-  );
-}
-
-/** root of the guest takes the same keys. */
-async function asRoot(driver: SliceDriver, spec: SliceSpec, remote: string): Promise<{ code: number; text: string }> {
-  const { argv, env } = await driver.machine.terminalCommand(spec);
-  const [program, ...args] = argv;
-  return await inGuest({ argv: [program, ...args.slice(0, -1), "root@slice"], env }, remote);
 }
 
 test("a slice is built, proves itself, gives terminals with exit codes, shuts down and leaves nothing", async () => {

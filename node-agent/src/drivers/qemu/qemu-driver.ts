@@ -3,21 +3,16 @@ import { join } from "node:path";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
+import { exists } from "../../host/exists.ts";
 import { readBootId } from "../../host/facts.ts";
 import { findProgram, type FindProgram } from "../../host/find-program.ts";
 import { missingProgram, PROGRAM_PACKAGES } from "../../host/host-commands.ts";
+import { HOST_ROOTS } from "../../host/pci/pci-roots.ts";
 import type { Log } from "../../log.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { ImageSource } from "../../ports/image-source.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
-import type {
-  DriverCapability,
-  Facts,
-  Machine,
-  SliceDriver,
-  SliceReference,
-  SliceSurvey,
-} from "../../ports/slice-driver.ts";
+import type { DriverCapability, Facts, SliceDriver, SliceReference, SliceSurvey } from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
 import { decideAccelerator, type Accelerator, type AcceleratorVerdict } from "./accelerator.ts";
 import { makeAddressPool, type AddressPool } from "../network/addresses.ts";
@@ -25,9 +20,11 @@ import { makeDisk } from "./disk.ts";
 import { refused } from "../images/image-header.ts";
 import { makeImageCache, type ImageCache } from "../images/image-cache.ts";
 import { parseMachineName } from "./machine-argv.ts";
-import { makeMachine } from "./machine.ts";
+import { makeMachine, type QemuMachine } from "./machine.ts";
+import { makeMachineWatch, type MachineWatch } from "./machine-watch.ts";
 import type { NetworkPolicy } from "../network/network-policy.ts";
 import { listTapSlices, makeNetwork, requireNetwork, type NetworkMode } from "./network.ts";
+import { checkFirmware, FIRMWARE_FOLDER, PLAIN_PLATFORM, platformOf, type PlatformDefaults } from "./platform.ts";
 import { makeSeed } from "./seed.ts";
 import { FILE_ERASURE } from "../slices/erase-file.ts";
 import { listSliceFolders } from "../slices/slice-folder.ts";
@@ -48,12 +45,17 @@ export interface QemuDriverDeps {
   readonly diskFreeGib: () => Promise<number>;
   /** Shared with the other drivers of this host; made from its file where this one is alone. */
   readonly addresses?: AddressPool;
+  /** What machines have unless their labels say otherwise; the plain one unless given. */
+  readonly platform?: PlatformDefaults;
+  /** Where the UEFI firmware lies; for tests. */
+  readonly firmwareFolder?: string;
   readonly find?: FindProgram;
   readonly readyTimeoutMs?: number;
 }
 
 const ALWAYS = ["qemu-system-x86_64", "qemu-img", "genisoimage", "ssh", "ssh-keygen", "socat"] as const;
 const FOR_TAP = ["ip", "nft"] as const;
+const VSOCK_DEVICE = "/dev/vhost-vsock";
 /** Left free on the host's disk: the journal and the logs must still fit. */
 const DISK_RESERVE_GIB = 1;
 const GIB = 1024 ** 3;
@@ -77,7 +79,11 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
     areAllThere = names.length === 0;
     return names;
   };
-  const machine = makeMachine({ ...deps, addresses, accelerator });
+  const watch = makeMachineWatch(deps);
+  const platform = deps.platform ?? PLAIN_PLATFORM;
+  const firmwareFolder = deps.firmwareFolder ?? FIRMWARE_FOLDER;
+  const { sysfs } = HOST_ROOTS;
+  const machine = makeMachine({ ...deps, addresses, accelerator, watch, platform, firmwareFolder, sysfs });
   return {
     name: "qemu",
     gpuAccess: "vfio",
@@ -86,6 +92,7 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
       const [first] = await missing();
       if (first !== undefined) throw missingProgram(first);
       await requireNetwork({ commands, mode: deps.network, policy: deps.policy }, spec, signal);
+      await checkPlatform(deps, platformOf(spec, platform), firmwareFolder);
       return await preflight(deps, images, spec);
     },
     image: {
@@ -99,7 +106,7 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
     machine,
     listSlices: async (signal) => await listSlices(deps, signal),
     survey: async (slice, signal) => ({
-      machine: await surveyMachine(deps, machine, { slice, signal }),
+      machine: await surveyMachine(deps, { machine, watch }, slice),
       hasDisk: (await disk.inspect(slice, signal)) === "present",
     }),
   };
@@ -108,8 +115,6 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
 async function preflight(deps: QemuDriverDeps, images: ImageCache, spec: SliceSpec): Promise<Facts> {
   if (spec.image.format === "tar")
     throw refused(spec.image.name, "it is the root file system of a container", "Ask for the container driver.");
-  if (spec.gpuUuids.length > 0)
-    deps.log.info({ gpus: spec.gpuUuids.length }, "the slice holds its GPUs; they are not visible inside the machine");
   const freeGib = await deps.diskFreeGib();
   const imageGib = (await images.isCached(spec.image)) ? 0 : Math.ceil(spec.image.sizeBytes / GIB);
   if (freeGib < DISK_RESERVE_GIB + imageGib)
@@ -117,6 +122,20 @@ async function preflight(deps: QemuDriverDeps, images: ImageCache, spec: SliceSp
       detail: `${freeGib} GiB are free under ${deps.places.stateDir}; the image takes ${imageGib} and ${DISK_RESERVE_GIB} must stay free.`,
     });
   return { network: deps.network, diskFreeGib: freeGib };
+}
+
+/** In words, before anything is made: what this machine needs beyond the plain one. */
+async function checkPlatform(
+  deps: QemuDriverDeps,
+  { firmware, hasTpm, hasVsock }: PlatformDefaults,
+  firmwareFolder: string,
+): Promise<void> {
+  if (firmware === "uefi") await checkFirmware(firmwareFolder);
+  if (hasTpm && (await (deps.find ?? findProgram)("swtpm")) === null) throw missingProgram("swtpm");
+  if (hasVsock && !(await exists(VSOCK_DEVICE)))
+    throw new AppError("driver_unavailable", {
+      detail: `--vsock on, but this host has no ${VSOCK_DEVICE}. Load it with: modprobe vhost_vsock`,
+    });
 }
 
 async function capability(
@@ -146,15 +165,20 @@ export async function missingPrograms(deps: Pick<QemuDriverDeps, "network" | "fi
   return wanted.filter((_, index) => found[index] === null);
 }
 
-/** A machine without a process is none, whatever files it left; one whose process lives but does not say that it runs may be busy. */
+/**
+ * A machine without a process is none, whatever files it left; one whose process lives but does not say that it runs may be busy,
+ * or about to be ended by whoever follows it.
+ */
 async function surveyMachine(
   deps: QemuDriverDeps,
-  machine: Pick<Machine, "inspect">,
-  { slice, signal }: { readonly slice: SliceReference; readonly signal: AbortSignal },
+  { machine, watch }: { readonly machine: QemuMachine; readonly watch: MachineWatch },
+  slice: SliceReference,
 ): Promise<SliceSurvey["machine"]> {
   const { name } = slicePaths(deps.places, slice);
   if ((await deps.supervisor.inspect(name)).state !== "running") return "none";
-  return (await machine.inspect(slice, signal)) === "present" ? "running" : "unclear";
+  // An agent that was started anew follows the machines of the one before it from its first look on.
+  watch.follow(slice);
+  return (await machine.status(slice)) === "running" ? "running" : "unclear";
 }
 
 /** From the folders, the processes and the interfaces: any of the three may have outlived the others. */

@@ -8,7 +8,15 @@ import * as z from "zod";
 export interface Qmp {
   /** Runs a command and resolves with what it returns. Rejects with `command_failed` and QEMU's own words. */
   run(command: string, args?: Readonly<Record<string, unknown>>): Promise<unknown>;
+  /** Resolves when the connection is over, by whomever. */
+  readonly closed: Promise<void>;
   close(): void;
+}
+
+/** What QEMU tells by itself. */
+export interface QmpEvent {
+  readonly event: string;
+  readonly data: Readonly<Record<string, unknown>>;
 }
 
 /** QEMU serves one client at a time; the next one waits for its greeting until the other is gone. */
@@ -17,14 +25,21 @@ const ANSWER_TIMEOUT_MS = 5000;
 const LINE_CHARACTERS_MAX = 4 * 1024 * 1024;
 
 const messageSchema = z.looseObject({
+  event: z.string().optional(),
+  data: z.record(z.string(), z.unknown()).optional(),
   return: z.unknown().optional(),
   error: z.looseObject({ desc: z.string().optional() }).optional(),
 });
 
-/** Connects and agrees on capabilities. Rejects with `machine_exited` when nobody listens on the socket. */
-export async function openQmp(path: string, clock: Clock): Promise<Qmp> {
+/**
+ * Connects and agrees on capabilities. Who listens to events holds the connection for as long as the machine lives, and does not
+ * keep the agent from ending by it. Rejects with `machine_exited` when nobody listens on the socket. */
+export async function openQmp(path: string, clock: Clock, onEvent?: (event: QmpEvent) => void): Promise<Qmp> {
   const socket = await connectTo(path, clock);
-  const answers = readAnswers(socket);
+  if (onEvent !== undefined) socket.unref();
+  const answers = readAnswers(socket, onEvent ?? (() => undefined));
+  const { promise: closed, resolve } = Promise.withResolvers<void>();
+  socket.once("close", () => resolve());
   const run = async (command: string, args: Readonly<Record<string, unknown>> = {}): Promise<unknown> => {
     const answer = answers.next();
     socket.write(`${JSON.stringify({ execute: command, arguments: args })}\n`);
@@ -50,7 +65,7 @@ export async function openQmp(path: string, clock: Clock): Promise<Qmp> {
     socket.destroy();
     throw error;
   }
-  return { run, close: () => socket.destroy() };
+  return { run, closed, close: () => socket.destroy() };
 }
 
 /** Opens the socket, runs `work` and closes it, whatever happens. */
@@ -87,8 +102,8 @@ async function connectTo(path: string, clock: Clock): Promise<Socket> {
   }
 }
 
-/** Commands are answered in order; the greeting and events come in between and are passed over. */
-function readAnswers(socket: Socket): { next(): Promise<unknown> } {
+/** Commands are answered in order; the greeting and events come in between. */
+function readAnswers(socket: Socket, onEvent: (event: QmpEvent) => void): { next(): Promise<unknown> } {
   const waiting: { resolve(value: unknown): void; reject(error: unknown): void }[] = [];
   const closedError = (): AppError =>
     new AppError("machine_exited", { detail: "The machine closed its control socket." });
@@ -98,7 +113,8 @@ function readAnswers(socket: Socket): { next(): Promise<unknown> } {
   };
   const takeLine = (line: string): void => {
     const message = messageSchema.parse(JSON.parse(line));
-    if ("return" in message) waiting.shift()?.resolve(message.return);
+    if (message.event !== undefined) onEvent({ event: message.event, data: message.data ?? {} });
+    else if ("return" in message) waiting.shift()?.resolve(message.return);
     else if (message.error !== undefined)
       waiting
         .shift()

@@ -55,7 +55,7 @@ async function claimFolder(
 /** Removes the folder once nothing but its owner's name and logs are left in it. */
 export async function closeSliceFolder(paths: SlicePaths): Promise<void> {
   const names = await readdir(paths.folder).catch(() => []);
-  if (names.every((name) => /^(?:owner\.json|serial\.log|qemu\.log)$/.test(name)))
+  if (names.every((name) => /^(?:owner\.json|history\.json(?:\.new)?|\w+\.log)$/.test(name)))
     await rm(paths.folder, { recursive: true, force: true });
 }
 

@@ -14,10 +14,19 @@ export interface SlicePaths {
   readonly platformKey: string;
   readonly network: string;
   readonly machine: string;
+  /** What the driver noticed of the machine's life. */
+  readonly history: string;
+  /** What the machine keeps beside its disk: the variables of its firmware, the state of its TPM. */
+  readonly platform: string;
+  readonly firmwareVars: string;
+  readonly tpmState: string;
   readonly serialLog: string;
   readonly qemuLog: string;
   readonly sockets: string;
   readonly qmp: string;
+  /** A second control socket, for what QEMU tells by itself. */
+  readonly events: string;
+  readonly tpm: string;
   /** Socket of the virtio-serial port for the Nth terminal. */
   terminal(index: number): string;
 }
@@ -55,10 +64,16 @@ export function slicePaths(places: QemuPlaces, slice: SliceReference): SlicePath
     platformKey: join(folder, "platform-key"),
     network: join(folder, "network.json"),
     machine: join(folder, "machine.json"),
+    history: join(folder, "history.json"),
+    platform: join(folder, "platform"),
+    firmwareVars: join(folder, "platform/vars.fd"),
+    tpmState: join(folder, "platform/tpm"),
     serialLog: join(folder, "serial.log"),
     qemuLog: join(folder, "qemu.log"),
     sockets,
     qmp: join(sockets, "qmp.sock"),
+    events: join(sockets, "evt.sock"),
+    tpm: join(sockets, "tpm.sock"),
     terminal: (index) => join(sockets, `ssh${index}.sock`),
   };
 }
