@@ -10,6 +10,7 @@ import { formatCpuList } from "./compute/cpu-list.ts";
 import { readBootId } from "./facts.ts";
 import { findProgram, type FindProgram } from "./find-program.ts";
 import { missingProgram, programEnvironment } from "./host-commands.ts";
+import { memoryLockPrefix } from "./memory-lock.ts";
 import { startTimeOf } from "./process-start-time.ts";
 
 /** Carried in the environment of every program, so that it is found although its record was never written. */
@@ -103,8 +104,9 @@ async function found(find: FindProgram, name: string): Promise<string> {
 /** Programs that set their own limits and then become the one that follows, under the same pid. */
 async function placedBy(find: FindProgram, placement?: ProcessPlacement): Promise<readonly string[]> {
   const { cpus = [], mayLockMemory = false } = placement ?? {};
+  const [prlimit, ...limits] = mayLockMemory ? await memoryLockPrefix() : [];
   return [
-    ...(mayLockMemory ? [await found(find, "prlimit"), "--memlock=unlimited"] : []),
+    ...(prlimit === undefined ? [] : [await found(find, prlimit), ...limits]),
     ...(cpus.length > 0 ? [await found(find, "taskset"), "--cpu-list", formatCpuList(cpus)] : []),
   ];
 }

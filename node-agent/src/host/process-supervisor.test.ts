@@ -9,6 +9,7 @@ import type { ProcessSupervisor } from "../ports/process-supervisor.ts";
 import { makeDetachedSupervisor } from "./detached-supervisor.ts";
 import { readBootId } from "./facts.ts";
 import { makeFindProgram } from "./find-program.ts";
+import { memoryLockOf } from "./memory-lock.ts";
 import { startTimeOf } from "./process-start-time.ts";
 import { parseUnitNames, parseUnitState, systemdRunArgv } from "./systemd-supervisor.ts";
 
@@ -146,6 +147,28 @@ test("under systemd a slice is a unit of its own, in its own slice, with its log
   expect(argv.join(" ")).not.toContain("MemoryMax");
   const limited = systemdRunArgv("abc", ["env"], { logPath: "/x.log", limits: { memoryMib: 512, vcpus: 2 } });
   expect(limited).toEqual(expect.arrayContaining(["Delegate=yes", "MemoryMax=512M", "CPUQuota=200%"]));
+  const placement = { cpus: [2, 3, 10], mayLockMemory: true };
+  const placed = systemdRunArgv("abc", ["env"], { logPath: "/x.log", placement });
+  expect(placed).toEqual(expect.arrayContaining(["AllowedCPUs=2-3,10", "CPUAffinity=2-3,10", "LimitMEMLOCK=infinity"]));
+});
+
+test("a program that is placed runs on its CPUs, under the pid that is known", async () => {
+  const { supervisor, logPath } = await setUp();
+  const placement = { cpus: [0], mayLockMemory: true };
+  await supervisor.start("one", ["sleep", "1000"], { logPath, placement, signal });
+  const status = async (): Promise<string> => await readFile(`/proc/${await pidOf(supervisor, "one")}/status`, "utf8");
+  await waitFor("the program itself", async () => /^Name:\s+sleep$/m.test(await status()));
+  expect(await status()).toMatch(/^Cpus_allowed_list:\s+0$/m);
+});
+
+test("memory is locked by a raised limit where that is allowed, without one where none applies, and else not at all", () => {
+  const status = (capabilities: string): string => `Name:\tnode\nCapEff:\t${capabilities}\nCapBnd:\t000001ffffffffff\n`;
+  const limits = (hard: string): string =>
+    `Max locked memory         8388608              ${hard}              bytes\n`;
+  expect(memoryLockOf(status("0000000000000000"), limits("unlimited"))).toBe("raise_limit");
+  expect(memoryLockOf(status("000001ffffffffff"), limits("8388608"))).toBe("raise_limit");
+  expect(memoryLockOf(status("0000000000004000"), limits("8388608"))).toBe("needs_no_limit");
+  expect(memoryLockOf(status("00000000a80425fb"), limits("8388608"))).toBe("forbidden");
 });
 
 test("what systemctl says is read: running, on its way down, failed, unknown", () => {

@@ -1,3 +1,5 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { access, constants, readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { systemClock } from "@hostler/shared/clock.ts";
@@ -16,22 +18,25 @@ import { findProgram } from "../../host/find-program.ts";
 import { makeDiskFiles } from "../../journal/disk-files.ts";
 import { makeHostLedger, type ComputeShare } from "../../journal/host-ledger.ts";
 import { makeLog } from "../../log.ts";
-import type { MachineEvent, SliceDriver } from "../../ports/slice-driver.ts";
+import type { CreateContext, MachineEvent, SliceDriver } from "../../ports/slice-driver.ts";
 import { slicePaths } from "../slices/slice-paths.ts";
 import { commands, makeContext, makePlaces, makeSpec, never, sourceOf, type TestPlaces } from "../testing.ts";
 import { FIRMWARE_FOLDER } from "./platform.ts";
 import { DEFAULT_NETWORK_POLICY } from "../network/network-policy.ts";
+import { withQmp } from "./qmp.ts";
 import { makeQemuDriver, type QemuDriverDeps } from "./qemu-driver.ts";
 import { asRoot, build } from "./test-machine.ts";
 
 let places: TestPlaces;
 let image: SliceSpec["image"];
 let bytes: Buffer;
+let imagePath: string;
 
 beforeAll(async () => {
   places = await makePlaces();
   const built = await guestImage();
-  bytes = await readFile(built.path);
+  imagePath = built.path;
+  bytes = await readFile(imagePath);
   image = { name: "hostler-guest", sha256: built.manifest.sha256, sizeBytes: bytes.length, format: "qcow2" };
 });
 
@@ -61,6 +66,21 @@ function makeAgent(overrides: Partial<QemuDriverDeps> = {}): SliceDriver {
   });
 }
 
+/** A whole life of an agent in a process of its own, which is killed once the guest is up. */
+async function liveAndDie(spec: SliceSpec, facts: CreateContext["facts"] = {}): Promise<void> {
+  const { stateDir, runDir } = places;
+  const script = join(import.meta.dirname, "test-agent-life.ts");
+  const agent = spawn(
+    process.execPath,
+    [script, JSON.stringify({ places: { stateDir, runDir }, spec, imagePath, facts })],
+    {
+      stdio: ["ignore", "ignore", "inherit"],
+    },
+  );
+  const [, signal] = await once(agent, "exit");
+  expect(signal).toBe("SIGKILL");
+}
+
 async function pidOf(spec: SliceSpec, suffix = ""): Promise<number> {
   const found = await makeSupervisor().inspect(`${slicePaths(places, spec).name}${suffix}`);
   if (found.state !== "running") throw new Error(`it is ${found.state}`);
@@ -79,6 +99,11 @@ async function expectNothingLeft(driver: SliceDriver, spec: SliceSpec): Promise<
 async function eventsOf(driver: SliceDriver, spec: SliceSpec): Promise<readonly MachineEvent[]> {
   return (await driver.machine.history?.(spec)) ?? [];
 }
+
+const lastWords: unknown = expect.objectContaining({
+  reason: "guest-panicked",
+  lastWords: expect.stringMatching(/^Kernel panic - not syncing: sysrq triggered crash/),
+});
 
 function resetsIn(events: readonly MachineEvent[]): number {
   const resets = events.filter(({ event, reason }) => event === "RESET" && reason === "guest-reset");
@@ -133,16 +158,15 @@ async function processorCpus(pid: number): Promise<readonly string[]> {
 }
 
 test("a machine on pages and CPUs of its own, with a TPM, is adopted by the next agent, and a guest that restarts keeps it", async () => {
-  const driver = makeAgent();
   const spec = makeSpec({ image, vcpus: 2, labels: { "hostler.dev/tpm": "on" } });
   const facts = { compute: { share: await takeShare(spec) } };
-  await build(driver, spec, facts);
+  await liveAndDie(spec, facts);
   const [pid, tpm] = [await pidOf(spec), await pidOf(spec, "-tpm")];
   expect(await processorCpus(pid)).toEqual(facts.compute.share.cpus.map(String));
   const hugeKib = Number(/HugetlbPages:\s+(\d+)/.exec(await readFile(`/proc/${pid}/status`, "utf8"))?.[1]);
   expect(hugeKib).toBe(facts.compute.share.pages.length > 0 ? spec.memoryMib * 1024 : 0);
 
-  // Another life of the agent, as after an upgrade, knows it by what is on the host.
+  // The next agent, as after an upgrade, knows it by what is on the host.
   const next = makeAgent();
   expect(await next.survey(spec, never)).toEqual({ machine: "running", hasDisk: true });
   await next.machine.create(spec, makeContext({ facts, fence: "2" }));
@@ -170,21 +194,33 @@ test("a machine on pages and CPUs of its own, with a TPM, is adopted by the next
 }, 500_000);
 
 test("a guest that panics leaves its last words, also with no agent there, and its machine is made again", async () => {
-  const driver = makeAgent();
   const spec = makeSpec({ image });
-  await build(driver, spec);
-  await driver.machine.waitReady(spec, makeContext());
+  await liveAndDie(spec);
   const first = await pidOf(spec);
-  void asRoot(driver, spec, "echo c >/proc/sysrq-trigger");
-  await waitFor("the machine's end", async () => (await driver.survey(spec, never)).machine === "none", {
+  const { qmp } = slicePaths(places, spec);
+  const driver = makeAgent();
+  const panic = async (): Promise<unknown> => await asRoot(driver, spec, "echo c >/proc/sysrq-trigger");
+  const status = async (): Promise<unknown> =>
+    await withQmp(qmp, systemClock, async (socket) => await socket.run("query-status"));
+  void panic();
+  // Nobody listens: it stands still, however long that takes.
+  await waitFor("a panic", async () => JSON.stringify(await status()).includes("guest-panicked"), {
     timeoutMs: 60_000,
   });
-  expect(await eventsOf(driver, spec)).toContainEqual(
-    expect.objectContaining({ reason: "guest-panicked", lastWords: expect.stringContaining("sysrq triggered crash") }),
-  );
+  expect(await pidOf(spec)).toBe(first);
+  const isOver = async (): Promise<boolean> => (await driver.survey(spec, never)).machine === "none";
+  await waitFor("the machine's end", isOver, { timeoutMs: 60_000 });
+  expect(await eventsOf(driver, spec)).toContainEqual(lastWords);
+
   await driver.machine.create(spec, makeContext({ fence: "2" }));
   await driver.machine.waitReady(spec, makeContext({ fence: "2" }));
   expect(await pidOf(spec)).not.toBe(first);
+  // This time somebody does, and the machine ends without a look at it.
+  void panic();
+  const hasEnded = async (): Promise<boolean> =>
+    (await makeSupervisor().inspect(slicePaths(places, spec).name)).state === "exited";
+  await waitFor("the second end", hasEnded, { timeoutMs: 60_000 });
+  expect((await eventsOf(driver, spec)).filter(({ reason }) => reason === "guest-panicked")).toHaveLength(2);
   await expectNothingLeft(driver, spec);
 }, 300_000);
 
@@ -223,6 +259,17 @@ test("UEFI variables and the TPM are the slice's, last as long as it, and no TPM
   );
   await expectNothingLeft(driver, rebuilt);
 }, 300_000);
+
+test("a device that the host does not have is told in QEMU's own words, and leaves nothing", async () => {
+  const driver = makeAgent();
+  const spec = makeSpec({ image });
+  const facts = { bind: { pciAddresses: ["0000:fe:1f.7"] } };
+  await expect(build(driver, spec, facts)).rejects.toMatchObject({
+    code: "machine_exited",
+    detail: expect.stringContaining("0000:fe:1f.7: no such host device"),
+  });
+  await expectNothingLeft(driver, spec);
+});
 
 test("what a machine needs and this host lacks is said before anything is made", async () => {
   const asked = async (labels: SliceSpec["labels"], overrides: Partial<QemuDriverDeps> = {}): Promise<unknown> =>
