@@ -6,12 +6,15 @@ import { keyThumbprint } from "@hostler/pki";
 import { AppError, describeError, ERRORS } from "@hostler/shared/errors.ts";
 import { readRunConfig, RUN_OPTIONS, runDirOf, stateDirOf } from "./config.ts";
 import { doctor as runDoctor } from "./doctor/doctor.ts";
+import { makeCommandLog } from "./host/command-log/command-log.ts";
+import { printCommandLog } from "./host/command-log/print-command-log.ts";
 import { reportedName } from "./host/reported-name.ts";
 import { readLockHolder } from "./host/state-lock.ts";
 import { enrol } from "./identity/enrol.ts";
 import { inspect as inspectHost } from "./inspect/inspect.ts";
 import { pendingKey, readIdentity } from "./identity/identity-files.ts";
 import { makeDiskFiles } from "./journal/disk-files.ts";
+import { makeLog } from "./log.ts";
 import { readStatusFile } from "./loops/status-file.ts";
 import { startAgent } from "./start-agent.ts";
 import { AGENT_VERSION } from "./version.ts";
@@ -24,6 +27,7 @@ const HELP = `hostler-agent: makes this host part of a Hostler cloud
   status                                    Who this host is, and whether an agent runs.
   inspect [--json]                          What of slices is on this host, whose it is, and what is left over.
                                             Ends with 0 when all is as it should be, 1 when not, 2 when it cannot look.
+  log SLICE [--generation N]                The programs that phases ran for a slice that this host has, and what they said.
   doctor [--json]                           What is wrong with this host or its way to the control plane, and what mends it.
   doctor --server HOST:PORT --token TOKEN   The same for an enrolment to come; the token is sent nowhere.
 
@@ -40,6 +44,7 @@ const COMMANDS: Readonly<Record<string, (args: readonly string[]) => Promise<voi
   run,
   status,
   inspect,
+  log,
   doctor,
 };
 
@@ -128,6 +133,23 @@ async function inspect(words: readonly string[]): Promise<void> {
     write: (text) => void process.stdout.write(text),
     warn: (text) => void process.stderr.write(text),
   });
+}
+
+async function log(words: readonly string[]): Promise<void> {
+  const { values, positionals } = parseArgs({
+    args: [...words],
+    options: { generation: { type: "string" } },
+    allowPositionals: true,
+  });
+  const [allocationId = ""] = positionals;
+  const generation = values.generation === undefined ? null : Number(values.generation);
+  const commandLog = makeCommandLog({ stateDir: stateDirOf(), log: makeLog("silent") });
+  const text = await printCommandLog(commandLog, { allocationId, generation });
+  if (text === null)
+    throw new AppError("not_found", {
+      detail: `This host has no programs on record for ${allocationId || "nothing"}; see: hostler-agent inspect. Those of a slice that is gone went with it: what failed is with its task, see hostler tasks log.`,
+    });
+  process.stdout.write(text);
 }
 
 async function doctor(words: readonly string[]): Promise<void> {

@@ -14,6 +14,8 @@ import { chooseNetworkMode, type NetworkMode } from "./drivers/qemu/network.ts";
 import { makeQemuDriver } from "./drivers/qemu/qemu-driver.ts";
 import { chooseGpuHost } from "./gpus/choose-gpu-host.ts";
 import { makeHostCompute } from "./host/compute/host-compute.ts";
+import { makeCommandLog } from "./host/command-log/command-log.ts";
+import { noteCommand } from "./host/command-log/command-scope.ts";
 import { makeHostReader, type HostReader } from "./host/facts.ts";
 import { makeElsewhereRunner } from "./host/run-elsewhere.ts";
 import { makeHostCommands } from "./host/host-commands.ts";
@@ -103,13 +105,13 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   const nodeIdentity = makeNodeIdentity({ clock, current: () => keeper.current });
   const host = makeHostReader(config.stateDir);
   const programs = makeElsewhereRunner();
-  const commands = makeHostCommands({ clock, run: programs.run });
+  const commands = makeHostCommands({ clock, run: programs.run, note: noteCommand });
   const gpus = await chooseGpuHost(
     { commands, files, clock, log, roots: config.hardware },
     { ...config, simulate: config.simulateGpus, nodeId: nodeIdentity.nodeId, signal: stopping.signal },
   );
   const areGpusSimulated = gpus.simulated;
-  const supervisor = await chooseSupervisor({ commands, clock, stateDir: config.stateDir });
+  const supervisor = await chooseSupervisor({ commands, clock, stateDir: config.stateDir, note: noteCommand });
   const addresses = makeAddressPool({ files, commands, portRange: config.networkPolicy.portRange });
   const network = config.drivers.includes("qemu")
     ? await chooseNetworkMode(commands, config.network, stopping.signal)
@@ -120,7 +122,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   const terminals = makeTerminals({ drivers, pty: nodePtyHost, controlPlane, clock, log, signal: stopping.signal });
   const ledger = makeHostLedger(files);
   const sliceDeps = {
-    journals: makeJournalStore({ files, clock }),
+    journals: makeJournalStore({ files, clock, commandLog: makeCommandLog({ stateDir: config.stateDir, log }) }),
     ledger,
     compute: makeHostCompute({ commands, ledger, policy: config.compute, sysfs: "/sys", procfs: "/proc" }),
     drivers,

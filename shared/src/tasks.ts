@@ -1,4 +1,5 @@
 import * as z from "zod";
+import { commandRecordSchema, EVENT_COMMANDS_MAX } from "./command-records.ts";
 import { idSchema } from "./ids.ts";
 import { FAILURE_CLASS_NAMES } from "./states.ts";
 
@@ -191,6 +192,8 @@ export const phaseEventSchema = z.strictObject({
   at: z.iso.datetime(),
   durationMs: z.int().min(0).max(INT32_MAX).nullable(),
   message: z.string().max(2000).nullable(),
+  /** The last programs that the attempt ran, where it failed; absent from agents before version 6. */
+  commands: z.array(commandRecordSchema).max(EVENT_COMMANDS_MAX).optional(),
 });
 export type PhaseEvent = z.infer<typeof phaseEventSchema>;
 

@@ -3,8 +3,9 @@ import { mkdir, open, readdir, readFile, rename, rm, writeFile } from "node:fs/p
 import { join } from "node:path";
 import { exists } from "./exists.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
-import { AppError } from "@hostler/shared/errors.ts";
+import { AppError, describeError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
+import type { FinishedCommand } from "../ports/command-log.ts";
 import type { ProcessPlacement, ProcessState, ProcessSupervisor } from "../ports/process-supervisor.ts";
 import { formatCpuList } from "./compute/cpu-list.ts";
 import { readBootId } from "./facts.ts";
@@ -33,6 +34,8 @@ export function makeDetachedSupervisor(deps: {
   readonly clock: Clock;
   readonly stateDir: string;
   readonly find?: FindProgram;
+  /** Told of each program that was started, or could not be. */
+  readonly note?: (command: FinishedCommand) => void;
 }): ProcessSupervisor {
   const folder = join(deps.stateDir, "processes");
   const recordPath = (name: string): string => join(folder, `${name}${RECORDED}`);
@@ -68,7 +71,11 @@ export function makeDetachedSupervisor(deps: {
       // From here until the new record is written, only note and mark tell: an old record would hide the process.
       await writeFile(startingPath(name), "", { mode: 0o600 });
       await rm(recordPath(name), { force: true });
-      const pid = await spawnDetached(command, { logPath, mark: mark(name) });
+      const pid = await noted(
+        deps,
+        command,
+        async () => await spawnDetached(command, { logPath, mark: mark(name) }),
+      );
       // A process that ended already has no start time; the record then says "exited", which is true.
       await writeRecord(recordPath(name), {
         pid,
@@ -109,6 +116,26 @@ async function placedBy(find: FindProgram, placement?: ProcessPlacement): Promis
     ...(prlimit === undefined ? [] : [await found(find, prlimit), ...limits]),
     ...(cpus.length > 0 ? [await found(find, "taskset"), "--cpu-list", formatCpuList(cpus)] : []),
   ];
+}
+
+/** Its output is in its own log file. */
+async function noted(
+  { clock, note = () => undefined }: { readonly clock: Clock; readonly note?: (command: FinishedCommand) => void },
+  argv: readonly string[],
+  start: () => Promise<number>,
+): Promise<number> {
+  const command = { argv, startedAt: clock.now(), exitCode: null, signal: null, stdout: "" };
+  const startedMs = clock.monotonicMs();
+  const say = (end: FinishedCommand["end"], stderr: string): void =>
+    note({ ...command, end, stderr, durationMs: clock.monotonicMs() - startedMs });
+  try {
+    const pid = await start();
+    say("left_running", "");
+    return pid;
+  } catch (error) {
+    say("not_started", describeError(error));
+    throw error;
+  }
 }
 
 async function spawnDetached(

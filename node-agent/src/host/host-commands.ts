@@ -1,6 +1,7 @@
 import { delimiter } from "node:path";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
+import type { FinishedCommand } from "../ports/command-log.ts";
 import type { CommandOptions, CommandResult, HostCommands } from "../ports/host-commands.ts";
 import { findProgram, searchFolders, type FindProgram } from "./find-program.ts";
 import { runProgram, type ProgramEnd, type RunningProgram, type RunProgram } from "./run-program.ts";
@@ -26,28 +27,52 @@ export const PROGRAM_PACKAGES: Readonly<Record<string, string>> = {
 const OUTPUT_BYTES_MAX = 256 * 1024;
 const KILL_GRACE_MS = 2000;
 
-/** Programs of this host, each with a deadline that ends its children too. `run`: how they are started; as our own children unless given. */
+/**
+ * Programs of this host, each with a deadline that ends its children too. `run`: how they are started; as our own children unless
+ * given. `note` is told of each, however it ended.
+ */
 export function makeHostCommands(deps: {
   readonly clock: Clock;
   readonly find?: FindProgram;
   readonly run?: RunProgram;
+  readonly note?: (command: FinishedCommand) => void;
 }): HostCommands {
-  const find = deps.find ?? findProgram;
-  const run = deps.run ?? runProgram;
+  const { clock, find = findProgram, run = runProgram, note = () => undefined } = deps;
   return {
     run: async (argv, options) => {
       options.signal.throwIfAborted();
       const [name, ...args] = argv;
+      const startedAt = clock.now();
+      const startedMs = clock.monotonicMs();
+      const noteEnd = (how: Pick<FinishedCommand, "end" | "exitCode" | "signal">, output: Output): number => {
+        const durationMs = Math.round(clock.monotonicMs() - startedMs);
+        const { stdout, stderr } = output;
+        note({ argv, startedAt, durationMs, ...how, stdout, stderr });
+        return durationMs;
+      };
       const program = await find(name);
-      if (program === null) throw missingProgram(name);
-      const startedMs = deps.clock.monotonicMs();
+      if (program === null) {
+        const error = missingProgram(name);
+        noteEnd({ end: "not_started", ...NO_EXIT }, { stdout: "", stderr: error.message });
+        throw error;
+      }
       const { input = null, outputBytesMax = OUTPUT_BYTES_MAX } = options;
       const running = run({ program, args, env: programEnvironment(), input, outputBytesMax });
-      const end = await endOf(deps.clock, running, { name, options });
-      return { ...end, durationMs: Math.round(deps.clock.monotonicMs() - startedMs) };
+      const end = await endOf(clock, running, { name, options });
+      if ("error" in end) {
+        noteEnd({ end: end.end, ...NO_EXIT }, end.output ?? { stdout: "", stderr: "" });
+        throw end.error;
+      }
+      const { exitCode, signal, stdout, stderr } = end;
+      const how = signal === null ? ({ end: "exited", exitCode, signal } as const) : signalled(signal);
+      return { exitCode, stdout, stderr, durationMs: noteEnd(how, end) };
     },
   };
 }
+
+type Output = Pick<ProgramEnd, "stdout" | "stderr">;
+const NO_EXIT = { exitCode: null, signal: null } as const;
+const signalled = (signal: NodeJS.Signals) => ({ end: "signalled", exitCode: null, signal }) as const;
 
 /** The whole environment of a host program: nothing of the agent's own leaks into it, and messages are in one language. */
 export function programEnvironment(): Readonly<Record<string, string>> {
@@ -70,46 +95,58 @@ export function missingProgram(program: string, cause?: unknown): AppError {
   return new AppError("driver_unavailable", { detail: `The program ${program} is not installed. ${remedy}`, cause });
 }
 
+/** A program that did not end by itself, or never began: what its caller hears, and what it had said by then. */
+interface CutShort {
+  readonly end: "timed_out" | "called_off" | "not_started";
+  readonly error: unknown;
+  readonly output: ProgramEnd | null;
+}
+
 async function endOf(
   clock: Clock,
   running: RunningProgram,
   { name, options }: { readonly name: string; readonly options: CommandOptions },
-): Promise<ProgramEnd> {
+): Promise<ProgramEnd | CutShort> {
   const over = new AbortController();
-  const ended = running.ended.catch((error: unknown) => {
-    throw isMissing(error) ? missingProgram(name, error) : error;
+  const ended = running.ended.catch((error: unknown): CutShort => {
+    if (!isMissing(error)) return { end: "not_started", error, output: null };
+    return { end: "not_started", error: missingProgram(name, error), output: null };
   });
-  ended.catch(() => "Thrown below, unless the program was stopped first.");
   const timeoutError = (): AppError =>
     new AppError("command_timeout", {
       detail: `${name} did not end within ${options.timeoutMs / 1000} s and was killed.`,
     });
-  const stopReason = clock
-    .sleep(options.timeoutMs, AbortSignal.any([options.signal, over.signal]))
-    .then(timeoutError, () => options.signal.reason as unknown);
+  const stopped = clock.sleep(options.timeoutMs, AbortSignal.any([options.signal, over.signal])).then(
+    () => ({ end: "timed_out", error: timeoutError() }) as const,
+    () => ({ end: "called_off", error: options.signal.reason as unknown }) as const,
+  );
   try {
-    const first = await Promise.race([ended.then((end) => ({ end })), stopReason.then((reason) => ({ reason }))]);
-    if ("end" in first) return first.end;
-    await killGroup(clock, running);
-    throw first.reason;
+    const first = await Promise.race([ended, stopped.then((stop) => ({ stop }))]);
+    if (!("stop" in first)) return first;
+    return { ...first.stop, output: await killGroup(clock, running) };
   } finally {
     over.abort();
   }
 }
 
-/** Asks, then kills. A process that survives SIGKILL (a hung write to sysfs does) is left behind: waiting would hang us too. */
-async function killGroup(clock: Clock, running: RunningProgram): Promise<void> {
+/**
+ * Asks, then kills; resolves with what it had said. A process that survives SIGKILL (a hung write to sysfs does) is left behind:
+ * waiting would hang us too.
+ */
+async function killGroup(clock: Clock, running: RunningProgram): Promise<ProgramEnd | null> {
   const gone = running.ended.then(
-    () => true,
-    () => true,
+    (end) => ({ end }),
+    () => ({ end: null }),
   );
-  const grace = async (): Promise<boolean> =>
-    await clock.sleep(KILL_GRACE_MS, new AbortController().signal).then(() => false);
-  running.kill("SIGTERM");
-  if (await Promise.race([gone, grace()])) return;
-  running.kill("SIGKILL");
-  if (await Promise.race([gone, grace()])) return;
+  const grace = async (): Promise<null> =>
+    await clock.sleep(KILL_GRACE_MS, new AbortController().signal).then(() => null);
+  for (const signal of ["SIGTERM", "SIGKILL"] as const) {
+    running.kill(signal);
+    const found = await Promise.race([gone, grace()]);
+    if (found !== null) return found.end;
+  }
   running.abandon();
+  return null;
 }
 
 function isMissing(error: unknown): boolean {

@@ -1,4 +1,5 @@
 import type { Clock } from "@hostler/shared/clock.ts";
+import type { FinishedCommand } from "../ports/command-log.ts";
 import type { HostCommands } from "../ports/host-commands.ts";
 import type { ProcessSupervisor } from "../ports/process-supervisor.ts";
 import { makeDetachedSupervisor } from "./detached-supervisor.ts";
@@ -10,6 +11,7 @@ export async function chooseSupervisor(deps: {
   readonly commands: HostCommands;
   readonly clock: Clock;
   readonly stateDir: string;
+  readonly note?: (command: FinishedCommand) => void;
 }): Promise<ProcessSupervisor> {
   return (await isSystemdInCharge()) ? makeSystemdSupervisor(deps.commands) : makeDetachedSupervisor(deps);
 }

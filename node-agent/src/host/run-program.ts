@@ -17,6 +17,8 @@ export interface ProgramRun {
 export interface ProgramEnd {
   /** 128 and the signal's number when a signal ended it. */
   readonly exitCode: number;
+  /** Null when it ended by itself. */
+  readonly signal: NodeJS.Signals | null;
   readonly stdout: string;
   readonly stderr: string;
 }
@@ -45,7 +47,7 @@ export const runProgram: RunProgram = ({ program, args, env, input, outputBytesM
     child.once("error", reject);
     child.once("close", (code, signal) => {
       const exitCode = code ?? 128 + (signal === null ? 0 : constants.signals[signal]);
-      resolve({ exitCode, stdout: stdout(), stderr: stderr() });
+      resolve({ exitCode, signal, stdout: stdout(), stderr: stderr() });
     });
   });
   ended.catch(() => "Whoever waits for it hears of it.");

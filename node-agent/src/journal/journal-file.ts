@@ -1,5 +1,7 @@
 import { sliceSpecSchema, type SliceSpec } from "@hostler/shared/tasks.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
+import { UNKEPT_COMMAND_LOG } from "../host/command-log/command-log.ts";
+import type { CommandLog, CommandTrail } from "../ports/command-log.ts";
 import type { SliceReference } from "../ports/slice-driver.ts";
 import type { StateFiles } from "../ports/state-files.ts";
 import { makeFinishedSlices, type FinishedSlice, type FinishedSlices } from "./finished-slices.ts";
@@ -21,6 +23,8 @@ export interface Journal {
   readSpec(): Promise<SliceSpec | null>;
   /** The spec holds keys and user data: it goes before the journal does. */
   eraseSpec(): Promise<void>;
+  /** Where the programs are noted that one run of a task starts for the slice. They go with the journal. */
+  openTrail(run: { readonly taskId: string; readonly fence: string }): CommandTrail;
   /** One that is closed leaves a line among the finished slices, which is on disk before anything goes. */
   remove(): Promise<void>;
 }
@@ -34,7 +38,10 @@ export interface JournalStore {
   list(): Promise<readonly SliceReference[]>;
   /** The slices whose journals were closed here and are gone, the newest of them. */
   listFinished(): Promise<readonly FinishedSlice[]>;
-  /** Erases specs whose journal was never opened: the host died between the two writes. Call it before any task runs. */
+  /**
+   * Erases specs whose journal was never opened, because the host died between the two writes, and the commands of slices without a
+   * journal. Call it before any task runs.
+   */
   sweep(): Promise<void>;
 }
 
@@ -42,7 +49,16 @@ const FOLDER = "journal";
 const JOURNAL_SUFFIX = ".jsonl";
 const SPEC_SUFFIX = ".spec.json";
 
-export function makeJournalStore(deps: { readonly files: StateFiles; readonly clock: Clock }): JournalStore {
+interface JournalDeps {
+  readonly files: StateFiles;
+  readonly clock: Clock;
+  readonly commandLog: CommandLog;
+}
+
+export function makeJournalStore(
+  given: Omit<JournalDeps, "commandLog"> & { readonly commandLog?: CommandLog },
+): JournalStore {
+  const deps = { commandLog: UNKEPT_COMMAND_LOG, ...given };
   const { files } = deps;
   const parts = { ...deps, finished: makeFinishedSlices(files) };
   const store: JournalStore = {
@@ -72,6 +88,7 @@ export function makeJournalStore(deps: { readonly files: StateFiles; readonly cl
     listFinished: parts.finished.list,
     sweep: async () => {
       for (const slice of await store.list()) await store.open(slice);
+      await deps.commandLog.keepOnly(await store.list());
       const names = await files.list(FOLDER);
       const orphans = names.filter(
         (name) => name.endsWith(SPEC_SUFFIX) && !names.includes(name.replace(SPEC_SUFFIX, JOURNAL_SUFFIX)),
@@ -83,7 +100,7 @@ export function makeJournalStore(deps: { readonly files: StateFiles; readonly cl
 }
 
 function makeJournal(
-  deps: { readonly files: StateFiles; readonly clock: Clock; readonly finished: FinishedSlices },
+  deps: JournalDeps & { readonly finished: FinishedSlices },
   slice: SliceReference,
   opened: JournalState,
 ): Journal {
@@ -120,9 +137,11 @@ function makeJournal(
       return text === null ? null : sliceSpecSchema.parse(JSON.parse(text));
     },
     eraseSpec: async () => await deps.files.remove(specPath(slice)),
+    openTrail: (run) => deps.commandLog.open(slice, run),
     remove: async () => {
       const { allocationId, generation, driver, closed } = state;
       if (closed !== null) await deps.finished.note({ allocationId, generation, driver });
+      await deps.commandLog.remove(slice);
       await deps.files.remove(specPath(slice));
       await deps.files.remove(journalPath(slice));
     },

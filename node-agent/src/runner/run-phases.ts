@@ -7,6 +7,7 @@ import { factsOf, type JournalFailure, type TaskSide } from "../journal/model.ts
 import type { Log } from "../log.ts";
 import { classOf, failureOf } from "../phases/failure-classes.ts";
 import type { Phase, Probe } from "../phases/phase.ts";
+import type { CommandTrail } from "../ports/command-log.ts";
 import type { CreateContext, Facts } from "../ports/slice-driver.ts";
 import { withDeadline } from "./deadline.ts";
 
@@ -27,6 +28,7 @@ export interface PhaseRun<Context> {
   readonly task: TaskSide;
   readonly steps: readonly Phase<Context>[];
   readonly journal: Journal;
+  readonly trail: CommandTrail;
   readonly fence: string;
   readonly clock: Clock;
   readonly random: () => number;
@@ -177,7 +179,8 @@ async function attempts<Context>(
     const startedAtMs = run.clock.monotonicMs();
     run.emit({ phase: phase.name, direction, status: "started", attempt, durationMs: null, message: null });
     try {
-      const { status, message } = await once(attempt, startedAtMs);
+      const where = { phase: phase.name, direction, attempt };
+      const { status, message } = await run.trail.during(where, async () => await once(attempt, startedAtMs));
       run.emit({ phase: phase.name, direction, status, attempt, durationMs: sinceMs(run.clock, startedAtMs), message });
       return;
     } catch (error) {
@@ -191,6 +194,7 @@ async function attempts<Context>(
         attempt,
         durationMs: sinceMs(run.clock, startedAtMs),
         message,
+        ...lastCommands(run, phase, direction),
       });
       await run.clock.sleep(backoffMs(phase.retry.backoff, attempt, run.random), wakeUp);
     }
@@ -251,8 +255,19 @@ async function recordFailure<Context>(
     attempt: 1,
     durationMs: null,
     message: message.slice(0, 2000),
+    ...lastCommands(run, phase, direction),
   });
   return failure;
+}
+
+/** The programs' own words go with a failure: whoever looks at it may not get onto the host. */
+function lastCommands<Context>(
+  run: PhaseRun<Context>,
+  phase: Phase<Context>,
+  direction: Direction,
+): Pick<NewEvent, "commands"> {
+  const commands = run.trail.tellLast(phase.name, direction);
+  return commands.length === 0 ? {} : { commands: [...commands] };
 }
 
 async function journalBegin<Context>(

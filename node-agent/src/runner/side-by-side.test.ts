@@ -40,6 +40,7 @@ async function setUp(applies: Partial<Record<PhaseName, Apply>>) {
       phase("compute", false),
     ],
     journal,
+    trail: journal.openTrail({ taskId: "task", fence: "1" }),
     fence: "1",
     clock: systemClock,
     random: () => 0,

@@ -76,6 +76,7 @@ export function provisionRun(deps: SliceTaskDeps, task: GrantedTask, slice: Buil
     task: "provision",
     steps: PROVISION_STEPS,
     journal,
+    trail: journal.openTrail({ taskId: task.claims.jti, fence: task.claims.fence }),
     fence: task.claims.fence,
     clock,
     random,

@@ -77,6 +77,7 @@ function phaseRun(
     task: "release",
     steps: RELEASE_STEPS,
     journal,
+    trail: journal.openTrail({ taskId: task.claims.jti, fence: task.claims.fence }),
     fence: task.claims.fence,
     clock,
     random,

@@ -7,6 +7,7 @@ import { makeDiskFiles } from "../../journal/disk-files.ts";
 import { makeLog } from "../../log.ts";
 import { commands, makeContext, sourceOf } from "../testing.ts";
 import { makeQemuDriver } from "./qemu-driver.ts";
+import { DEFAULT_NETWORK_POLICY } from "../network/network-policy.ts";
 import { build } from "./test-machine.ts";
 
 /** One life of an agent as a process of its own: builds the machine of its argument, waits for its guest, and is gone. */
@@ -29,6 +30,7 @@ const driver = makeQemuDriver({
   network: "user",
   forcedAccelerator: "tcg",
   diskFreeGib: async () => 100,
+  policy: DEFAULT_NETWORK_POLICY,
 });
 await build(driver, spec, facts);
 await driver.machine.waitReady(spec, makeContext({ facts }));
