@@ -60,6 +60,7 @@ import { startSigner } from "./signer/start-signer.ts";
 import { makeDispatch } from "./tasks/dispatch.ts";
 import { runTaskLoop } from "./tasks/loops.ts";
 import { scanWaiting } from "./tasks/scan-waiting.ts";
+import { receiptRoutes } from "./tasks/receipt-routes.ts";
 import { taskRoutes } from "./tasks/routes.ts";
 import { taskNodeRoutes } from "./tasks/node-routes.ts";
 import { startLiveTerminals, type LiveTerminals } from "./terminals/live-terminals.ts";
@@ -193,6 +194,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       allocationRoutes(deps),
       operationRoutes(deps),
       taskRoutes(deps),
+      receiptRoutes(deps),
       jobRoutes({ ...deps, kinds: maintenanceJobs({}).kinds }),
       terminalRoutes({ ...deps, liveTerminals, publicOrigin: () => new URL(addresses.publicUrl()).origin }),
       telemetryRoutes(deps),

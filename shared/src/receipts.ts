@@ -39,6 +39,20 @@ const returnedSchema = z.object({
   disk: diskReceiptSchema.nullable().optional(),
 });
 
+export interface Returned {
+  readonly isUntouched: boolean;
+  readonly receipts: readonly SlotReceipt[];
+  readonly disk: DiskReceipt | null;
+}
+
+/** What the facts of a result say of what was given back; null when they cannot be read. */
+export function returnedOf(facts: Readonly<Record<string, unknown>>): Returned | null {
+  const parsed = returnedSchema.safeParse(facts);
+  if (!parsed.success) return null;
+  const { untouched = false, receipts = [], disk = null } = parsed.data;
+  return { isUntouched: untouched, receipts, disk };
+}
+
 const REQUIRED = ["reset", "healthBefore", "healthAfter", "scrub"] as const satisfies readonly (keyof SlotReceipt)[];
 
 /**

@@ -74,7 +74,14 @@ test("a person signs in, builds a slice, works in its terminal and gives it back
 
   await page.getByRole("button", { name: "Release" }).click();
   await page.locator(".badge", { hasText: "released" }).waitFor({ timeout: 60_000 });
+  await page.locator("tr[data-receipt=verified]").waitFor();
   await page.screenshot({ path: join(SCREENSHOTS, "released.png") });
+
+  await page.getByRole("link", { name: "Hosts" }).click();
+  await page.getByRole("button", { name: "Receipts and tasks" }).click();
+  await page.locator("tr[data-receipt=verified]").waitFor();
+  await page.getByText("Nothing in hand, and nothing failed here.").waitFor();
+  await page.screenshot({ path: join(SCREENSHOTS, "receipts.png") });
 
   await page.getByRole("link", { name: "Operations" }).click();
   await page.locator("tr[data-operation='allocation.release'] .badge", { hasText: "succeeded" }).waitFor();

@@ -18,6 +18,8 @@ export interface ScriptedFleet {
   readonly folder: string;
   readonly plane: LocalControlPlane;
   readonly operator: ApiClient;
+  /** The operator's. */
+  readonly apiKey: string;
   readonly projectId: string;
   readonly sql: Sql;
   add(name: string, gpus: number): Promise<FleetNode>;
@@ -30,7 +32,7 @@ const NODES = "/api/ops/v1/nodes";
 
 export async function startScriptedFleet(): Promise<ScriptedFleet> {
   const started = await startTenantedPlane();
-  const { folder, plane, operator, projectId } = started;
+  const { folder, plane, operator, apiKey, projectId } = started;
   await operator.upload("/api/ops/v1/images/tiny?format=raw", new Blob(["tiny"]), imageSchema);
   const sql = await openEmbeddedDatabase(started.stateDir);
   const server = plane.ready.enrolUrl.replace("https://", "");
@@ -39,6 +41,7 @@ export async function startScriptedFleet(): Promise<ScriptedFleet> {
     folder,
     plane,
     operator,
+    apiKey,
     projectId,
     sql,
     add: async (name, gpus) => {

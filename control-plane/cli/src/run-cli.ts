@@ -10,6 +10,7 @@ import { nodeCommands } from "./commands/nodes.ts";
 import { placementCommands } from "./commands/placement.ts";
 import { operationCommands } from "./commands/operations.ts";
 import { pkiCommands } from "./commands/pki.ts";
+import { receiptCommands } from "./commands/receipts.ts";
 import { sessionCommands } from "./commands/session.ts";
 import { taskCommands } from "./commands/tasks.ts";
 import { sliceCommands } from "./commands/slices.ts";
@@ -26,6 +27,7 @@ const COMMANDS: readonly Command[] = [
   ...identityCommands,
   ...allocationCommands,
   ...placementCommands,
+  ...receiptCommands,
   ...taskCommands,
   ...terminalCommands,
   ...operationCommands,

@@ -133,6 +133,18 @@ export async function readChains(db: Queryable, nodeId: string): Promise<string[
   return rows.map((row) => row.chainPem);
 }
 
+/** A certificate begins a little before it is made, and a task may be signed with the one before. */
+export async function readChainsAt(db: Queryable, nodeId: string, at: Date): Promise<string[]> {
+  const rows = await db<{ chainPem: string }[]>`
+    select chain_pem as "chainPem"
+    from node_certificates
+    where node_id = ${nodeId} and created_at <= ${at}::timestamptz + interval '1 minute'
+    order by generation desc
+    limit 4
+  `;
+  return rows.map((row) => row.chainPem);
+}
+
 export async function revokeCertificates(tx: Tx, nodeId: string): Promise<void> {
   await tx`update node_certificates set state = 'revoked' where node_id = ${nodeId}`;
 }

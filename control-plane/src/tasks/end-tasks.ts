@@ -3,6 +3,7 @@ import { applyTaskEnds, type TaskEnd } from "../allocations/apply-task-ends.ts";
 import { nodeTopic, operationTopic } from "../db/wake-bus.ts";
 import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
+import { keepReceipts } from "../nodes/keep-receipts.ts";
 import { moveToHistory, type EndedTask } from "./history-store.ts";
 import type { Verdict } from "./model.ts";
 import { putBack, type TaskRow } from "./store.ts";
@@ -30,6 +31,7 @@ export async function settleTasks(tx: Tx, deps: Pick<Deps, "clock">, settled: re
   if (retries.length > 0) await putBack(tx, retries);
   const ended = settled.filter(({ verdict }) => verdict.kind !== "retry");
   if (ended.length > 0) await moveToHistory(tx, ended.map(endedTask));
+  await keepReceipts(tx, ended.flatMap(receiptOf));
   const nodeIds = await applyTaskEnds(tx, deps, settled.map(taskEnd));
   for (const { task, verdict } of settled) if (verdict.kind === "retry") nodeIds.add(task.nodeId);
   const operationIds = settled.flatMap(({ task }) => (task.operationId === null ? [] : [task.operationId]));
@@ -41,6 +43,17 @@ function endedTask({ task, verdict, result }: Settled): EndedTask {
   if (verdict.kind === "expired") return { ...base, state: "cancelled" };
   if (verdict.kind === "dead") return { ...base, state: "failed", deadReason: verdict.reason };
   return { ...base, state: result?.claims.outcome ?? "failed" };
+}
+
+/** Nothing, where the slice goes on. */
+function receiptOf({ task, result }: Settled) {
+  const isEnd =
+    task.kind === "slice.vm_release" ||
+    task.kind === "slice.remove" ||
+    (task.kind === "slice.vm_provision" && result?.claims.outcome !== "succeeded");
+  if (result === null || !isEnd) return [];
+  const { nodeId, id: taskId, targetId: allocationId, kind } = task;
+  return [{ nodeId, taskId, allocationId, kind, resultJws: result.jws, claims: result.claims }];
 }
 
 function taskEnd({ task, verdict, result, requestId }: Settled): TaskEnd {

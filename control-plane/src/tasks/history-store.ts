@@ -165,3 +165,27 @@ function deadColumns(db: Queryable) {
   return db`id, node_id as "nodeId", kind, target_id as "targetId", operation_id as "operationId", dead_reason as reason, attempt,
     ended_at as "endedAt", redriven_at as "redrivenAt"`;
 }
+
+export interface StoredEnd {
+  readonly taskId: string;
+  readonly kind: string;
+  readonly nodeId: string;
+  readonly allocationId: string;
+  readonly endedAt: Date;
+  readonly resultJws: string;
+}
+
+/** A slice leaves few hosts in its life. */
+const ENDS_SHOWN_MAX = 20;
+
+/** Signed results that say what was given back of the slice, newest first. */
+export async function listSliceEnds(db: Queryable, allocationId: string): Promise<StoredEnd[]> {
+  return await db<StoredEnd[]>`
+    select id as "taskId", kind, node_id as "nodeId", target_id as "allocationId", ended_at as "endedAt", result_jws as "resultJws"
+    from task_history
+    where target_id = ${allocationId} and result_jws is not null
+      and (kind in ('slice.vm_release', 'slice.remove') or kind = 'slice.vm_provision' and state <> 'succeeded')
+    order by ended_at desc
+    limit ${ENDS_SHOWN_MAX}
+  `;
+}

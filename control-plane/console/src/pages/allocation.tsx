@@ -5,12 +5,14 @@ import {
   type Allocation,
 } from "@hostler/shared/api/allocations.ts";
 import { telemetrySeriesSchema } from "@hostler/shared/api/nodes.ts";
+import { receiptListSchema } from "@hostler/shared/api/receipts.ts";
 import { describeError } from "@hostler/shared/errors.ts";
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 import type { Signed } from "../signed.ts";
 import { Badge } from "../ui/badge.tsx";
 import { PhaseTable } from "../ui/phase-table.tsx";
+import { ReceiptTable, rowsOf } from "../ui/receipt-table.tsx";
 import { Sparkline } from "../ui/sparkline.tsx";
 import { TerminalView } from "../ui/terminal-view.tsx";
 import { usePolled } from "../use-polled.ts";
@@ -78,6 +80,9 @@ export function AllocationPage({
       {isTerminalOpen && isActive && <TerminalView api={api} allocationId={allocationId} onEnded={() => undefined} />}
       {isActive && value.gpus.length > 0 && <GpuCharts signed={signed} allocationId={allocationId} />}
       {phases.value !== null && <PhaseTable list={phases.value} />}
+      {(value.state === "released" || value.state === "failed") && (
+        <Receipts signed={signed} allocationId={allocationId} />
+      )}
     </>
   );
 }
@@ -116,6 +121,23 @@ function placeOf({ hostPort, hostAddress }: Allocation["ports"][number]): string
   if (hostPort === null) return "not open";
   if (hostAddress === null) return `port ${hostPort} of the host`;
   return `${hostAddress.includes(":") ? `[${hostAddress}]` : hostAddress}:${hostPort}`;
+}
+
+/** What its host signed that it did when the slice ended. */
+function Receipts({
+  signed,
+  allocationId,
+}: {
+  readonly signed: Signed;
+  readonly allocationId: string;
+}): JSX.Element | null {
+  const receipts = usePolled(
+    allocationId,
+    10_000,
+    async () => (await signed.api.get(`${path(allocationId)}/receipts`, receiptListSchema)).items,
+  );
+  if (receipts.value === null || receipts.value.length === 0) return null;
+  return <ReceiptTable rows={rowsOf(receipts.value)} />;
 }
 
 function GpuCharts({

@@ -5,6 +5,7 @@ import { useState } from "preact/hooks";
 import { listOf } from "../api.ts";
 import type { Signed } from "../signed.ts";
 import { Badge } from "../ui/badge.tsx";
+import { NodeDetails } from "../ui/node-details.tsx";
 import { usePolled } from "../use-polled.ts";
 
 /** The hosts, each with its GPU slots as squares, and the command that adds another. */
@@ -24,13 +25,14 @@ export function NodesPage({ signed }: { readonly signed: Signed }): JSX.Element 
       {nodes.error !== null && <p class="error">{nodes.error}</p>}
       {nodes.value?.length === 0 && <p class="empty">No host yet. Press Add a host and run the command on it.</p>}
       {nodes.value?.map((node) => (
-        <NodeCard key={node.id} node={node} />
+        <NodeCard key={node.id} signed={signed} node={node} />
       ))}
     </>
   );
 }
 
-function NodeCard({ node }: { readonly node: Node }): JSX.Element {
+function NodeCard({ signed, node }: { readonly signed: Signed; readonly node: Node }): JSX.Element {
+  const [isOpen, setIsOpen] = useState(false);
   return (
     <section class="node">
       <div class="title">
@@ -40,6 +42,9 @@ function NodeCard({ node }: { readonly node: Node }): JSX.Element {
         {node.gpusSimulated && <span class="simulated">simulated GPUs</span>}
         <span class="grow" />
         <small>{node.id}</small>
+        <button type="button" onClick={() => setIsOpen(!isOpen)}>
+          {isOpen ? "Hide receipts and tasks" : "Receipts and tasks"}
+        </button>
       </div>
       {(node.reason !== null || node.drain !== null) && <p class="hint">{stateLine(node)}</p>}
       <div class="slots">
@@ -65,6 +70,7 @@ function NodeCard({ node }: { readonly node: Node }): JSX.Element {
           {driver.name}: {driver.note}
         </p>
       ))}
+      {isOpen && <NodeDetails signed={signed} nodeId={node.id} />}
     </section>
   );
 }
