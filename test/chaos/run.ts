@@ -4,6 +4,7 @@ import { runNamedSuite } from "../support/suite.ts";
 await runNamedSuite("chaos", {
   enrol: async () => (await import("./enrol/enrol.ts")).enrolSuite,
   forge: async () => (await import("./forge/suite.ts")).forgeSuite,
+  hostile: async () => (await import("./hostile/hostile.ts")).hostileSuite,
   partition: async () => (await import("./partition/partition.ts")).partitionSuite,
   postgres: async () => (await import("./postgres/postgres.ts")).postgresSuite,
   revoke: async () => (await import("./revoke/revoke.ts")).revokeSuite,

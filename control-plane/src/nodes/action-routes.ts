@@ -94,7 +94,7 @@ function addLabels(api: OpenAPIHono<PublicEnv>, deps: ActionDeps): void {
 }
 
 function addSlotReturn(api: OpenAPIHono<PublicEnv>, deps: ActionDeps): void {
-  const params = nodeParams.extend({ gpuUuid: z.string().max(96) });
+  const params = nodeParams.extend({ gpuUuid: z.string().regex(/^[!-~]{1,96}$/) });
   const route = createRoute({
     ...common,
     method: "post",

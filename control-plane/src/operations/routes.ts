@@ -18,8 +18,14 @@ const tags = ["operations"];
 const params = z.object({ operationId: idSchema("operation") });
 const filters = {
   state: z.enum(OPERATION_STATES).optional(),
-  kind: z.string().max(80).optional(),
-  targetId: z.string().max(80).optional(),
+  kind: z
+    .string()
+    .regex(/^[!-~]{0,80}$/)
+    .optional(),
+  targetId: z
+    .string()
+    .regex(/^[!-~]{0,80}$/)
+    .optional(),
 };
 const scopeSchema = z
   .string()

@@ -13,11 +13,18 @@ import {
   userDataSchema,
 } from "../tasks.ts";
 import { operationSchema, timestampSchema } from "./common.ts";
+import { resourceNameSchema } from "./identity.ts";
+
+/** As hosts name the kinds of their GPUs: made from the product's name. */
+const gpuKindSchema = z
+  .string()
+  .max(64)
+  .regex(/^[a-z0-9.-]+$/, "Expected a kind of GPU, such as h100 or rtx-4090.");
 
 export const allocationCreateSchema = z
   .strictObject({
     name: hostNameSchema,
-    image: z.string().min(1).max(63),
+    image: resourceNameSchema,
     vcpus: z.int().min(1).max(512).default(1),
     memoryMib: z.int().min(128).max(8_388_608).default(512),
     diskGib: z.int().min(1).max(65_536).default(4),
@@ -25,7 +32,7 @@ export const allocationCreateSchema = z
       .strictObject({
         count: z.int().min(0).max(64),
         /** Such as `h100`; null takes any. */
-        kind: z.string().max(64).nullable().default(null),
+        kind: gpuKindSchema.nullable().default(null),
       })
       .default({ count: 0, kind: null }),
     sshPublicKeys: z.array(sshPublicKeySchema).max(32).default([]),
@@ -59,7 +66,7 @@ export type AllocationGroupCreate = z.infer<typeof allocationGroupCreateSchema>;
 export const placementQuestionSchema = z
   .strictObject({
     count: z.int().min(1).max(64).default(1),
-    template: allocationTemplateSchema.omit({ image: true }).extend({ image: z.string().max(63).optional() }),
+    template: allocationTemplateSchema.omit({ image: true }).extend({ image: resourceNameSchema.optional() }),
   })
   .meta({ id: "PlacementQuestion" });
 export const placementExplanationSchema = z

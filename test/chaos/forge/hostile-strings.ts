@@ -109,14 +109,42 @@ const SEEDS: readonly string[] = [
   "A",
 ];
 
-const CORPUS = 500;
+/** What the programs that a host runs read as syntax: QEMU, qemu-img, nft, ip, nspawn, genisoimage, systemd, cloud-init, terminals. */
+const HOST_SEEDS: readonly string[] = [
+  ...",script=/bin/true|,downscript=x|if=none,file=/etc/shadow|file.filename=/etc/passwd|,backing_file=/etc/passwd,backing_fmt=raw|-incoming exec:id|-monitor stdio|-chardev pipe,id=a,path=/etc/passwd|-fw_cfg name=x,file=/etc/shadow|-object secret,id=a,file=/etc/shadow|guest=a,debug-threads=on|,,script=x|json:{}|exec:id|unix:/run/x.sock|host_device:/dev/sda".split(
+    "|",
+  ),
+  ...'"; flush ruleset; "|} ; flush ruleset ; table inet x {|accept comment "x"|include "/etc/passwd"|0.0.0.0/0|::/0|elements = { 0.0.0.0/0 }|iifname "*" accept|jump x|@set|$var|define x = 1|add rule inet x y accept'.split(
+    "|",
+  ),
+  ..."-n x|-batch /etc/passwd|-force|netns exec x id|dev eth0 up|type bond|alias x|; ip link del lo|name lo|vf 0 mac|lo|all|default".split(
+    "|",
+  ),
+  ..."--bind=/:/mnt|--capability=all|--private-users=no|--property=ExecStart=id|--network-veth-extra=a:b|--setenv=LD_PRELOAD=/x.so|--machine=x|:|a:b:rbind|a\\:b|%i|%h|%%|@|\\x2d|%n.service|hostler.slice".split(
+    "|",
+  ),
+  ..."-graft-points|/etc=/etc|a=b|-eltorito-boot|@/etc/passwd|-path-list|a//b|cidata".split("|"),
+  ..."#cloud-config\nruncmd: [id]|#!/bin/sh\nid|#include http://x/|## template: jinja\n{{ ds }}|#cloud-boothook|Content-Type: multipart/mixed; boundary=x|#part-handler|local-hostname: x|instance-id: x"
+    .replaceAll("\\n", "\n")
+    .split("|"),
+  ..."LD_PRELOAD=/x.so|PATH=.|IFS=x|HOSTLER_SUPERVISED=x|\u001bP+q\u001b\\|\u001b[6n|\u009b31m|\u009d0;x\u009c|\u061c|\u2066x\u2069|\u{e0041}|a\u0300\u0301\u0302|\u{1f468}\u200d\u{1f469}".split(
+    "|",
+  ),
+  "a".repeat(65_536),
+  "é".repeat(30_000),
+  "\n".repeat(1000),
+  "../".repeat(1000),
+];
+
+const CORPUS = 600;
 const GLUE = ["", "a", "a-", " ", ",", "/", ".", "=", "\n", ";"];
 
-/** The seeds, and seeds glued to one another until there are five hundred. The same at every call. */
+/** The seeds, and seeds glued to one another until there are six hundred. The same at every call. */
 export function hostileStrings(): readonly string[] {
   const random = makeRandom(7);
   const pick = (list: readonly string[]): string => list[Math.floor(random() * list.length)] ?? "";
-  const strings = new Set(SEEDS);
-  while (strings.size < CORPUS) strings.add(pick(GLUE) + pick(SEEDS) + pick(GLUE) + pick(SEEDS));
+  const seeds = [...SEEDS, ...HOST_SEEDS];
+  const strings = new Set(seeds);
+  while (strings.size < CORPUS) strings.add(pick(GLUE) + pick(seeds) + pick(GLUE) + pick(seeds));
   return [...strings];
 }
