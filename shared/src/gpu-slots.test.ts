@@ -18,3 +18,9 @@ test("the kind of a MIG slot names the card and the part of it", () => {
   expect(migKindOf("h100", "1g.10gb")).toBe("h100-1g.10gb");
   expect(migKindOf("h100", "1g.10gb+me")).toBe("h100-1g.10gb.me");
 });
+
+test("profiles of one card that differ in a sign have kinds that differ", () => {
+  expect(migKindOf("rtx-pro-6000", "2g.48gb+me.all")).toBe("rtx-pro-6000-2g.48gb.me.all");
+  expect(migKindOf("rtx-pro-6000", "1g.24gb-me")).toBe("rtx-pro-6000-1g.24gb-me");
+  expect(migKindOf("rtx-pro-6000", "1g.24gb+me")).toBe("rtx-pro-6000-1g.24gb.me");
+});

@@ -30,9 +30,9 @@ export function migSlotId(gpuUuid: string, { profileId, start }: MigPlace): stri
   return `${gpuUuid}/${profileId}:${start}`;
 }
 
-/** What requests call a MIG slot: `h100` in parts of `1g.10gb` is `h100-1g.10gb`. */
+/** What requests call a MIG slot: `h100` in parts of `1g.10gb` is `h100-1g.10gb`. `+me` and `-me` are two profiles of one card. */
 export function migKindOf(kind: string, profileName: string): string {
-  return `${kind}-${profileName.toLowerCase().replaceAll(/[^a-z0-9.]+/g, ".")}`.slice(0, 64);
+  return `${kind}-${profileName.toLowerCase().replaceAll(/[^a-z0-9.-]+/g, ".")}`.slice(0, 64);
 }
 
 /** The UUID of the slot's GPU; the text itself where it names no slot. */
