@@ -1,7 +1,8 @@
 import { describeError, isAppError } from "@hostler/shared/errors.ts";
+import { planMig } from "@hostler/shared/mig/plan-mig.ts";
 import { expect, test } from "vitest";
 import { makeMigCard } from "./mig-card.ts";
-import { fitProfiles } from "./plan-mig.ts";
+import { migOfferOf } from "./mig-profile.ts";
 import { makeFakeCard, type FakeCard } from "./testing.ts";
 
 const { signal } = new AbortController();
@@ -44,9 +45,8 @@ test("a card is read with its profiles, instances and MIG UUIDs, in the planner'
   const uuidAt = (start: number): string | undefined =>
     state.instances.find((each) => each.start === start)?.computeInstances[0]?.migUuid;
   expect([uuidAt(6), uuidAt(0)]).toEqual([small.migUuid, half.migUuid]);
-  const existing = state.instances.map((each) => ({ ...each, use: "in_use" as const }));
-  const plan = fitProfiles(state, { wanted: [20], existing, mayRemoveIdle: false });
-  expect(plan).toMatchObject({ kind: "fits", placements: [{ profileId: 20, start: 4 }] });
+  const plan = planMig({ profiles: state.profiles.map(migOfferOf) }, { wanted: [20], taken: state.instances });
+  expect(plan?.places).toEqual([{ profileId: 20, start: 4, size: 2 }]);
 });
 
 test("instances made at the same time on one card are each told their own", async () => {

@@ -1,4 +1,5 @@
 import { AppError } from "@hostler/shared/errors.ts";
+import type { MigProfileOffer } from "@hostler/shared/node-protocol.ts";
 import type { MigEngines, MigPlacementRow, MigProfileRow } from "./parse-mig.ts";
 
 /** A kind of GPU instance that this card can make, as the card itself says. Sizes and starts are units of its memory grid. */
@@ -30,4 +31,11 @@ function halfKnown(profileId: number, option: string): AppError {
   return new AppError("command_failed", {
     detail: `nvidia-smi mig ${option} does not name profile ${profileId} that the card has otherwise: the answer was cut. Run it by hand and compare.`,
   });
+}
+
+/** What the control plane hears of a profile. What the driver would still make now is left out: it is old when it arrives. */
+export function migOfferOf({ placements, ...profile }: MigProfile): MigProfileOffer {
+  const { id, name, memoryGib, multiprocessors, engines, instancesTotal } = profile;
+  const { starts, size } = placements;
+  return { id, name, memoryGib, multiprocessors, engines: { ...engines }, instancesTotal, starts: [...starts], size };
 }

@@ -1,9 +1,10 @@
+import { migCapacityOf, planMig, type MigPlan } from "@hostler/shared/mig/plan-mig.ts";
 import { expect, onTestFinished, test } from "vitest";
 import { openTestStandIn } from "../stand-in/test-stand-in.ts";
 import { setFault } from "../stand-in/install-stand-in.ts";
 import type { CardName } from "../stand-in/cards.ts";
 import { makeMigCard, type MigCard, type MigSlot } from "./mig-card.ts";
-import { capacityOf, fitProfiles, type MigFit } from "./plan-mig.ts";
+import { migOfferOf } from "./mig-profile.ts";
 import type { MigCardState } from "./read-mig-card.ts";
 
 /** Reader, planner and adapter against an nvidia-smi that was written apart from them, as real processes. */
@@ -21,25 +22,25 @@ async function setUp(card: CardName) {
   return { standIn, cards, uuid, read };
 }
 
-async function make(cards: MigCard, uuid: string, fit: MigFit): Promise<MigSlot[]> {
-  if (fit.kind !== "fits") throw new Error(JSON.stringify(fit.reasons));
+async function make(cards: MigCard, uuid: string, plan: MigPlan | null): Promise<MigSlot[]> {
+  if (plan === null) throw new Error("there is no plan");
   const made: MigSlot[] = [];
-  for (const { profileId, start } of fit.placements) made.push(await cards.create(uuid, { profileId, start }, signal));
+  for (const { profileId, start } of plan.places) made.push(await cards.create(uuid, { profileId, start }, signal));
   return made;
 }
 
-const inUse = (state: MigCardState) => state.instances.map((instance) => ({ ...instance, use: "in_use" as const }));
+const tableOf = ({ profiles }: MigCardState) => ({ profiles: profiles.map(migOfferOf) });
 
 test("what the planner says fits is what the card takes, until nothing fits", { timeout: 120_000 }, async () => {
   const { cards, uuid, read } = await setUp("a30");
   const made: MigSlot[] = [];
   for (;;) {
     const state = await read();
-    const situation = { existing: inUse(state), mayRemoveIdle: false };
+    const taken = state.instances;
     // The smallest first: that is what strands large profiles when places are chosen badly.
-    const next = capacityOf(state, situation).find(({ fits }) => fits > 0);
+    const next = migCapacityOf(tableOf(state), taken).findLast(({ free }) => free > 0);
     if (next === undefined) break;
-    made.push(...(await make(cards, uuid, fitProfiles(state, { ...situation, wanted: [next.profileId] }))));
+    made.push(...(await make(cards, uuid, planMig(tableOf(state), { taken, wanted: [next.profile.id] }))));
   }
   const full = await read();
   expect(full.instances).toHaveLength(made.length);
@@ -56,7 +57,7 @@ test.each([
   const { cards, uuid, read } = await setUp(card);
   const state = await read();
   const wanted = names.map((name) => state.profiles.find((profile) => profile.name.endsWith(name))?.id ?? -1);
-  const made = await make(cards, uuid, fitProfiles(state, { existing: [], mayRemoveIdle: false, wanted }));
+  const made = await make(cards, uuid, planMig(tableOf(state), { taken: [], wanted }));
   expect(new Set((await read()).instances.map((instance) => instance.profileId))).toEqual(new Set(wanted));
   expect(new Set(made.map(({ migUuid }) => migUuid)).size).toBe(names.length);
 });

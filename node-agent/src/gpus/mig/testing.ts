@@ -1,7 +1,7 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import type { CommandResult, HostCommands } from "../../ports/host-commands.ts";
 import type { MigProfile } from "./mig-profile.ts";
-import { EIGHT } from "./test-tables.ts";
+import { EIGHT_PROFILES } from "./test-tables.ts";
 
 /**
  * A card behind a made-up nvidia-smi: it keeps instances, gives their ids out again, numbers its devices anew with every
@@ -43,7 +43,7 @@ export interface FakeInstance {
 const INDEX = 5;
 const PCI = "00000000:A5:00.0";
 
-export function makeFakeCard(profiles: readonly MigProfile[] = EIGHT.profiles): FakeCard {
+export function makeFakeCard(profiles: readonly MigProfile[] = EIGHT_PROFILES): FakeCard {
   let devicesMade = 0;
   const card: FakeCard = {
     uuid: "GPU-11111111-2222-3333-4444-555555555555",

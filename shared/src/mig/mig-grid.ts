@@ -1,7 +1,4 @@
-import assert from "node:assert/strict";
-import { AppError } from "@hostler/shared/errors.ts";
-import type { MigProfile } from "./mig-profile.ts";
-import type { MigEngines } from "./parse-mig.ts";
+import type { MigProfileOffer } from "../node-protocol.ts";
 
 /**
  * The arithmetic of one card's memory grid, on bit masks: a unit is a bit, an instance a run of bits. Profiles are known by
@@ -19,28 +16,49 @@ export interface MigGrid {
 }
 
 export interface RankedProfile {
-  readonly profile: MigProfile;
+  readonly profile: MigProfileOffer;
   readonly places: readonly { readonly start: number; readonly mask: number }[];
   readonly engines: readonly number[];
 }
 
-/** Real grids have 4, 8 or 12 units; a mask is a small integer up to here. */
-const UNITS_MAX = 30;
-/** A search looks at no more masks at once, which a grid of 16 units never reaches. */
-const MASKS_MAX = 2 ** 16;
-const ENGINES = ["decoders", "encoders", "jpegs", "opticalFlows"] as const satisfies readonly (keyof MigEngines)[];
+/** Real grids have 4, 8 or 12 units; up to here a search can look at every mask that there is. */
+export const MIG_UNITS_MAX = 16;
+const ENGINES = [
+  "decoders",
+  "encoders",
+  "jpegs",
+  "opticalFlows",
+] as const satisfies readonly (keyof MigProfileOffer["engines"])[];
 
-const grids = new WeakMap<readonly MigProfile[], MigGrid>();
+const grids = new WeakMap<readonly MigProfileOffer[], MigGrid>();
 
-/** The same table object gives the same grid, with what it has computed so far. */
-export function gridOf(profiles: readonly MigProfile[]): MigGrid {
+/** Why the table cannot be planned with, in words; null for one that can. Whoever takes a table from a host asks first. */
+export function migTableFault(profiles: readonly MigProfileOffer[]): string | null {
+  const ids = profiles.map(({ id }) => id);
+  const twice = ids.find((id, index) => ids.indexOf(id) !== index);
+  if (twice !== undefined) return `the profile ${twice} is in it twice`;
+  const beyond = profiles.find(({ starts, size }) => starts.some((start) => start + size > MIG_UNITS_MAX));
+  return beyond === undefined
+    ? null
+    : `${beyond.name} reaches beyond the ${MIG_UNITS_MAX} units of a grid that can be planned`;
+}
+
+/** How many units the card's grid has. */
+export function migUnitsOf(profiles: readonly MigProfileOffer[]): number {
+  return Math.max(0, ...profiles.flatMap(({ starts, size }) => starts.map((start) => start + size)));
+}
+
+/** The same table object gives the same grid, with what it has computed so far. Throws for a table with a fault. */
+export function gridOf(profiles: readonly MigProfileOffer[]): MigGrid {
   const known = grids.get(profiles);
   if (known !== undefined) return known;
+  const fault = migTableFault(profiles);
+  if (fault !== null) throw new Error(`a MIG table that nobody looked at: ${fault}`);
   const ranked = profiles.toSorted(byLargest).map((profile) => ({
     profile,
-    places: [...new Set(profile.placements.starts)]
+    places: [...new Set(profile.starts)]
       .toSorted((a, b) => a - b)
-      .map((start) => ({ start, mask: maskOf(start, profile.placements.size) })),
+      .map((start) => ({ start, mask: maskOf(start, profile.size) })),
     engines: ENGINES.map((engine) => profile.engines[engine]),
   }));
   const grid: MigGrid = {
@@ -51,17 +69,13 @@ export function gridOf(profiles: readonly MigProfile[]): MigGrid {
     engines: ENGINES.map((_, engine) => Math.max(0, ...ranked.map(({ engines }) => engines[engine] ?? 0))),
     roomOf: memoized((taken) => Uint8Array.from(ranked, ({ places }) => roomIn(taken, places))),
   };
-  assert(grid.rankOf.size === profiles.length, "a profile is in the card's table twice");
   grids.set(profiles, grid);
   return grid;
 }
 
+/** What lies beyond the grid takes nothing of it. */
 export function maskOf(start: number, size: number): number {
-  if (start + size > UNITS_MAX)
-    throw new AppError("command_failed", {
-      detail: `The card shows a MIG placement at ${start}:${size}, and this agent plans grids of up to ${UNITS_MAX} units. Update the agent.`,
-    });
-  return (2 ** size - 1) * 2 ** start;
+  return (2 ** Math.min(start + size, MIG_UNITS_MAX) - 1) & ~(2 ** Math.min(start, MIG_UNITS_MAX) - 1);
 }
 
 /** How many of each profile may come on top of `counts`, whatever their place: what its total and the engines allow. */
@@ -92,7 +106,7 @@ export interface Layout {
  * there. Ways that take the same units are the same way from then on, so the work is bounded by the masks of the grid.
  */
 export function layoutsOf(grid: MigGrid, taken: number, ranks: readonly number[]): Layout[] {
-  const units = ranks.reduce((sum, rank) => sum + (grid.ranked[rank]?.profile.placements.size ?? 0), 0);
+  const units = ranks.reduce((sum, rank) => sum + (grid.ranked[rank]?.profile.size ?? 0), 0);
   if (units > freeUnitsOf(grid, taken)) return [];
   // Walked in the order of insertion, which is the order of the starts: the first way to a mask is the lowest.
   let layouts = new Map<number, Layout>([[taken, { taken, starts: [] }]]);
@@ -105,7 +119,6 @@ export function layoutsOf(grid: MigGrid, taken: number, ranks: readonly number[]
         next.set(after, { taken: after, starts: [...layout.starts, start] });
       }
     }
-    if (next.size > MASKS_MAX) return [];
     layouts = next;
   }
   return [...layouts.values()];
@@ -136,13 +149,8 @@ function roomIn(taken: number, places: RankedProfile["places"]): number {
   return count;
 }
 
-function byLargest(a: MigProfile, b: MigProfile): number {
-  return (
-    b.placements.size - a.placements.size ||
-    b.memoryGib - a.memoryGib ||
-    b.multiprocessors - a.multiprocessors ||
-    a.id - b.id
-  );
+function byLargest(a: MigProfileOffer, b: MigProfileOffer): number {
+  return b.size - a.size || b.memoryGib - a.memoryGib || b.multiprocessors - a.multiprocessors || a.id - b.id;
 }
 
 function memoized(compute: (taken: number) => Uint8Array): (taken: number) => Uint8Array {
@@ -150,7 +158,6 @@ function memoized(compute: (taken: number) => Uint8Array): (taken: number) => Ui
   return (taken) => {
     const before = known.get(taken);
     if (before !== undefined) return before;
-    if (known.size >= MASKS_MAX) known.clear();
     const computed = compute(taken);
     known.set(taken, computed);
     return computed;
