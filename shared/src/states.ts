@@ -75,7 +75,8 @@ export const NODE_STATES = Object.keys(NODE_TRANSITIONS) as readonly NodeState[]
 export const DRAIN_POLICIES = ["wait", "stop"] as const;
 export type DrainPolicy = (typeof DRAIN_POLICIES)[number];
 
-export const SLOT_STATES = ["available", "owned", "quarantined"] as const;
+/** `divided`: a card that is handed out in parts, never whole; each part that is somebody's is a slot of its own. */
+export const SLOT_STATES = ["available", "owned", "quarantined", "divided"] as const;
 export type SlotState = (typeof SLOT_STATES)[number];
 
 /** What a failure means for who may try again, and where. */

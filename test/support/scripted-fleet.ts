@@ -1,6 +1,7 @@
 import type { ApiClient } from "@hostler/cli/api-client.ts";
 import type { Sql } from "@hostler/control-plane/db/sql.ts";
 import { imageSchema, nodeSchema, type Node } from "@hostler/shared/api/nodes.ts";
+import type { Gpu } from "@hostler/shared/node-protocol.ts";
 import type { LocalControlPlane } from "../../deploy/demo/local-cloud.ts";
 import { openEmbeddedDatabase } from "./embedded-database.ts";
 import { makeScriptedNode, type ScriptedNode } from "./scripted-node.ts";
@@ -22,7 +23,7 @@ export interface ScriptedFleet {
   readonly apiKey: string;
   readonly projectId: string;
   readonly sql: Sql;
-  add(name: string, gpus: number): Promise<FleetNode>;
+  add(name: string, gpus: number | readonly Gpu[]): Promise<FleetNode>;
   show(node: ScriptedNode): Promise<Node>;
   act(node: ScriptedNode, action: string, body?: Readonly<Record<string, unknown>>): Promise<Node>;
   close(): Promise<void>;

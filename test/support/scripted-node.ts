@@ -10,8 +10,8 @@ import type { NodeIdentity } from "@hostler/node-agent/ports/node-keys.ts";
 import { sha256Hex } from "@hostler/pki";
 import { bootstrapTokenCreatedSchema } from "@hostler/shared/api/nodes.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
-import { PROTOCOL_VERSION, type Inventory, type PollAnswer } from "@hostler/shared/node-protocol.ts";
-import type { TaskClaims, TaskFailure, TaskOutcome } from "@hostler/shared/tasks.ts";
+import { PROTOCOL_VERSION, type Gpu, type Inventory, type PollAnswer } from "@hostler/shared/node-protocol.ts";
+import { sliceSpecSchema, type TaskClaims, type TaskFailure, type TaskOutcome } from "@hostler/shared/tasks.ts";
 import { cleanFacts } from "./receipts.ts";
 
 const never = new AbortController().signal;
@@ -34,18 +34,19 @@ export interface ScriptedNode {
     task: { readonly jws: string; readonly claims: TaskClaims },
     outcome: TaskOutcome,
     failure?: Partial<TaskFailure>,
+    facts?: Readonly<Record<string, unknown>>,
   ): Promise<string>;
   send(taskId: string, resultJws: string): Promise<void>;
   close(): Promise<void>;
 }
 
-/** Enrols a node with that many simulated GPUs and the mock driver, and makes it ready. */
+/** Enrols a node with that many simulated GPUs, or these, and the mock driver, and makes it ready. */
 export async function makeScriptedNode(options: {
   readonly operator: ApiClient;
   readonly server: string;
   readonly folder: string;
   readonly name: string;
-  readonly gpus: number;
+  readonly gpus: number | readonly Gpu[];
 }): Promise<ScriptedNode> {
   const { operator, name } = options;
   const { token } = await operator.post("/api/ops/v1/bootstrap-tokens", {}, bootstrapTokenCreatedSchema);
@@ -73,6 +74,8 @@ export async function makeScriptedNode(options: {
   await poll();
   const inventory = inventoryOf(name, options.gpus);
   await client.sendInventory(inventory, never);
+  // A release says only which slice it takes down; what the slice has of cards in parts stands in the task that built it.
+  const given = new Set(inventory.gpus.map((gpu) => gpu.uuid));
   return {
     name,
     nodeId: identity.nodeId,
@@ -86,10 +89,14 @@ export async function makeScriptedNode(options: {
       for (;;) {
         const { tasks } = await poll({ credit: 1, waitMs: 5000 });
         const [task] = tasks;
-        if (task !== undefined) return { jws: task.jws, claims: await identity.verifyTask(task.jws) };
+        if (task === undefined) continue;
+        const claims = await identity.verifyTask(task.jws);
+        if (claims.kind === "slice.vm_provision")
+          for (const uuid of sliceSpecSchema.parse(JSON.parse(claims.params)).gpuUuids) given.add(uuid);
+        return { jws: task.jws, claims };
       }
     },
-    resultOf: async ({ jws, claims }, outcome, overrides = {}) => {
+    resultOf: async ({ jws, claims }, outcome, overrides = {}, facts) => {
       const failure =
         outcome === "failed"
           ? {
@@ -107,7 +114,7 @@ export async function makeScriptedNode(options: {
         fence: claims.fence,
         outcome,
         // A task that failed began nothing; a release gives back whatever the slice had, of all that the node has.
-        facts: outcome === "succeeded" ? cleanFacts(inventory.gpus.map((gpu) => gpu.uuid)) : { untouched: true },
+        facts: facts ?? (outcome === "succeeded" ? cleanFacts([...given]) : { untouched: true }),
         failure,
       });
     },
@@ -124,7 +131,22 @@ export async function beginSession(client: ControlPlaneClient, agentInstance: st
   return session;
 }
 
-function inventoryOf(hostName: string, gpus: number): Inventory {
+export function makeGpu(hostName: string, index: number, overrides: Partial<Gpu> = {}): Gpu {
+  return {
+    uuid: `GPU-${hostName}-${index}`,
+    index,
+    model: "NVIDIA H100 80GB HBM3",
+    kind: "h100",
+    memoryMib: 81_559,
+    pciAddress: "0000:01:00.0",
+    migCapable: true,
+    healthy: true,
+    fault: null,
+    ...overrides,
+  };
+}
+
+function inventoryOf(hostName: string, gpus: number | readonly Gpu[]): Inventory {
   return {
     facts: {
       hostName,
@@ -137,17 +159,7 @@ function inventoryOf(hostName: string, gpus: number): Inventory {
       diskFreeGib: 1000,
       bootId: "test",
     },
-    gpus: Array.from({ length: gpus }, (_, index) => ({
-      uuid: `GPU-${hostName}-${index}`,
-      index,
-      model: "NVIDIA H100 80GB HBM3",
-      kind: "h100",
-      memoryMib: 81_559,
-      pciAddress: "0000:01:00.0",
-      migCapable: true,
-      healthy: true,
-      fault: null,
-    })),
+    gpus: typeof gpus === "number" ? Array.from({ length: gpus }, (_, index) => makeGpu(hostName, index)) : [...gpus],
     gpusSimulated: true,
     drivers: [{ name: "mock", usable: true, accelerator: "none", note: "scripted" }],
     agentVersion: "test",

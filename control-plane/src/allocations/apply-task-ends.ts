@@ -9,8 +9,9 @@ import { judgeTaskEnd, type AllocationEffect } from "./judge-task-end.ts";
 import { placeAgain } from "./place-again.ts";
 import { endRepair } from "./repair-allocation.ts";
 import { moveAllAndRecord } from "./record-allocation.ts";
+import { freeSlotsOf } from "./free-slots.ts";
 import { hostedBy } from "./ports.ts";
-import { freeSlotsOf, giveCapacityBack, lockAllocations, setPorts, type AllocationRow } from "./store.ts";
+import { giveCapacityBack, lockAllocations, setPorts, type AllocationRow } from "./store.ts";
 
 /** What became of a task. */
 export type TaskEnd = {
@@ -69,8 +70,8 @@ async function applyEffects(
   effects: readonly (AllocationEffect & { readonly allocation: AllocationRow })[],
   nodeIds: Set<string>,
 ): Promise<void> {
-  const freed = effects.flatMap(({ allocation: { id, nodeId }, slots }) =>
-    slots === null ? [] : [{ id, nodeId, ...slots }],
+  const freed = effects.flatMap(({ allocation: { id, nodeId, gpus }, slots }) =>
+    slots === null ? [] : [{ id, nodeId, gpus, ...slots }],
   );
   if (freed.length > 0) await freeSlotsOf(tx, freed);
   const given = effects.filter(({ slots }) => slots !== null).map(({ allocation }) => allocation);

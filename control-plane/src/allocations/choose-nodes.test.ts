@@ -14,6 +14,7 @@ function makeCandidate(overrides: Partial<Candidate> = {}): Candidate {
     freeVcpus: 100,
     freeMemoryMib: 100_000,
     freeGpus: 4,
+    mig: null,
     spreadWith: null,
     ...overrides,
   };

@@ -29,9 +29,20 @@ export interface Candidate {
   readonly freeMemoryMib: number;
   /** Of the kind that is wished. */
   readonly freeGpus: number;
+  /** Where the kind is a part of cards that the node divides; null where it is none. */
+  readonly mig: CandidateMig | null;
   /** A live slice of the same `spreadBy` that is there already. */
   readonly spreadWith: string | null;
 }
+
+export interface CandidateMig {
+  readonly cards: number;
+  /** The largest part that any divided card of the node has a place for, whatever was asked for; null when all are full. */
+  readonly largestFree: string | null;
+}
+
+/** Machines are given whole GPUs; a part of one has no address that a machine could be given. */
+export const PARTS_NEED_CONTAINERS = "MIG slots are given to containers; ask for hostler.dev/driver: container";
 
 export type Choice =
   | { readonly kind: "chosen"; readonly slicesOf: ReadonlyMap<string, number> }
@@ -65,6 +76,7 @@ export function chooseNodes(candidates: readonly Candidate[], wish: PlacementWis
 export function reasonAgainst(node: Candidate, wish: PlacementWish): string | null {
   if (node.state !== "ready") return `the node is ${node.state}`;
   if (!node.isOnline) return "the node is offline";
+  if (node.mig !== null && wish.driver === "qemu") return PARTS_NEED_CONTAINERS;
   if (!node.isDriverUsable) return `the node cannot run ${wish.driver} slices`;
   if (node.protocolVersion < wish.protocolVersion)
     return `its agent speaks version ${node.protocolVersion} of the protocol, and ports or limits of bandwidth need ${wish.protocolVersion}: upgrade it`;
@@ -72,11 +84,19 @@ export function reasonAgainst(node: Candidate, wish: PlacementWish): string | nu
   if (missing !== undefined)
     return `the label ${missing[0]} is ${node.labels[missing[0]] ?? "missing"}, not ${missing[1]}`;
   if (wish.spreadBy !== null && node.spreadWith !== null) return `${node.spreadWith} of ${wish.spreadBy} is there`;
-  if (node.freeGpus < wish.gpus.count) return `${node.freeGpus} of ${wish.gpus.count} ${wish.gpus.kind ?? "GPUs"} free`;
+  if (node.freeGpus < wish.gpus.count) return gpusMissing(node, wish);
   if (node.freeVcpus < wish.vcpus) return `${Math.max(0, node.freeVcpus)} of ${wish.vcpus} vCPUs free`;
   if (node.freeMemoryMib < wish.memoryMib)
     return `${Math.max(0, node.freeMemoryMib)} of ${wish.memoryMib} MiB memory free`;
   return null;
+}
+
+function gpusMissing({ freeGpus, mig }: Candidate, { gpus }: PlacementWish): string {
+  const free = `${freeGpus} of ${gpus.count} ${gpus.kind ?? "GPUs"} free`;
+  if (mig === null) return free;
+  const cards = `${mig.cards} ${mig.cards === 1 ? "card" : "cards"} in MIG`;
+  const largest = mig.largestFree === null ? "no place is free" : `largest free profile is ${mig.largestFree}`;
+  return freeGpus === 0 ? `${cards}, no place for ${gpus.kind}: ${largest}` : `${free} on ${cards}: ${largest}`;
 }
 
 /** How many slices of the request the node has room for. Pure. */

@@ -10,7 +10,8 @@ import { returnedSlots } from "./judge-task-end.ts";
 import { PROVISION_EXPIRES_MS, slotsOf } from "./own-placement.ts";
 import { place } from "./placement.ts";
 import { protocolVersionFor } from "./ports.ts";
-import { freeSlotsOf, giveCapacityBack, moveToNode, ownSlots, type AllocationRow } from "./store.ts";
+import { freeSlotsOf } from "./free-slots.ts";
+import { giveCapacityBack, moveToNode, ownSlots, type AllocationRow } from "./store.ts";
 
 /**
  * A host gave its slice back, undone, for want of room or because a device or the host itself is at fault: the slice goes to a host that
@@ -43,7 +44,7 @@ export async function placeAgain(
       throw error;
     });
   if (placement === undefined) return false;
-  await freeSlotsOf(tx, [{ id: allocation.id, nodeId: allocation.nodeId, ...returnedSlots(result, allocation) }]);
+  await freeSlotsOf(tx, [{ ...allocation, ...returnedSlots(result, allocation) }]);
   await giveCapacityBack(tx, [allocation]);
   const generation = allocation.generation + 1;
   const gpus = slotsOf(placement);

@@ -30,7 +30,10 @@ export async function listCandidates(
         coalesce(l.last_seen_at > now() - interval '45 seconds', false) as "isOnline",
         n.drivers @> ${db.json([{ name: wish.driver, usable: true }])} as "isDriverUsable", n.protocol_version as "protocolVersion",
         n.vcpus_total - coalesce(u.vcpus, 0) as "freeVcpus", n.memory_mib_total - coalesce(u.memory_mib, 0) as "freeMemoryMib",
-        coalesce(s.free, 0) as "freeGpus",
+        coalesce(s.free, 0) + coalesce(m.free, 0) as "freeGpus",
+        case when m.cards is not null then jsonb_build_object('cards', m.cards, 'largestFree', (
+          select c.profile from mig_capacity c where c.node_id = n.id and c.free > 0 order by c.size desc, c.profile limit 1
+        )) end as mig,
         case when ${wish.spreadBy}::text is not null then (
           select min(a.name) from allocations a
           where a.node_id = n.id and a.project_id = ${projectId} and a.spread_by = ${wish.spreadBy} and a.ended_at is null
@@ -50,6 +53,12 @@ export async function listCandidates(
         ) as available
         group by node_id
       ) as s on s.node_id = n.id
+      left join (
+        select node_id, sum(free)::int as free, count(*)::int as cards
+        from mig_capacity
+        where gpu_kind = ${wish.gpus.kind} and ${isAmong("node_id")}
+        group by node_id
+      ) as m on m.node_id = n.id
       where n.state not in ('revoked', 'retired') and ${isAmong("n.id")}
     )
     select *

@@ -1,7 +1,8 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import type { Gpu } from "@hostler/shared/node-protocol.ts";
 import type { Tx } from "../db/sql.ts";
-import { chooseNodes, roomOn, type Candidate, type PlacementWish } from "./choose-nodes.ts";
+import { takePlaces } from "../mig/divided-cards.ts";
+import { chooseNodes, PARTS_NEED_CONTAINERS, roomOn, type Candidate, type PlacementWish } from "./choose-nodes.ts";
 import {
   holdFreeNodes,
   holdNodes,
@@ -110,16 +111,12 @@ async function takeHeld(tx: Tx, request: PlacementRequest, heldIds: readonly str
   const choice = chooseNodes(await listCandidates(tx, request, { ids: heldIds }), wish, request.count);
   if (choice.kind === "refused") return null;
   const nodes = [...choice.slicesOf].map(([nodeId, slices]) => ({ nodeId, slices }));
-  const gpusOf =
-    wish.gpus.count === 0
-      ? new Map<string, Gpu[]>()
-      : await freeGpusOf(
-          tx,
-          nodes.map(({ nodeId }) => nodeId),
-          wish.gpus.kind,
-        );
-  // Whoever takes a GPU out of service does not hold the node.
-  if (nodes.some(({ nodeId, slices }) => (gpusOf.get(nodeId) ?? []).length < wish.gpus.count * slices)) return null;
+  const gpusOf = await takeGpus(
+    tx,
+    wish.gpus.kind,
+    nodes.map(({ nodeId, slices }) => ({ nodeId, count: wish.gpus.count * slices })),
+  );
+  if (gpusOf === null) return null;
   const simulated = await takeCapacity(
     tx,
     nodes.map(({ nodeId, slices }) => ({ nodeId, vcpus: wish.vcpus * slices, memoryMib: wish.memoryMib * slices })),
@@ -132,10 +129,23 @@ async function takeHeld(tx: Tx, request: PlacementRequest, heldIds: readonly str
   );
 }
 
-async function freeGpusOf(tx: Tx, nodeIds: readonly string[], kind: string | null): Promise<Map<string, Gpu[]>> {
-  const gpusOf = new Map<string, Gpu[]>();
-  for (const { nodeId, gpu } of await lockFreeSlots(tx, nodeIds, kind))
-    gpusOf.set(nodeId, [...(gpusOf.get(nodeId) ?? []), gpu]);
+/** So many on each node, whole or places on divided cards; null when there are not, because others take them without holding the node. */
+async function takeGpus(
+  tx: Tx,
+  kind: string | null,
+  wishes: readonly { readonly nodeId: string; readonly count: number }[],
+): Promise<ReadonlyMap<string, readonly Gpu[]> | null> {
+  if (wishes.every(({ count }) => count === 0)) return new Map();
+  const gpusOf = new Map<string, Gpu[]>(wishes.map(({ nodeId }) => [nodeId, []]));
+  for (const { nodeId, gpu } of await lockFreeSlots(tx, [...gpusOf.keys()], kind)) gpusOf.get(nodeId)?.push(gpu);
+  const missing = wishes
+    .map(({ nodeId, count }) => ({ nodeId, count: count - (gpusOf.get(nodeId) ?? []).length }))
+    .filter(({ count }) => count > 0);
+  if (missing.length === 0) return gpusOf;
+  // Whoever asks for any GPU means a whole one.
+  const placesOf = kind === null ? null : await takePlaces(tx, kind, missing);
+  if (placesOf === null) return null;
+  for (const [nodeId, places] of placesOf) gpusOf.get(nodeId)?.push(...places);
   return gpusOf;
 }
 
@@ -157,6 +167,8 @@ function capacityError(
   reasons: ReadonlyMap<string, string>,
 ): AppError {
   const { wish, count } = request;
+  if (wish.driver === "qemu" && candidates.some(({ mig }) => mig !== null))
+    throw new AppError("validation_failed", { detail: `${wish.gpus.kind}: ${PARTS_NEED_CONTAINERS}.` });
   const nodes = candidates.slice(0, NODES_SHOWN_MAX).map((node) => viewOf(node, reasons.get(node.id) ?? "not tried"));
   const named = nodes.slice(0, NAMED_MAX).map((node) => `${node.name}: ${node.freeGpus} GPUs free (${node.reason})`);
   const more = candidates.length > named.length ? `; and ${candidates.length - named.length} more` : "";

@@ -10,11 +10,11 @@ import { requireInProject, type Principal } from "../identity/permissions.ts";
 import { advanceOperation } from "../operations/operations.ts";
 import { cancelOperationTask, holdTasksAbout } from "../tasks/cancel-operation-task.ts";
 import { beginRelease, beginReleases, type BegunRelease } from "./begin-release.ts";
+import { freeSlotsOf } from "./free-slots.ts";
 import { getAllocationOperations } from "./read-allocation.ts";
 import { moveAllAndRecord } from "./record-allocation.ts";
 import {
   CLEAN_SLOTS,
-  freeSlotsOf,
   giveCapacityBack,
   isDrainDue,
   listGroup,
@@ -197,7 +197,7 @@ async function cancelProvisioning(tx: Tx, deps: Pick<Deps, "clock">, allocation:
   if (cancelled !== "never held") return await moveAllAndRecord(tx, deps, [releasing]);
   // No host ever held the task, so there is nothing to undo.
   await advanceOperation(tx, allocation.operationId, "cancelled");
-  await freeSlotsOf(tx, [{ id: allocation.id, nodeId: allocation.nodeId, ...CLEAN_SLOTS }]);
+  await freeSlotsOf(tx, [{ ...allocation, ...CLEAN_SLOTS }]);
   await giveCapacityBack(tx, [allocation]);
   await moveAllAndRecord(tx, deps, [releasing, { allocation, move: { ...move, target: "released" } }]);
 }

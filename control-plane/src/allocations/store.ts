@@ -1,5 +1,5 @@
 import type { Allocation } from "@hostler/shared/api/allocations.ts";
-import type { AllocationState } from "@hostler/shared/states.ts";
+import type { AllocationState, SlotState } from "@hostler/shared/states.ts";
 import type { DriverName, SliceSpec } from "@hostler/shared/tasks.ts";
 import { idSet, type Queryable, type Tx } from "../db/sql.ts";
 import { unhosted, type PortViews } from "./ports.ts";
@@ -197,19 +197,30 @@ export interface ReturnedSlots {
 
 export const CLEAN_SLOTS: ReturnedSlots = { quarantineReason: null, gaps: {} };
 
-/** Frees what allocations own; with a reason, its own or that of all, a slot is quarantined instead of handed out again. */
-export async function freeSlotsOf(
+export type FreedSlots = ReturnedSlots & Pick<AllocationRow, "id" | "nodeId" | "gpus">;
+
+/**
+ * Frees what allocations own; with a reason, its own or that of all, a slot is quarantined instead of handed out again. A part
+ * whose card is at fault is free all the same: the card keeps the fault. Resolves with the cards that are divided by it.
+ */
+export async function updateFreedSlots(
   tx: Tx,
-  freed: readonly (ReturnedSlots & { readonly id: string; readonly nodeId: string })[],
-): Promise<void> {
-  await tx`
+  freed: readonly FreedSlots[],
+): Promise<{ readonly nodeId: string; readonly cardUuid: string }[]> {
+  const given = freed.map(({ id, nodeId, quarantineReason, gaps }) => ({ id, nodeId, quarantineReason, gaps }));
+  const rows = await tx<{ nodeId: string; cardUuid: string; state: SlotState }[]>`
     update gpu_slots s
-    set state = case when coalesce(freed."quarantineReason", freed.gaps ->> s.gpu_uuid) is null and coalesce(s.reason, '') not like 'gpu: %'
-        then 'available' else 'quarantined' end,
+    set state = case
+        when coalesce(freed."quarantineReason", freed.gaps ->> s.gpu_uuid) is not null then 'quarantined'
+        when s.card_uuid is null and coalesce(s.reason, '') like 'gpu: %' then 'quarantined'
+        else idle_slot_state(s.card_uuid, s.gpu)
+      end,
       allocation_id = null, reason = coalesce(freed."quarantineReason", freed.gaps ->> s.gpu_uuid, s.reason)
-    from jsonb_to_recordset(${tx.json(freed as never)}) as freed (id text, "nodeId" text, "quarantineReason" text, gaps jsonb)
+    from jsonb_to_recordset(${tx.json(given)}) as freed (id text, "nodeId" text, "quarantineReason" text, gaps jsonb)
     where s.node_id = freed."nodeId" and s.allocation_id = freed.id
+    returning s.node_id as "nodeId", s.gpu_uuid as "cardUuid", s.state
   `;
+  return rows.filter((row) => row.state === "divided");
 }
 
 /** The slice is built anew on another node: a generation of its own, whose host objects have other names. */

@@ -10,7 +10,7 @@ import type { RequestCounts } from "./request-counts.ts";
 import { jobGauges } from "../jobs/job-gauges.ts";
 import { readOldestSnapshotAge } from "../db/oldest-transaction.ts";
 import { readSinkLag, type SinkLag } from "../events/read-sink-lag.ts";
-import { countStates } from "./store.ts";
+import { countStates, sumMigFree } from "./store.ts";
 
 interface Metric<Sample> {
   readonly name: string;
@@ -124,6 +124,12 @@ async function renderMetrics(deps: Pick<Deps, "sql"> & { readonly requestCounts:
       states.filter((row) => row.what === what).map((row) => [{ state: row.state }, row.count]),
     );
   }
+  add(
+    "hostler_mig_free",
+    "Number of MIG slots of the kind that could be had if nothing else were asked for.",
+    "gauge",
+    (await sumMigFree(deps.sql)).map(({ kind, free }) => [{ kind }, free]),
+  );
   const jobs = await jobGauges(deps.sql);
   add("hostler_jobs", "Number of jobs by state; the dead wait for an operator.", "gauge", jobs.byState);
   add("hostler_jobs_oldest_due_seconds", "How long the oldest job that is due has been waiting.", "gauge", [

@@ -3,6 +3,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import { insertAuditRow } from "../audit/store.ts";
 import { inTransaction } from "../db/transaction.ts";
 import type { Deps } from "../deps.ts";
+import { cardsOf, holdCards, settleCards } from "../mig/divided-cards.ts";
 import { lockSlot, makeSlotAvailable, type SlotRow } from "./slot-store.ts";
 import { readNodes } from "./store.ts";
 
@@ -22,11 +23,14 @@ export async function returnSlot(
 ): Promise<Node> {
   const { nodeId, gpuUuid, reason, actor, requestId } = wish;
   return await inTransaction(deps.sql, async (tx) => {
+    const [card = { nodeId, cardUuid: gpuUuid }] = cardsOf(nodeId, [gpuUuid]);
+    await holdCards(tx, [card]);
     const slot = await lockSlot(tx, nodeId, gpuUuid);
     if (slot === undefined) throw new AppError("not_found", { detail: `The host has no GPU ${gpuUuid}.` });
     const refusal = refusalOf(slot);
     if (refusal !== null) throw new AppError("conflict", { detail: `${gpuUuid} ${refusal}` });
     await makeSlotAvailable(tx, nodeId, gpuUuid);
+    await settleCards(tx, [card]);
     await insertAuditRow(tx, {
       actor,
       action: "node.slot_returned",
@@ -44,7 +48,7 @@ export async function returnSlot(
 
 function refusalOf({ state, reason, gpu, isHeld }: SlotRow): string | null {
   if (state === "owned") return "belongs to a slice; release that first.";
-  if (state === "available") return "is in service already.";
+  if (state === "available" || state === "divided") return "is in service already.";
   if (isHeld) return `is held on its host: ${reason}. Remove what holds it; it comes back by itself.`;
   return gpu.healthy
     ? null

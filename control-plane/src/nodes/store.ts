@@ -1,4 +1,5 @@
 import type { Node } from "@hostler/shared/api/nodes.ts";
+import { migUnitsOf } from "@hostler/shared/mig/mig-grid.ts";
 import type { Gpu, HostFacts, Inventory } from "@hostler/shared/node-protocol.ts";
 import {
   NODE_TRANSITIONS,
@@ -197,22 +198,24 @@ export async function updateInventory(
 
 /**
  * One row a GPU. A healthy GPU that nobody owns becomes available unless an operator or a failed release quarantined it; a
- * faulty one that nobody owns is quarantined; an owned one stays owned and carries the reason. Our own reasons begin with
+ * faulty one that nobody owns is quarantined; an owned one stays owned and carries the reason. One that is given in parts is
+ * divided where another is available; whoever calls this settles its parts. Our own reasons begin with
  * `gpu: ` and pass with the fault. A quarantine of another origin keeps its reason whatever the GPU does meanwhile: were it
  * replaced, a slot that was never proven clean would go back into service with the next healthy report.
  */
 export async function upsertSlots(tx: Tx, nodeId: string, gpus: readonly Gpu[]): Promise<void> {
-  for (const gpu of gpus) {
+  // In the order in which everybody locks cards.
+  for (const gpu of gpus.toSorted((a, b) => (a.uuid < b.uuid ? -1 : 1))) {
     const reason = gpu.healthy ? null : `gpu: ${gpu.fault ?? "not healthy"}`;
     await tx`
       insert into gpu_slots (node_id, gpu_uuid, gpu_kind, gpu, state, reason)
-      values (${nodeId}, ${gpu.uuid}, ${gpu.kind}, ${tx.json(gpu)}, ${reason === null ? "available" : "quarantined"}, ${reason})
+      values (${nodeId}, ${gpu.uuid}, ${gpu.kind}, ${tx.json(gpu)}, case when ${reason}::text is null then idle_slot_state(null, ${tx.json(gpu)}) else 'quarantined' end, ${reason})
       on conflict (node_id, gpu_uuid) do update
       set gpu = excluded.gpu, gpu_kind = excluded.gpu_kind,
         state = case
           when gpu_slots.state = 'owned' then 'owned'
           when excluded.state = 'quarantined' then 'quarantined'
-          when gpu_slots.reason like 'gpu: %' then 'available'
+          when gpu_slots.reason like 'gpu: %' or gpu_slots.state <> 'quarantined' then excluded.state
           else gpu_slots.state
         end,
         reason = case
@@ -230,7 +233,7 @@ export async function upsertSlots(tx: Tx, nodeId: string, gpus: readonly Gpu[]):
         when state = 'quarantined' and coalesce(reason, '') not like 'gpu: %' then reason
         else 'gpu: the host does not report it any more'
       end
-    where node_id = ${nodeId} and not (gpu_uuid = any(${gpus.map((gpu) => gpu.uuid)}))
+    where node_id = ${nodeId} and card_uuid is null and not (gpu_uuid = any(${gpus.map((gpu) => gpu.uuid)}))
   `;
 }
 
@@ -309,6 +312,8 @@ interface NodeRow {
     readonly state: SlotState;
     readonly allocationId: string | null;
     readonly reason: string | null;
+    readonly part: Node["slots"][number]["part"];
+    readonly free: readonly { readonly kind: string; readonly free: number }[] | null;
   }[];
 }
 
@@ -325,7 +330,15 @@ export async function readNodes(
       (select max(not_after) from node_certificates c where c.node_id = n.id and c.state = 'active') as "certificateExpiresAt",
       n.created_at as "createdAt",
       coalesce((
-        select jsonb_agg(jsonb_build_object('gpu', s.gpu, 'state', s.state, 'allocationId', s.allocation_id, 'reason', s.reason) order by (s.gpu ->> 'index')::int)
+        select jsonb_agg(jsonb_build_object(
+          'gpu', s.gpu, 'state', s.state, 'allocationId', s.allocation_id, 'reason', s.reason,
+          'part', case when s.card_uuid is not null then jsonb_build_object('cardUuid', s.card_uuid, 'start', s.mig_start, 'size', s.mig_size) end,
+          'free', (
+            select jsonb_agg(jsonb_build_object('kind', c.gpu_kind, 'free', c.free) order by c.size desc, c.profile)
+            from mig_capacity c
+            where c.node_id = s.node_id and c.card_uuid = s.gpu_uuid
+          )
+        ) order by (s.gpu ->> 'index')::int, s.mig_start nulls first)
         from gpu_slots s
         where s.node_id = n.id
       ), '[]') as slots
@@ -349,7 +362,7 @@ function viewOf(row: NodeRow): Node {
         ? null
         : { policy: drainPolicy, since: drainSince.toISOString(), stopsAt: drainStopsAt?.toISOString() ?? null },
     drivers: [...row.drivers],
-    slots: row.slots.map((slot) => ({ ...slot })),
+    slots: row.slots.map(({ free, ...slot }) => ({ ...slot, divided: dividedOf(slot.gpu, free) })),
     free: {
       gpus: row.slots.filter((slot) => slot.state === "available").length,
       vcpus: freeVcpus,
@@ -359,4 +372,11 @@ function viewOf(row: NodeRow): Node {
     certificateExpiresAt: row.certificateExpiresAt?.toISOString() ?? null,
     createdAt: row.createdAt.toISOString(),
   };
+}
+
+function dividedOf(
+  { mig }: Gpu,
+  free: readonly { readonly kind: string; readonly free: number }[] | null,
+): Node["slots"][number]["divided"] {
+  return mig === undefined || free === null ? null : { units: migUnitsOf(mig.profiles), free: [...free] };
 }

@@ -45,6 +45,10 @@ export const slotSchema = z
     state: z.enum(SLOT_STATES),
     allocationId: idSchema("allocation").nullable(),
     reason: z.string().nullable(),
+    /** Of a part of a card: where it lies, in units of the card's memory grid; null for a whole GPU. */
+    part: z.object({ cardUuid: z.string(), start: z.int(), size: z.int() }).nullable(),
+    /** Of a card that is handed out in parts: the units of its grid, and how many of each part alone could be had of it now, large to small. */
+    divided: z.object({ units: z.int(), free: z.array(z.object({ kind: z.string(), free: z.int() })) }).nullable(),
   })
   .meta({ id: "Slot" });
 

@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { makeContainerDriver } from "@hostler/node-agent/drivers/container/container-driver.ts";
+import { DEFAULT_NETWORK_POLICY } from "@hostler/node-agent/drivers/network/network-policy.ts";
 import { makeAddressPool } from "@hostler/node-agent/drivers/network/addresses.ts";
 import { makeQemuDriver } from "@hostler/node-agent/drivers/qemu/qemu-driver.ts";
 import { makeImage, makeTestNetwork, qcow2Bytes, sourceOf } from "@hostler/node-agent/drivers/testing.ts";
@@ -72,7 +73,7 @@ export async function openHostileHost(): Promise<HostileHost> {
   const archive = await containerImage();
   if (archive === null) throw new Error("this host has no busybox: apt-get install busybox-static");
   const common = { commands, supervisor, clock: systemClock, log, addresses: makeAddressPool({ files, commands }) };
-  const both = { ...common, diskFreeGib: async () => 100 };
+  const both = { ...common, policy: DEFAULT_NETWORK_POLICY, diskFreeGib: async () => 100 };
   const qemu = makeQemuDriver({
     ...both,
     ...{ files, places: { stateDir, runDir }, images: sourceOf(qcow2), network: "tap", forcedAccelerator: "tcg" },
