@@ -4,8 +4,10 @@ import * as z from "zod";
 import { positional, textOf, type Command, type Invocation } from "../command.ts";
 import { NODES, nodePath } from "../node-path.ts";
 import { parseDurationSeconds, table } from "../output.ts";
+import { slotTable } from "../slot-table.ts";
 import { nodeActionCommands } from "./node-actions.ts";
 
+const NODE_COLUMNS = ["name", "state", "reason", "gpus free", "vcpus free", "memory free", "last seen", "id"] as const;
 const TOKENS = "/api/ops/v1/bootstrap-tokens";
 
 export const nodeCommands: readonly Command[] = [
@@ -77,12 +79,19 @@ export const nodeCommands: readonly Command[] = [
     run: async (invocation) => {
       const client = await invocation.client();
       const nodes = await client.list(NODES, nodeSchema);
-      invocation.print.result(nodes, (items) =>
-        table(
-          ["name", "state", "reason", "gpus free", "vcpus free", "memory free", "last seen", "id"],
-          items.map(nodeRow),
-        ),
-      );
+      invocation.print.result(nodes, (items) => table(NODE_COLUMNS, items.map(nodeRow)));
+      return 0;
+    },
+  },
+  {
+    words: "nodes show",
+    summary: "Show a host with each of its GPU slots, and what is free of cards that are handed out in parts.",
+    positionals: ["node"],
+    options: {},
+    run: async (invocation) => {
+      const client = await invocation.client();
+      const node = await client.get(await nodePath(client, positional(invocation, 0)), nodeSchema);
+      invocation.print.result(node, (value) => `${table(NODE_COLUMNS, [nodeRow(value)])}\n\n${slotTable(value.slots)}`);
       return 0;
     },
   },
@@ -126,8 +135,10 @@ async function declare(
 
 function nodeRow(node: Node): string[] {
   const kinds = new Map<string, number>();
-  for (const slot of node.slots) kinds.set(slot.gpu.kind, (kinds.get(slot.gpu.kind) ?? 0) + 1);
-  const gpus = [...kinds].map(([kind, count]) => `${count}×${kind}`).join(" ");
+  for (const { gpu, part } of node.slots) if (part === null) kinds.set(gpu.kind, (kinds.get(gpu.kind) ?? 0) + 1);
+  const divided = node.slots.filter(({ state }) => state === "divided").length;
+  const inParts = divided === 0 ? "" : `, ${divided} in parts`;
+  const gpus = [...kinds].map(([kind, count]) => `${count}×${kind}`).join(" ") + inParts;
   return [
     node.name,
     node.online || node.state === "down" ? node.state : `${node.state}, offline`,

@@ -1,5 +1,6 @@
 import { bootstrapTokenCreatedSchema, nodeSchema, type Node } from "@hostler/shared/api/nodes.ts";
 import { describeError } from "@hostler/shared/errors.ts";
+import { cardSegments } from "@hostler/shared/mig/card-segments.ts";
 import type { JSX } from "preact";
 import { useState } from "preact/hooks";
 import { listOf } from "../api.ts";
@@ -48,15 +49,17 @@ function NodeCard({ signed, node }: { readonly signed: Signed; readonly node: No
       </div>
       {(node.reason !== null || node.drain !== null) && <p class="hint">{stateLine(node)}</p>}
       <div class="slots">
-        {node.slots.map((slot) => (
-          <span
-            key={slot.gpu.uuid}
-            class={`slot ${slot.state}`}
-            title={`${slot.gpu.model} ${slot.gpu.uuid}\n${slot.reason ?? slot.allocationId ?? slot.state}`}
-          >
-            {slot.gpu.kind}
-          </span>
-        ))}
+        {node.slots
+          .filter(({ part }) => part === null)
+          .map((slot) =>
+            isInParts(slot, node.slots) ? (
+              <PartsBar key={slot.gpu.uuid} card={slot} slots={node.slots} />
+            ) : (
+              <span key={slot.gpu.uuid} class={`slot ${slot.state}`} title={titleOf(slot)}>
+                {slot.gpu.kind}
+              </span>
+            ),
+          )}
         {node.slots.length === 0 && <span class="hint">no GPUs</span>}
       </div>
       <p class="hint">
@@ -73,6 +76,45 @@ function NodeCard({ signed, node }: { readonly signed: Signed; readonly node: No
       {isOpen && <NodeDetails signed={signed} nodeId={node.id} />}
     </section>
   );
+}
+
+type Slot = Node["slots"][number];
+
+function isInParts({ gpu, divided }: Slot, slots: readonly Slot[]): boolean {
+  return divided !== null || slots.some(({ part }) => part?.cardUuid === gpu.uuid);
+}
+
+/** A card that is handed out in parts: what lies where on it, in its own units, and what could be had of it now. */
+function PartsBar({ card, slots }: { readonly card: Slot; readonly slots: readonly Slot[] }): JSX.Element {
+  const parts = slots.filter(({ part }) => part?.cardUuid === card.gpu.uuid);
+  const free = (card.divided?.free ?? []).filter((one) => one.free > 0).map((one) => `${one.free}× ${one.kind}`);
+  const segments = cardSegments(card.divided?.units ?? 0, parts);
+  return (
+    <span class={`card ${card.state}`}>
+      <small>{card.gpu.kind}</small>
+      <span class="units">
+        {segments.map(({ start, size, slot }) => (
+          <span
+            key={start}
+            class={`unit ${slot?.state ?? "free"}`}
+            style={{ flexGrow: size }}
+            title={slot === null ? `${size} free` : titleOf(slot)}
+          >
+            {slot === null ? "" : slot.gpu.kind.slice(card.gpu.kind.length + 1)}
+          </span>
+        ))}
+      </span>
+      <small title={titleOf(card)}>
+        {card.state === "divided"
+          ? `free: ${free.length === 0 ? "nothing" : free.join(" or ")}`
+          : (card.reason ?? card.state)}
+      </small>
+    </span>
+  );
+}
+
+function titleOf({ gpu, reason, allocationId, state }: Slot): string {
+  return `${gpu.model} ${gpu.uuid}\n${reason ?? allocationId ?? state}`;
 }
 
 /** Why it is in its state and since when, and how far a drain is. */
