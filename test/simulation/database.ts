@@ -187,8 +187,13 @@ const HISTORY = `
   );
   create function note_slot() returns trigger language plpgsql as $$
   begin
-    insert into slot_history (step, gpu_uuid, state, allocation_id) values (split_part(current_setting('sim.clock'), ' ', 2)::bigint, new.gpu_uuid, new.state, new.allocation_id);
+    -- A part of a card that is nobody's has no row.
+    if tg_op = 'DELETE' then
+      insert into slot_history (step, gpu_uuid, state, allocation_id) values (split_part(current_setting('sim.clock'), ' ', 2)::bigint, old.gpu_uuid, 'available', null);
+    else
+      insert into slot_history (step, gpu_uuid, state, allocation_id) values (split_part(current_setting('sim.clock'), ' ', 2)::bigint, new.gpu_uuid, new.state, new.allocation_id);
+    end if;
     return null;
   end $$;
-  create trigger note_slot after insert or update on gpu_slots for each row execute function note_slot();
+  create trigger note_slot after insert or update or delete on gpu_slots for each row execute function note_slot();
 `;
