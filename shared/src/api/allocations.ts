@@ -31,7 +31,7 @@ export const allocationCreateSchema = z
     gpus: z
       .strictObject({
         count: z.int().min(0).max(64),
-        /** Such as `h100`; null takes any. */
+        /** Such as `h100`, or `h100-1g.10gb` for a MIG slot, which is for containers; null takes any whole GPU. */
         kind: gpuKindSchema.nullable().default(null),
       })
       .default({ count: 0, kind: null }),
@@ -92,7 +92,7 @@ export const placementExplanationSchema = z
 export type PlacementExplanation = z.infer<typeof placementExplanationSchema>;
 
 const limitSchema = z.int().min(0).max(2_147_483_647).nullable();
-/** What a project may hold at most; null is no limit. */
+/** What a project may hold at most; null is no limit. A MIG slot counts as one GPU, whatever its size. */
 const quotaSchema = z
   .object({ gpus: limitSchema, vcpus: limitSchema, memoryMib: limitSchema, allocations: limitSchema })
   .meta({ id: "Quota" });
