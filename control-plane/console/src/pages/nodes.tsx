@@ -87,7 +87,10 @@ function isInParts({ gpu, divided }: Slot, slots: readonly Slot[]): boolean {
 /** A card that is handed out in parts: what lies where on it, in its own units, and what could be had of it now. */
 function PartsBar({ card, slots }: { readonly card: Slot; readonly slots: readonly Slot[] }): JSX.Element {
   const parts = slots.filter(({ part }) => part?.cardUuid === card.gpu.uuid);
-  const free = (card.divided?.free ?? []).filter((one) => one.free > 0).map((one) => `${one.free}× ${one.kind}`);
+  const shortName = (kind: string): string => kind.slice(card.gpu.kind.length + 1);
+  const free = (card.divided?.free ?? [])
+    .filter((one) => one.free > 0)
+    .map((one) => `${one.free}× ${shortName(one.kind)}`);
   const segments = cardSegments(card.divided?.units ?? 0, parts);
   return (
     <span class={`card ${card.state}`}>
@@ -100,7 +103,7 @@ function PartsBar({ card, slots }: { readonly card: Slot; readonly slots: readon
             style={{ flexGrow: size }}
             title={slot === null ? `${size} free` : titleOf(slot)}
           >
-            {slot === null ? "" : slot.gpu.kind.slice(card.gpu.kind.length + 1)}
+            {slot === null ? "" : shortName(slot.gpu.kind)}
           </span>
         ))}
       </span>
