@@ -23,6 +23,7 @@ import * as z from "zod";
 import type { StoredIdentity } from "../identity/identity-files.ts";
 import type { ControlPlane } from "../ports/control-plane.ts";
 import { connectionFailure } from "./connection-failure.ts";
+import { bodyFrom } from "./image-body.ts";
 import { dialTerminalSocket } from "./terminal-socket.ts";
 
 const ANSWER_TIMEOUT_MS = 30_000;
@@ -97,7 +98,10 @@ export function makeControlPlaneClient(initial: StoredIdentity): ControlPlaneCli
       // The transfer may take long; it is bounded by the phase's own deadline.
       const headers = offset > 0 ? { range: `bytes=${offset}-` } : {};
       const sending = { signal, timeoutMs: 3_600_000, headers };
-      return await send(NODE_PATHS.image(image.sha256), sending, async (answer) => await Promise.resolve(answer.body));
+      return await send(NODE_PATHS.image(image.sha256), sending, async ({ statusCode, headers: got, body }) => {
+        const contentRange = got["content-range"]?.toString();
+        return await Promise.resolve(bodyFrom({ statusCode, contentRange, body }, offset));
+      });
     },
     openTerminalSocket: async (dial) => {
       const headers = await inSession(dial.signal);
