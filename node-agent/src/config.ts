@@ -31,6 +31,8 @@ export interface AgentConfig {
   readonly hardware: PciRoots;
   readonly compute: ComputePolicy;
   readonly platform: PlatformDefaults;
+  /** Bytes that base images may take; null for a quarter of their file system. */
+  readonly imageBudgetBytes: number | null;
   /** Where the mock driver writes when it acts; null unless a test asks for it. */
   readonly mockEffectLog: string | null;
 }
@@ -66,6 +68,10 @@ export const RUN_OPTIONS = {
     help: "The most that one slice gets in each direction, Mbit/s; not limited unless given.",
   },
   accelerator: { type: "string", help: "auto (unless given: KVM where it proves that it boots), kvm or tcg." },
+  "image-cache-gib": {
+    type: "string",
+    help: "GiB that base images may take (a quarter of their disk unless given); unused ones go first.",
+  },
   drivers: { type: "string", help: "qemu (unless given), container, mock, or several with commas." },
   hugepages: {
     type: "string",
@@ -124,6 +130,7 @@ export function readRunConfig(args: readonly string[], environment: NodeJS.Proce
       hasTpm: isOn("--tpm", values.tpm),
       hasVsock: isOn("--vsock", values.vsock),
     },
+    imageBudgetBytes: values["image-cache-gib"] === undefined ? null : gibOf(values["image-cache-gib"]),
     mockEffectLog: environment["HOSTLER_AGENT_MOCK_EFFECTS"] ?? null,
   };
 }
@@ -200,6 +207,13 @@ function bandwidthOf(text: string | undefined): number | null {
 
 function expected(name: string, text: string, what: string): AppError {
   return new AppError("malformed_request", { detail: `${name} ${text}: expected ${what}.` });
+}
+
+function gibOf(text: string): number {
+  const gib = Number(text);
+  if (!/^\d+(?:\.\d+)?$/.test(text) || gib <= 0)
+    throw new AppError("malformed_request", { detail: `--image-cache-gib ${text}: expected a number of GiB above 0.` });
+  return gib * 1024 ** 3;
 }
 
 function acceleratorOf(choice: "auto" | "kvm" | "tcg"): Accelerator | null {

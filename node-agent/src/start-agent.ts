@@ -10,6 +10,7 @@ import { makeEffectLog } from "./drivers/mock/effect-log.ts";
 import { driverPlaces } from "./drivers/driver-places.ts";
 import { makeMockDriver } from "./drivers/mock/mock-driver.ts";
 import { makeAddressPool, type AddressPool } from "./drivers/network/addresses.ts";
+import { makeHostImages } from "./drivers/qemu/host-images.ts";
 import { chooseNetworkMode, type NetworkMode } from "./drivers/qemu/network.ts";
 import { makeQemuDriver } from "./drivers/qemu/qemu-driver.ts";
 import { chooseGpuHost } from "./gpus/choose-gpu-host.ts";
@@ -280,10 +281,14 @@ async function makeDrivers(
     drivers.set("mock", makeMockDriver({ files, clock: systemClock, ...recordEffect }));
   }
   const places = driverPlaces(config);
+  const scope = await readHostScope();
+  const { stateDir, imageBudgetBytes: budgetBytes } = config;
+  const images = deps.controlPlane;
   const common = {
     commands,
     supervisor: deps.supervisor,
-    images: deps.controlPlane,
+    images,
+    imageCache: makeHostImages({ stateDir, images, commands, clock: systemClock, scope, budgetBytes }),
     clock: systemClock,
     log,
     policy: config.networkPolicy,
@@ -298,7 +303,6 @@ async function makeDrivers(
   }
   if (config.drivers.includes("container")) {
     const { areGpusSimulated } = deps;
-    const scope = await readHostScope();
     drivers.set("container", makeContainerDriver({ ...common, places: places.container, scope, areGpusSimulated }));
   }
   return drivers;

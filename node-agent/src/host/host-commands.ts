@@ -21,6 +21,8 @@ export const PROGRAM_PACKAGES: Readonly<Record<string, string>> = {
   mke2fs: "e2fsprogs",
   taskset: "util-linux",
   prlimit: "util-linux",
+  setpriv: "util-linux",
+  unshare: "util-linux",
   swtpm: "swtpm",
 };
 

@@ -9,7 +9,8 @@ import type { HostCommands } from "../../ports/host-commands.ts";
 import type { ImageSource } from "../../ports/image-source.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { Facts, SliceDriver, SliceReference, SliceSurvey } from "../../ports/slice-driver.ts";
-import { makeImageCache } from "../images/image-cache.ts";
+import { makeImageCache, type ImageCache } from "../images/image-cache.ts";
+import { ROOT_FILE_SYSTEMS } from "../images/image-files.ts";
 import { refused } from "../images/image-header.ts";
 import type { AddressPool } from "../network/addresses.ts";
 import { listLinkSlices } from "../network/host-links.ts";
@@ -32,6 +33,8 @@ export interface ContainerDriverDeps {
   readonly scope: HostScope;
   readonly supervisor: ProcessSupervisor;
   readonly images: ImageSource;
+  /** Shared with the other drivers of this host; made from `images` where this one is alone. */
+  readonly imageCache?: ImageCache;
   /** The pool of the whole host: other drivers cut from the same range. */
   readonly addresses: AddressPool;
   readonly policy: NetworkPolicy;
@@ -53,8 +56,9 @@ const GIB = 1024 ** 3;
 export function makeContainerDriver(deps: ContainerDriverDeps): SliceDriver {
   const { places, commands } = deps;
   const host = inScope(commands, deps.scope);
-  const images = makeImageCache({ folder: places.imagesDir, source: deps.images, commands });
-  const bases = makeRootFileSystems({ folder: join(places.imagesDir, "rootfs"), images, commands, host });
+  const images = deps.imageCache ?? makeImageCache({ ...deps, folder: places.imagesDir, source: deps.images });
+  const folder = join(places.imagesDir, ROOT_FILE_SYSTEMS);
+  const bases = makeRootFileSystems({ folder, images, commands, host, scope: deps.scope });
   const verdict = makeVerdict(deps, host);
   const disk = makeDisk({ places, commands, bases });
   const machine = makeMachine({ ...deps, host, runtime: async (signal) => requireRuntime(await verdict(signal)) });

@@ -34,14 +34,13 @@ export function makeDisk(deps: DiskDeps): HostObject {
     create: async (spec, context) => {
       const { signal } = context;
       const paths = containerPaths(deps.places, spec);
-      const { sizeMib } = await deps.bases.fetch(spec.image, { signal, report: () => undefined });
-      if (sizeMib > spec.diskGib * 1024)
-        throw new AppError("capacity_unavailable", {
-          detail: `The image ${spec.image.name} needs a disk of ${Math.ceil(sizeMib / 1024)} GiB; the slice asks for ${spec.diskGib}.`,
-        });
-      await openSliceFolder(paths, spec, context);
-      // A disk that is whole is kept: a container may run on it already.
-      if (!(await exists(paths.disk))) await copyAndGrow(deps, paths.disk, { spec, signal });
+      // What it is copied from does not go on the way.
+      await deps.bases.use(spec.image, { signal, report: () => undefined }, async ({ sizeMib }) => {
+        requireFit(spec, sizeMib);
+        await openSliceFolder(paths, spec, context);
+        // A disk that is whole is kept: a container may run on it already.
+        if (!(await exists(paths.disk))) await copyAndGrow(deps, paths.disk, { spec, signal });
+      });
       return { path: paths.disk, base: spec.image.sha256, sizeGib: spec.diskGib };
     },
     remove: async (slice) => {
@@ -51,6 +50,13 @@ export function makeDisk(deps: DiskDeps): HostObject {
       await closeSliceFolder(paths);
     },
   };
+}
+
+function requireFit(spec: SliceSpec, sizeMib: number): void {
+  if (sizeMib > spec.diskGib * 1024)
+    throw new AppError("capacity_unavailable", {
+      detail: `The image ${spec.image.name} needs a disk of ${Math.ceil(sizeMib / 1024)} GiB; the slice asks for ${spec.diskGib}.`,
+    });
 }
 
 const draftOf = (path: string): string => `${path}.new`;

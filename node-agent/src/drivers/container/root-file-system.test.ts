@@ -2,6 +2,7 @@ import { execFile } from "node:child_process";
 import { mkdir, readdir, readFile, stat, symlink, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
+import { systemClock } from "@hostler/shared/clock.ts";
 import { expect, onTestFinished, test } from "vitest";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import { makeImageCache } from "../images/image-cache.ts";
@@ -40,7 +41,12 @@ async function inside(path: string, request: string): Promise<string> {
 async function setUp(bytes: Buffer, override: (real: HostCommands) => HostCommands = (real) => real) {
   const places = await makePlaces();
   onTestFinished(places.remove);
-  const images = makeImageCache({ folder: join(places.stateDir, "images"), source: sourceOf(bytes), commands });
+  const images = makeImageCache({
+    folder: join(places.stateDir, "images"),
+    source: sourceOf(bytes),
+    commands,
+    clock: systemClock,
+  });
   const folder = join(places.stateDir, "rootfs");
   const deps = { folder, images, commands };
   const makeBases = (host: HostCommands): RootFileSystems => makeRootFileSystems({ ...deps, host });

@@ -3,7 +3,9 @@ import { join } from "node:path";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { ImageReference } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
+import { makeConfined, type Confined, type Confinement } from "../../host/confine.ts";
 import { requireSuccess } from "../../host/host-commands.ts";
+import type { HostScope } from "../../host/host-scope.ts";
 import type { CommandResult, HostCommands } from "../../ports/host-commands.ts";
 import type { FetchOptions, ImageCache } from "../images/image-cache.ts";
 import { refused } from "../images/image-header.ts";
@@ -19,6 +21,12 @@ export interface RootFileSystems {
   find(image: ImageReference): Promise<RootFileSystem | null>;
   /** Fetches, checks, unpacks and packs it once for all who wait. A crash on the way leaves nothing that is trusted. */
   fetch(image: ImageReference, options: FetchOptions): Promise<RootFileSystem>;
+  /** Fetches it, and it does not go before the work with it has ended. */
+  use<Result>(
+    image: ImageReference,
+    options: FetchOptions,
+    work: (made: RootFileSystem) => Promise<Result>,
+  ): Promise<Result>;
 }
 
 export interface RootFileSystem extends ArchiveContents {
@@ -30,6 +38,9 @@ const markerSchema = z.object({ entries: z.int(), bytes: z.number(), sizeMib: z.
 const MIB = 1024 ** 2;
 const LIST_TIMEOUT_MS = 900_000;
 const UNPACK_TIMEOUT_MS = 1_800_000;
+/** A decompressor asks for as much memory as the archive says; this is what xz and zstd take for all that they make by themselves. */
+const LISTING: Confinement = { rights: "reader", memoryMib: 1024, cpuSeconds: 900, fileBytesMax: 0 };
+const UNPACKING: Omit<Confinement, "fileBytesMax"> = { rights: "unpacker", memoryMib: 1024, cpuSeconds: 1800 };
 const LISTING_BYTES_MAX = 256 * 1024 * 1024;
 /** Left free of a disk that an image is unpacked on. */
 const RESERVE_BYTES = 1024 ** 3;
@@ -40,6 +51,8 @@ interface Deps {
   readonly commands: HostCommands;
   /** Programs with the host's own rights: an agent that may not set set-user-id bits cannot unpack them. */
   readonly host: HostCommands;
+  /** How `host` gets these rights; the agent's own unless given. */
+  readonly scope?: HostScope;
 }
 
 export function makeRootFileSystems(deps: Deps): RootFileSystems {
@@ -49,18 +62,27 @@ export function makeRootFileSystems(deps: Deps): RootFileSystems {
     const text = await readFile(markerOf(pathOf(image)), "utf8").catch(() => null);
     return text === null ? null : markerSchema.parse(JSON.parse(text));
   };
-  return {
-    pathOf,
-    find,
-    fetch: async (image, options) => {
+  const confined = makeConfined(deps);
+  const make = async (image: ImageReference, shared: FetchOptions): Promise<RootFileSystem> =>
+    await deps.images.use(
+      image,
+      shared,
+      async () => await unpack({ ...deps, confined }, { image, target: pathOf(image), ...shared }),
+    );
+  const use: RootFileSystems["use"] = async (image, options, workWith) => {
+    const release = await deps.images.hold(image);
+    try {
       const known = await find(image);
-      if (known !== null) return known;
-      return await work.join(image.sha256, options, async (shared) => {
-        await deps.images.fetch(image, shared);
-        return await unpack(deps, { image, target: pathOf(image), ...shared });
-      });
-    },
+      return await workWith(known ?? (await work.join(image.sha256, options, async (one) => await make(image, one))));
+    } finally {
+      release();
+    }
   };
+  return { pathOf, find, use, fetch: async (image, options) => await use(image, options, async (made) => made) };
+}
+
+interface UnpackDeps extends Deps {
+  readonly confined: Confined;
 }
 
 interface Unpacking extends FetchOptions {
@@ -71,12 +93,12 @@ interface Unpacking extends FetchOptions {
 const markerOf = (path: string): string => `${path}.whole`;
 
 /** Each step under another name than the last one; only the marker makes the end of it trusted. */
-async function unpack(deps: Deps, { image, target, signal, report }: Unpacking): Promise<RootFileSystem> {
+async function unpack(deps: UnpackDeps, { image, target, signal, report }: Unpacking): Promise<RootFileSystem> {
   report("Reading what the archive holds.");
   const archive = deps.images.pathOf(image);
-  const contents = readListing(await list(deps.commands, { archive, image, signal }), image);
+  const contents = readListing(await list(deps.confined, { archive, image, signal }), image);
   await mkdir(deps.folder, { recursive: true, mode: 0o700 });
-  await requireSpace(deps.folder, contents, image);
+  await requireSpace(deps, contents, image);
   const tree = `${target}.tree`;
   const draft = `${target}.new`;
   const sizeMib = sizeMibOf(contents);
@@ -87,7 +109,10 @@ async function unpack(deps: Deps, { image, target, signal, report }: Unpacking):
     for (const path of [tree, draft, target]) await removeTree(path);
     await mkdir(tree, { mode: 0o755 });
     report(`Unpacking ${contents.entries} files.`);
-    await run(unpackArgv(archive, tree));
+    const confinement: Confinement = { ...UNPACKING, fileBytesMax: contents.bytes + MIB };
+    const argv = unpackArgv(archive, tree);
+    const unpacked = await deps.confined.run(argv, { timeoutMs: UNPACK_TIMEOUT_MS, signal, confinement });
+    requireSuccess(argv, unpacked);
     if (!(await exists(join(tree, "usr"))) && !(await exists(join(tree, "bin"))))
       throw refused(image.name, "nothing of a root file system came out of it", "Make it with GNU tar.");
     report("Making the file system.");
@@ -134,7 +159,7 @@ export function unpackArgv(archive: string, folder: string): readonly [string, .
 }
 
 async function list(
-  commands: HostCommands,
+  confined: Confined,
   {
     archive,
     image,
@@ -145,7 +170,8 @@ async function list(
     ...["tar", "--list", "--verbose", "--numeric-owner", "--full-time", "--absolute-names"],
     ...["--quoting-style=escape", `--file=${archive}`],
   ] as unknown as [string, ...string[]];
-  const result: CommandResult = await commands.run(argv, {
+  const result: CommandResult = await confined.run(argv, {
+    confinement: LISTING,
     timeoutMs: LIST_TIMEOUT_MS,
     signal,
     outputBytesMax: LISTING_BYTES_MAX,
@@ -157,13 +183,22 @@ async function list(
   return result.stdout;
 }
 
-async function requireSpace(folder: string, contents: ArchiveContents, image: ImageReference): Promise<void> {
-  const { bavail, bsize } = await statfs(folder);
-  // Once as a tree and once in the file system.
+/** Once as a tree and once in the file system. Images that nobody uses go for it. */
+async function requireSpace(
+  { folder, images }: Pick<Deps, "folder" | "images">,
+  contents: ArchiveContents,
+  image: ImageReference,
+): Promise<void> {
+  const available = async (): Promise<number> => {
+    const { bavail, bsize } = await statfs(folder);
+    return bavail * bsize;
+  };
   const needed = 2 * contents.bytes + RESERVE_BYTES;
-  if (bavail * bsize < needed)
+  const missing = needed - (await available());
+  if (missing > 0 && (await images.freeUp(missing)) >= missing) return;
+  if (missing > 0)
     throw new AppError("disk_full", {
-      detail: `The image ${image.name} takes ${Math.ceil(needed / MIB)} MiB while it is unpacked, and ${folder} has ${Math.floor((bavail * bsize) / MIB)}.`,
+      detail: `The image ${image.name} takes ${Math.ceil(needed / MIB)} MiB while it is unpacked, and ${folder} has ${Math.floor((await available()) / MIB)}.`,
     });
 }
 

@@ -1,7 +1,7 @@
 import { createHash, type Hash } from "node:crypto";
 import { constants, createReadStream } from "node:fs";
 import { open, rm, type FileHandle } from "node:fs/promises";
-import { AppError } from "@hostler/shared/errors.ts";
+import { AppError, isAppError } from "@hostler/shared/errors.ts";
 import type { ImageReference } from "@hostler/shared/tasks.ts";
 import type { ImageSource } from "../../ports/image-source.ts";
 import { translateNoSpace } from "../slices/slice-folder.ts";
@@ -16,7 +16,8 @@ export interface ImageDownload {
 
 /**
  * Brings the partial file to the image's size, never beyond, and resolves with the hash of all of it, made on the way. A
- * connection that breaks rejects with `service_unavailable` and leaves what came for the next call; a full disk leaves nothing.
+ * connection that breaks rejects with `service_unavailable` and leaves what came for the next call; a full disk, or more bytes than
+ * were announced, leave nothing.
  */
 export async function downloadImage(source: ImageSource, download: ImageDownload): Promise<string> {
   const { image, partial } = download;
@@ -29,7 +30,8 @@ export async function downloadImage(source: ImageSource, download: ImageDownload
     return hash.digest("hex");
   } catch (error) {
     const translated = translateNoSpace(asConnectionFailure(error), `the image ${image.name}`);
-    if (translated instanceof AppError && translated.code === "disk_full") await rm(partial, { force: true });
+    if (isAppError(translated, "disk_full") || isAppError(translated, "image_checksum_mismatch"))
+      await rm(partial, { force: true });
     throw translated;
   } finally {
     await file.close();

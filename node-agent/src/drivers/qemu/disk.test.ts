@@ -2,6 +2,7 @@ import { execFile } from "node:child_process";
 import { mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { systemClock } from "@hostler/shared/clock.ts";
 import { expect, onTestFinished, test } from "vitest";
 import { makeDisk } from "./disk.ts";
 import { makeImageCache } from "../images/image-cache.ts";
@@ -25,7 +26,12 @@ async function setUp() {
   onTestFinished(places.remove);
   await mkdir(places.stateDir, { recursive: true });
   const bytes = await qcow2Bytes(places.stateDir);
-  const images = makeImageCache({ folder: join(places.stateDir, "images"), source: sourceOf(bytes), commands });
+  const images = makeImageCache({
+    folder: join(places.stateDir, "images"),
+    source: sourceOf(bytes),
+    commands,
+    clock: systemClock,
+  });
   const spec = makeSpec({ image: makeImage(bytes) });
   return { places, images, spec, paths: slicePaths(places, spec), disk: makeDisk({ places, commands, images }) };
 }
@@ -74,7 +80,12 @@ test("an image that is larger than the disk is refused, and nothing is made", as
   const path = join(places.stateDir, "large.qcow2");
   await run("qemu-img", ["create", "-q", "-f", "qcow2", path, "5G"]);
   const bytes = await readFile(path);
-  const images = makeImageCache({ folder: join(places.stateDir, "images"), source: sourceOf(bytes), commands });
+  const images = makeImageCache({
+    folder: join(places.stateDir, "images"),
+    source: sourceOf(bytes),
+    commands,
+    clock: systemClock,
+  });
   const disk = makeDisk({ places, commands, images });
   await expect(disk.create({ ...spec, image: makeImage(bytes), diskGib: 4 }, makeContext())).rejects.toMatchObject({
     code: "capacity_unavailable",

@@ -30,15 +30,14 @@ export function makeDisk(deps: DiskDeps): HostObject {
     create: async (spec, context) => {
       const { signal } = context;
       const paths = slicePaths(deps.places, spec);
-      const { virtualSizeBytes } = await deps.images.fetch(spec.image, { signal, report: () => undefined });
-      if (virtualSizeBytes > spec.diskGib * GIB)
-        throw new AppError("capacity_unavailable", {
-          detail: `The image ${spec.image.name} needs a disk of ${Math.ceil(virtualSizeBytes / GIB)} GiB; the slice asks for ${spec.diskGib}.`,
-        });
-      await openSliceFolder(paths, spec, context);
-      // A disk that is whole is kept: a machine may run on it already.
-      if (await exists(paths.disk)) await verifyChain(deps, { path: paths.disk, spec, signal });
-      else await makeOverlay(deps, { path: paths.disk, spec, signal });
+      // The base does not go before the header of the disk says that it is needed.
+      await deps.images.use(spec.image, { signal, report: () => undefined }, async ({ virtualSizeBytes }) => {
+        requireFit(spec, virtualSizeBytes);
+        await openSliceFolder(paths, spec, context);
+        // A disk that is whole is kept: a machine may run on it already.
+        if (await exists(paths.disk)) await verifyChain(deps, { path: paths.disk, spec, signal });
+        else await makeOverlay(deps, { path: paths.disk, spec, signal });
+      });
       return { path: paths.disk, base: spec.image.sha256, sizeGib: spec.diskGib };
     },
     remove: async (slice) => {
@@ -48,6 +47,13 @@ export function makeDisk(deps: DiskDeps): HostObject {
       await closeSliceFolder(paths);
     },
   };
+}
+
+function requireFit(spec: SliceSpec, virtualSizeBytes: number): void {
+  if (virtualSizeBytes > spec.diskGib * GIB)
+    throw new AppError("capacity_unavailable", {
+      detail: `The image ${spec.image.name} needs a disk of ${Math.ceil(virtualSizeBytes / GIB)} GiB; the slice asks for ${spec.diskGib}.`,
+    });
 }
 
 interface Place {

@@ -1,5 +1,4 @@
 import { readFile } from "node:fs/promises";
-import { join } from "node:path";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
@@ -17,8 +16,9 @@ import type { StateFiles } from "../../ports/state-files.ts";
 import { decideAccelerator, type Accelerator, type AcceleratorVerdict } from "./accelerator.ts";
 import { makeAddressPool, type AddressPool } from "../network/addresses.ts";
 import { makeDisk } from "./disk.ts";
+import { makeHostImages } from "./host-images.ts";
 import { refused } from "../images/image-header.ts";
-import { makeImageCache, type ImageCache } from "../images/image-cache.ts";
+import type { ImageCache } from "../images/image-cache.ts";
 import { parseMachineName } from "./machine-argv.ts";
 import { makeMachine, type QemuMachine } from "./machine.ts";
 import { makeMachineWatch, type MachineWatch } from "./machine-watch.ts";
@@ -36,6 +36,8 @@ export interface QemuDriverDeps {
   readonly commands: HostCommands;
   readonly supervisor: ProcessSupervisor;
   readonly images: ImageSource;
+  /** Shared with the other drivers of this host; made from `images` where this one is alone. */
+  readonly imageCache?: ImageCache;
   readonly clock: Clock;
   readonly log: Log;
   readonly network: NetworkMode;
@@ -63,7 +65,7 @@ const GIB = 1024 ** 3;
 /** Virtual machines by QEMU, with KVM where it works and by emulation where it does not. */
 export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
   const { places, commands } = deps;
-  const images = makeImageCache({ folder: join(places.stateDir, "images"), source: deps.images, commands });
+  const images = deps.imageCache ?? makeHostImages({ ...deps, stateDir: places.stateDir });
   const addresses = deps.addresses ?? makeAddressPool(deps);
   const accelerator = async (signal: AbortSignal): Promise<AcceleratorVerdict> =>
     await decideAccelerator(

@@ -31,6 +31,9 @@ export interface SlicePaths {
   terminal(index: number): string;
 }
 
+/** The file of a virtual machine's disk, in the slice's folder. */
+export const DISK_NAME = "root.qcow2";
+
 /** As many terminals as a machine has ports for them. */
 export const TERMINAL_PORTS = 8;
 /** The kernel's limit on the path of a Unix socket, without the final zero. */
@@ -57,7 +60,7 @@ export function slicePaths(places: QemuPlaces, slice: SliceReference): SlicePath
     name,
     folder,
     owner: join(folder, "owner.json"),
-    disk: join(folder, "root.qcow2"),
+    disk: join(folder, DISK_NAME),
     seed: join(folder, "seed.iso"),
     seedHash: join(folder, "seed.sha256"),
     readyToken: join(folder, "ready-token"),
