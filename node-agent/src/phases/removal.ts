@@ -8,8 +8,10 @@ export function removalPhase(options: {
   readonly timeoutMs: number;
   readonly isGate: boolean;
   readonly objectOf: (driver: SliceDriver) => HostObject;
+  /** What removes it and says more than that it did; `remove` unless given. */
+  readonly erase?: (context: ReleaseContext) => Promise<object>;
 }): Phase<ReleaseContext> {
-  const { name, timeoutMs, isGate, objectOf } = options;
+  const { name, timeoutMs, isGate, objectOf, erase } = options;
   return {
     name,
     timeoutMs,
@@ -17,9 +19,10 @@ export function removalPhase(options: {
     retry: RETRY_FEW,
     probe: async ({ driver, slice, signal }) =>
       (await objectOf(driver).inspect(slice, signal)) === "absent" ? notNeeded("Nothing of it is there.") : NEEDED,
-    apply: async ({ driver, slice, signal }) => {
-      await objectOf(driver).remove(slice, signal);
-      return { removed: true };
+    apply: async (context) => {
+      const { driver, slice, signal } = context;
+      const said = erase === undefined ? await objectOf(driver).remove(slice, signal) : await erase(context);
+      return { removed: true, ...said };
     },
     verify: async ({ driver, slice, signal }) => {
       const found = await objectOf(driver).inspect(slice, signal);

@@ -22,6 +22,17 @@ export interface HostObject {
   remove(slice: SliceReference, signal: AbortSignal): Promise<void>;
 }
 
+/** How a disk was erased and what was found afterwards, as its receipt says it; what was not proven is named. */
+export interface DiskErasure {
+  readonly method: string;
+  readonly readBack: string;
+}
+
+export interface DiskObject extends HostObject {
+  /** As `remove`, and says what it did. */
+  erase(slice: SliceReference, signal: AbortSignal): Promise<DiskErasure>;
+}
+
 export interface CreateContext {
   readonly signal: AbortSignal;
   /** The grant that acts: written into the object, and a lower one than the object carries is refused with `lease_stale`. */
@@ -85,8 +96,8 @@ export interface SliceDriver {
   /** Rejects with what is wrong when this spec cannot run here now (memory, disk, a missing program). Changes nothing. */
   preflight(spec: SliceSpec, signal: AbortSignal): Promise<Facts>;
   readonly image: Pick<HostObject, "create"> & { isCached(spec: SliceSpec, signal: AbortSignal): Promise<boolean> };
-  readonly disk: HostObject;
-  /** How `disk.remove` erases what the tenant wrote, as receipts name it. */
+  readonly disk: DiskObject;
+  /** How disks are erased, for receipts of those whose own erasure was interrupted before it could say so. */
   readonly diskErasure: string;
   readonly seed: HostObject;
   readonly network: HostObject;

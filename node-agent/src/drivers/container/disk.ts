@@ -3,7 +3,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
-import type { HostObject } from "../../ports/slice-driver.ts";
+import type { DiskObject } from "../../ports/slice-driver.ts";
 import { eraseFile } from "../slices/erase-file.ts";
 import { exists } from "../../host/exists.ts";
 import { closeSliceFolder, openSliceFolder, replaceFile, translateNoSpace } from "../slices/slice-folder.ts";
@@ -24,7 +24,14 @@ interface DiskDeps {
  * quota is the size of the disk, a container may use overlays of its own, and erasing is giving back one file. The file is
  * sparse, and shares the image's blocks where the host's file system can. It is made without a mount.
  */
-export function makeDisk(deps: DiskDeps): HostObject {
+export function makeDisk(deps: DiskDeps): DiskObject {
+  const erase: DiskObject["erase"] = async (slice, signal) => {
+    const paths = containerPaths(deps.places, slice);
+    await rm(draftOf(paths.disk), { force: true });
+    const erasure = await eraseFile(deps.commands, paths.disk, { signal, isCiphertext: false });
+    await closeSliceFolder(paths);
+    return erasure;
+  };
   return {
     inspect: async (slice) => {
       const { disk } = containerPaths(deps.places, slice);
@@ -43,12 +50,8 @@ export function makeDisk(deps: DiskDeps): HostObject {
       });
       return { path: paths.disk, base: spec.image.sha256, sizeGib: spec.diskGib };
     },
-    remove: async (slice) => {
-      const paths = containerPaths(deps.places, slice);
-      await rm(draftOf(paths.disk), { force: true });
-      await eraseFile(paths.disk);
-      await closeSliceFolder(paths);
-    },
+    erase,
+    remove: async (slice, signal) => void (await erase(slice, signal)),
   };
 }
 

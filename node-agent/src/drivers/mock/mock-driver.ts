@@ -4,7 +4,14 @@ import { shortName } from "@hostler/shared/ids.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
 import type { Effect, RecordEffect } from "./effect-log.ts";
-import type { CreateContext, Facts, HostObject, SliceDriver, SliceReference } from "../../ports/slice-driver.ts";
+import type {
+  CreateContext,
+  DiskObject,
+  Facts,
+  HostObject,
+  SliceDriver,
+  SliceReference,
+} from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
 
 /**
@@ -63,7 +70,7 @@ export function makeMockDriver(deps: {
       return { mock: true };
     },
     image: imageIn(files, steer),
-    disk: object("disk", "disk"),
+    disk: erasable(object("disk", "disk")),
     diskErasure: "mock",
     seed: object("seed", "seed"),
     network: object("network", "network"),
@@ -84,6 +91,16 @@ export function makeMockDriver(deps: {
       hasDisk: await isMade(files, slice, "disk"),
     }),
     listSlices: async () => await listSlices(files),
+  };
+}
+
+function erasable(disk: HostObject): DiskObject {
+  return {
+    ...disk,
+    erase: async (slice, signal) => {
+      await disk.remove(slice, signal);
+      return { method: "mock", readBack: "nothing to read" };
+    },
   };
 }
 

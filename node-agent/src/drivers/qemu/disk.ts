@@ -3,7 +3,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
-import type { HostObject } from "../../ports/slice-driver.ts";
+import type { DiskObject } from "../../ports/slice-driver.ts";
 import type { ImageCache } from "../images/image-cache.ts";
 import { eraseFile } from "../slices/erase-file.ts";
 import { exists } from "../../host/exists.ts";
@@ -20,7 +20,14 @@ interface DiskDeps {
 }
 
 /** The slice's own disk: what it writes over its base image, which stays as it is. */
-export function makeDisk(deps: DiskDeps): HostObject {
+export function makeDisk(deps: DiskDeps): DiskObject {
+  const erase: DiskObject["erase"] = async (slice, signal) => {
+    const paths = slicePaths(deps.places, slice);
+    await rm(draftOf(paths.disk), { force: true });
+    const erasure = await eraseFile(deps.commands, paths.disk, { signal, isCiphertext: false });
+    await closeSliceFolder(paths);
+    return erasure;
+  };
   return {
     inspect: async (slice) => {
       const { disk } = slicePaths(deps.places, slice);
@@ -40,12 +47,8 @@ export function makeDisk(deps: DiskDeps): HostObject {
       });
       return { path: paths.disk, base: spec.image.sha256, sizeGib: spec.diskGib };
     },
-    remove: async (slice) => {
-      const paths = slicePaths(deps.places, slice);
-      await rm(draftOf(paths.disk), { force: true });
-      await eraseFile(paths.disk);
-      await closeSliceFolder(paths);
-    },
+    erase,
+    remove: async (slice, signal) => void (await erase(slice, signal)),
   };
 }
 

@@ -1,24 +1,139 @@
-import { open, rm } from "node:fs/promises";
+import { constants } from "node:fs";
+import { open, rm, statfs, type FileHandle } from "node:fs/promises";
+import { dirname } from "node:path";
+import { AppError } from "@hostler/shared/errors.ts";
+import type { HostCommands } from "../../ports/host-commands.ts";
+import type { DiskErasure } from "../../ports/slice-driver.ts";
+import { parseExtents, type Extent } from "./file-extents.ts";
 
-/** What `eraseFile` does, as receipts name it. */
-export const FILE_ERASURE = "truncate and unlink";
+/** What `eraseFile` does to a file that is not encrypted, as receipts name it. */
+export const FILE_ERASURE = "overwrite with zeros, truncate and unlink";
+/** A file whose only key is gone says nothing to nobody. */
+export const KEY_ERASURE = "destroy the key, truncate and unlink";
 
-/** Gives the blocks back before the name goes, so that they are free (and trimmed) also while somebody still has the file open. */
-export async function eraseFile(path: string): Promise<void> {
-  await discard(path);
-  await rm(path, { force: true });
+/** File systems that write where the old bytes lie: ext2 to ext4, and XFS, whose shared blocks are the image's. */
+const WRITES_IN_PLACE = new Set([0xef53, 0x58465342]);
+const UNPROVEN = "unproven: blocks that the guest itself had discarded, and copies that the drive keeps";
+const CHUNK_BYTES = 1024 ** 2;
+/** Written and read back before the file is cut by it: an erasure that was interrupted goes on there. */
+const STEP_BYTES = 256 * 1024 ** 2;
+const MAP_TIMEOUT_MS = 120_000;
+const MAP_BYTES_MAX = 256 * 1024 ** 2;
+
+interface EraseOptions {
+  readonly signal: AbortSignal;
+  /** Its key is destroyed already, so that it need not be overwritten. */
+  readonly isCiphertext: boolean;
 }
 
-async function discard(path: string): Promise<void> {
-  const file = await open(path, "r+").catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return null;
-    throw error;
-  });
-  if (file === null) return;
+/**
+ * Overwrites what was written to a file, reads that back, gives the blocks back, and only then takes the name, so that they are free
+ * also while somebody still has the file open. Says what it did; no file there is success. May be interrupted anywhere.
+ */
+export async function eraseFile(commands: HostCommands, path: string, options: EraseOptions): Promise<DiskErasure> {
+  const file = await openIfThere(path);
+  if (file === null) return { method: "none", readBack: "no disk was there" };
+  let erasure: DiskErasure;
   try {
+    erasure = options.isCiphertext
+      ? { method: KEY_ERASURE, readBack: "the key is gone; unproven: pages of memory that the host had swapped out" }
+      : await overwrite(commands, { file, path, signal: options.signal });
     await file.truncate(0);
     await file.sync();
   } finally {
     await file.close();
   }
+  await rm(path, { force: true });
+  return erasure;
+}
+
+async function openIfThere(path: string): Promise<FileHandle | null> {
+  return await open(path, constants.O_RDWR | constants.O_NOFOLLOW).catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return null;
+    throw error;
+  });
+}
+
+interface Erasing {
+  readonly file: FileHandle;
+  readonly path: string;
+  readonly signal: AbortSignal;
+}
+
+/** From its end to its begin, so that the file can be cut behind what is done. */
+async function overwrite(commands: HostCommands, erasing: Erasing): Promise<DiskErasure> {
+  const { file, path, signal } = erasing;
+  await file.sync();
+  const { size } = await file.stat();
+  const { type } = await statfs(dirname(path));
+  const pending: Extent[] = [];
+  let pendingBytes = 0;
+  let total = 0;
+  const settle = async (): Promise<void> => {
+    const first = pending.at(-1);
+    if (first === undefined) return;
+    await file.datasync();
+    for (const extent of pending) await requireZeros(file, path, extent);
+    await file.truncate(first.offset);
+    total += pendingBytes;
+    pendingBytes = 0;
+    pending.length = 0;
+  };
+  for (const extent of (await extentsOf(commands, erasing, size)).toReversed())
+    for (const chunk of chunksOf(extent)) {
+      signal.throwIfAborted();
+      if (!(await writeZeros(file, chunk))) continue;
+      pending.push(chunk);
+      pendingBytes += chunk.bytes;
+      if (pendingBytes >= STEP_BYTES) await settle();
+    }
+  await settle();
+  const place = WRITES_IN_PLACE.has(type) ? "" : "; this file system may have written the zeros elsewhere";
+  return { method: FILE_ERASURE, readBack: `${total} bytes read back as zeros; ${UNPROVEN}${place}` };
+}
+
+/** Where anything was written. A file system that cannot tell has all of the file read. */
+async function extentsOf(commands: HostCommands, { path, signal }: Erasing, size: number): Promise<readonly Extent[]> {
+  if (size === 0) return [];
+  const argv = ["filefrag", "-v", "-b4096", path] as const;
+  const options = { timeoutMs: MAP_TIMEOUT_MS, signal, outputBytesMax: MAP_BYTES_MAX };
+  const { exitCode, stdout } = await commands.run(argv, options);
+  return (exitCode === 0 ? parseExtents(stdout, size) : null) ?? [{ offset: 0, bytes: size }];
+}
+
+/** Last one first. */
+function chunksOf({ offset, bytes }: Extent): readonly Extent[] {
+  const count = Math.ceil(bytes / CHUNK_BYTES);
+  return Array.from({ length: count }, (_, index) => {
+    const at = (count - 1 - index) * CHUNK_BYTES;
+    return { offset: offset + at, bytes: Math.min(CHUNK_BYTES, bytes - at) };
+  });
+}
+
+const ZEROS = Buffer.alloc(CHUNK_BYTES);
+
+/** False where there is nothing but zeros already. */
+async function writeZeros(file: FileHandle, chunk: Extent): Promise<boolean> {
+  if (await isZero(file, chunk)) return false;
+  for (let done = 0; done < chunk.bytes;)
+    done += (await file.write(ZEROS, 0, chunk.bytes - done, chunk.offset + done)).bytesWritten;
+  return true;
+}
+
+async function requireZeros(file: FileHandle, path: string, chunk: Extent): Promise<void> {
+  if (await isZero(file, chunk)) return;
+  throw new AppError("command_failed", {
+    detail: `The disk ${path} was overwritten, but at byte ${chunk.offset} it still reads something else. The host's disk may be broken.`,
+  });
+}
+
+async function isZero(file: FileHandle, { offset, bytes }: Extent): Promise<boolean> {
+  const buffer = Buffer.allocUnsafe(bytes);
+  let done = 0;
+  while (done < bytes) {
+    const { bytesRead } = await file.read(buffer, done, bytes - done, offset + done);
+    if (bytesRead === 0) break;
+    done += bytesRead;
+  }
+  return buffer.subarray(0, done).equals(ZEROS.subarray(0, done));
 }

@@ -1,5 +1,6 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import type { DiskReceipt, SlotReceipt } from "@hostler/shared/receipts.ts";
+import * as z from "zod";
 import { rowOf } from "../each-slot.ts";
 import { NEEDED, nothing, type Phase, type ReleaseContext, RETRY_NEVER } from "../phase.ts";
 import { receiptOf } from "../receipts.ts";
@@ -29,12 +30,20 @@ export const giveBack: Phase<ReleaseContext> = {
   undo: nothing,
 };
 
-/** Looked for once more at the very end: what `disk_erase` said was before the network and the secrets went. */
-async function diskReceipt({ driver, slice, signal }: ReleaseContext): Promise<DiskReceipt> {
+const erasureSchema = z.object({ method: z.string(), readBack: z.string() });
+
+/**
+ * Looked for once more at the very end: what `disk_erase` said was before the network and the secrets went. An erasure that died
+ * between the disk and the journal has left nothing that says more than how disks are erased here.
+ */
+async function diskReceipt({ driver, slice, facts, signal }: ReleaseContext): Promise<DiskReceipt> {
   const found = await driver.disk.inspect(slice, signal);
   if (found !== "absent")
     throw new AppError("command_failed", { detail: `The disk was erased, but reading it back found it ${found}.` });
-  return { method: driver.diskErasure, readBack: found };
+  const said = erasureSchema.safeParse(facts["disk_erase"]);
+  return said.success
+    ? { method: said.data.method, readBack: `${found}; ${said.data.readBack}` }
+    : { method: driver.diskErasure, readBack: found };
 }
 
 function receiptIn({ facts, provision }: ReleaseContext, slotId: string): SlotReceipt {
