@@ -31,6 +31,8 @@ export interface AgentConfig {
   readonly hardware: PciRoots;
   readonly compute: ComputePolicy;
   readonly platform: PlatformDefaults;
+  /** New disks of virtual machines are encrypted, and do not outlive a boot of the host. */
+  readonly encryptDisks: boolean;
   /** Bytes that base images may take; null for a quarter of their file system. */
   readonly imageBudgetBytes: number | null;
   /** Where the mock driver writes when it acts; null unless a test asks for it. */
@@ -72,6 +74,10 @@ export const RUN_OPTIONS = {
     type: "string",
     help: "GiB that base images may take (a quarter of their disk unless given); unused ones go first.",
   },
+  "encrypt-disks": {
+    type: "boolean",
+    help: "Encrypt disks of new virtual machines; keys stay in memory, so disks are lost when the host reboots.",
+  },
   drivers: { type: "string", help: "qemu (unless given), container, mock, or several with commas." },
   hugepages: {
     type: "string",
@@ -98,12 +104,10 @@ export const RUN_OPTIONS = {
 
 /** The only reader of environment and flags. Throws naming the flag or variable and what it expects. */
 export function readRunConfig(args: readonly string[], environment: NodeJS.ProcessEnv = process.env): AgentConfig {
-  let values: Partial<Record<keyof typeof RUN_OPTIONS, string>>;
-  try {
-    ({ values } = parseArgs({ args: [...args], options: RUN_OPTIONS }));
-  } catch (error) {
-    throw new AppError("malformed_request", { detail: error instanceof Error ? error.message : String(error) });
-  }
+  const values = parseFlags(args);
+  const drivers = (values.drivers ?? "qemu")
+    .split(",")
+    .map((name) => oneOf("--drivers", name, driverNameSchema.options));
   return {
     stateDir: stateDirOf(environment),
     runDir: runDirOf(environment),
@@ -118,7 +122,6 @@ export function readRunConfig(args: readonly string[], environment: NodeJS.Proce
       bandwidthMbitPerSecond: bandwidthOf(values["slice-bandwidth"]),
     },
     accelerator: acceleratorOf(oneOf("--accelerator", values.accelerator ?? "auto", ["auto", "kvm", "tcg"])),
-    drivers: (values.drivers ?? "qemu").split(",").map((name) => oneOf("--drivers", name, driverNameSchema.options)),
     hardware: hardwareOf(environment["HOSTLER_AGENT_HARDWARE_ROOT"]),
     compute: {
       hugepages: oneOf("--hugepages", values.hugepages ?? "off", ["off", "reserved", "on-demand"]),
@@ -130,9 +133,20 @@ export function readRunConfig(args: readonly string[], environment: NodeJS.Proce
       hasTpm: isOn("--tpm", values.tpm),
       hasVsock: isOn("--vsock", values.vsock),
     },
+    drivers,
+    encryptDisks: encryptionOf(values["encrypt-disks"] === true, drivers),
     imageBudgetBytes: values["image-cache-gib"] === undefined ? null : gibOf(values["image-cache-gib"]),
     mockEffectLog: environment["HOSTLER_AGENT_MOCK_EFFECTS"] ?? null,
   };
+}
+
+// oxlint-disable-next-line typescript/explicit-function-return-type -- The options say what comes out.
+function parseFlags(args: readonly string[]) {
+  try {
+    return parseArgs({ args: [...args], options: RUN_OPTIONS }).values;
+  } catch (error) {
+    throw new AppError("malformed_request", { detail: error instanceof Error ? error.message : String(error) });
+  }
 }
 
 /** Where the agent remembers: identity, journals, disks. */
@@ -207,6 +221,16 @@ function bandwidthOf(text: string | undefined): number | null {
 
 function expected(name: string, text: string, what: string): AppError {
   return new AppError("malformed_request", { detail: `${name} ${text}: expected ${what}.` });
+}
+
+/** Whoever asks for encryption is not given a driver that has none. */
+function encryptionOf(isWanted: boolean, drivers: readonly DriverName[]): boolean {
+  if (isWanted && drivers.includes("container"))
+    throw new AppError("malformed_request", {
+      detail:
+        "--encrypt-disks: disks of containers are not encrypted. Leave container out of --drivers, or leave this flag out.",
+    });
+  return isWanted;
 }
 
 function gibOf(text: string): number {

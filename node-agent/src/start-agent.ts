@@ -10,6 +10,7 @@ import { makeEffectLog } from "./drivers/mock/effect-log.ts";
 import { driverPlaces } from "./drivers/driver-places.ts";
 import { makeMockDriver } from "./drivers/mock/mock-driver.ts";
 import { makeAddressPool, type AddressPool } from "./drivers/network/addresses.ts";
+import { requireMemoryFolder } from "./drivers/qemu/disk-key.ts";
 import { makeHostImages } from "./drivers/qemu/host-images.ts";
 import { chooseNetworkMode, type NetworkMode } from "./drivers/qemu/network.ts";
 import { makeQemuDriver } from "./drivers/qemu/qemu-driver.ts";
@@ -96,6 +97,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     });
   }
   await mkdir(config.runDir, { recursive: true, mode: 0o700 });
+  if (config.encryptDisks) await requireMemoryFolder(config.runDir);
   const stopping = new AbortController();
   const controlPlane = makeControlPlaneClient(stored);
   const highWaterMark = makeHighWaterMark(files);
@@ -297,8 +299,8 @@ async function makeDrivers(
   };
   if (config.drivers.includes("qemu")) {
     const { network } = deps;
-    const { accelerator: forcedAccelerator, platform } = config;
-    const own = { places: places.qemu, files, network, forcedAccelerator, platform };
+    const { accelerator: forcedAccelerator, platform, encryptDisks } = config;
+    const own = { places: places.qemu, files, network, forcedAccelerator, platform, encryptDisks };
     drivers.set("qemu", makeQemuDriver({ ...common, ...own }));
   }
   if (config.drivers.includes("container")) {

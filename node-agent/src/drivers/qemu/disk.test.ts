@@ -1,10 +1,12 @@
 import { execFile } from "node:child_process";
-import { mkdir, readdir, readFile, stat, writeFile } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { expect, onTestFinished, test } from "vitest";
+import { requireMemoryFolder } from "./disk-key.ts";
 import { makeDisk } from "./disk.ts";
+import type { HostCommands } from "../../ports/host-commands.ts";
 import { makeImageCache } from "../images/image-cache.ts";
 import { slicePaths } from "../slices/slice-paths.ts";
 import {
@@ -21,7 +23,7 @@ import {
 
 const run = promisify(execFile);
 
-async function setUp() {
+async function setUp(options: { readonly areEncrypted?: boolean } = {}) {
   const places = await makePlaces();
   onTestFinished(places.remove);
   await mkdir(places.stateDir, { recursive: true });
@@ -33,7 +35,13 @@ async function setUp() {
     clock: systemClock,
   });
   const spec = makeSpec({ image: makeImage(bytes) });
-  return { places, images, spec, paths: slicePaths(places, spec), disk: makeDisk({ places, commands, images }) };
+  return {
+    places,
+    images,
+    spec,
+    paths: slicePaths(places, spec),
+    disk: makeDisk({ places, commands, images, ...options }),
+  };
 }
 
 test("a disk is an overlay of the size asked for over the verified base, and goes without a trace", async () => {
@@ -99,11 +107,90 @@ test.skipIf(!isRoot)("a full disk during the overlay is disk_full, and nothing o
   await images.fetch(spec.image, { signal: never, report: () => undefined });
   const slices = join(places.stateDir, "slices");
   await mkdir(slices);
-  await run("mount", ["-t", "tmpfs", "-o", "size=64k", "tmpfs", slices]);
+  await run("mount", ["-t", "tmpfs", "-o", "size=12k", "tmpfs", slices]);
   onTestFinished(async () => void (await run("umount", [slices])));
   await expect(disk.create(spec, makeContext())).rejects.toMatchObject({ code: "disk_full" });
   expect(await disk.inspect(spec, never)).toBe("absent");
   expect((await readdir(paths.folder)).filter((name) => name !== "owner.json")).toEqual([]);
   await disk.remove(spec, never);
   expect(await readdir(slices)).toEqual([]);
+});
+
+test("over an image that is cached a disk is made without a program, encrypted or not", async () => {
+  const { places, images, spec } = await setUp();
+  await images.fetch(spec.image, { signal: never, report: () => undefined });
+  const none: HostCommands = { run: async ([program]) => await Promise.reject(new Error(`${program} was started`)) };
+  for (const areEncrypted of [false, true]) {
+    const disk = makeDisk({ places, commands: none, images, areEncrypted });
+    expect(await disk.create(makeSpec({ image: spec.image }), makeContext())).toMatchObject({
+      encrypted: areEncrypted,
+    });
+  }
+});
+
+test("a new disk is encrypted when that is asked for, and one that is there stays as it was made", async () => {
+  const { disk, spec, paths, places, images } = await setUp({ areEncrypted: true });
+  expect(await disk.create(spec, makeContext())).toMatchObject({ encrypted: true });
+  expect((await stat(paths.diskKey)).mode & 0o777).toBe(0o600);
+  const key = await readFile(paths.diskKey, "utf8");
+  expect(await readFile(paths.disk, "latin1")).not.toContain(key);
+  const restarted = makeDisk({ places, commands, images });
+  expect(await restarted.create(spec, makeContext({ fence: "2" }))).toMatchObject({ encrypted: true });
+  expect(await readFile(paths.diskKey, "utf8")).toBe(key);
+  const plain = makeSpec({ image: spec.image });
+  expect(await restarted.create(plain, makeContext())).toMatchObject({ encrypted: false });
+  expect(await disk.create(plain, makeContext())).toMatchObject({ encrypted: false });
+});
+
+test("a disk whose key went with a boot of the host is lost: never present, made anew when asked for, and erased like any other", async () => {
+  const { disk, spec, paths } = await setUp({ areEncrypted: true });
+  await disk.create(spec, makeContext());
+  const { ino } = await stat(paths.disk);
+  await rm(paths.diskKey);
+  expect(await disk.inspect(spec, never)).toBe("partial");
+  await disk.create(spec, makeContext({ fence: "2" }));
+  expect(await disk.inspect(spec, never)).toBe("present");
+  expect((await stat(paths.disk)).ino).not.toBe(ino);
+  await rm(paths.diskKey);
+  expect(await disk.erase(spec, never)).toMatchObject({ method: expect.stringContaining("key") });
+  expect(await disk.inspect(spec, never)).toBe("absent");
+});
+
+test("erasing an encrypted disk destroys its key first, and may die after any step", async () => {
+  const { disk, spec, paths, places } = await setUp({ areEncrypted: true });
+  await disk.create(spec, makeContext());
+  const held = await open(paths.diskKey, "r");
+  onTestFinished(async () => await held.close());
+  const { method, readBack } = await disk.erase(spec, never);
+  expect(method).toBe("destroy the key, truncate and unlink");
+  expect(readBack).toContain("unproven: ");
+  // Whoever still has the file of the key open reads nothing of it either.
+  expect(await held.readFile("utf8")).toMatch(/^\0{64}$/);
+  expect(await disk.inspect(spec, never)).toBe("absent");
+  expect(await readdir(join(places.stateDir, "slices"))).toEqual([]);
+  // A key alone, as a death between key and disk leaves it, is something to remove.
+  await disk.create(spec, makeContext());
+  await rm(paths.disk);
+  expect(await disk.inspect(spec, never)).toBe("partial");
+  expect(await disk.erase(spec, never)).toMatchObject({ method: "none" });
+  expect(await disk.inspect(spec, never)).toBe("absent");
+});
+
+test("what was written to a disk without a key is overwritten, and the receipt says how much and what it does not prove", async () => {
+  const { disk, spec, paths } = await setUp();
+  await disk.create(spec, makeContext());
+  await run("qemu-io", ["-f", "qcow2", "-c", "write -P 7 64M 8M", paths.disk]);
+  const { method, readBack } = await disk.erase(spec, never);
+  expect(method).toBe("overwrite with zeros, truncate and unlink");
+  expect(Number(/^(\d+) bytes read back as zeros; unproven: /.exec(readBack)?.[1])).toBeGreaterThanOrEqual(
+    8 * 1024 ** 2,
+  );
+});
+
+test("keys are refused a folder that is on a drive", async () => {
+  await expect(requireMemoryFolder("/proc")).rejects.toMatchObject({
+    code: "driver_unavailable",
+    detail: expect.stringContaining("HOSTLER_AGENT_RUN_DIR"),
+  });
+  await requireMemoryFolder("/dev/shm");
 });

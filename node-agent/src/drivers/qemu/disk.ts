@@ -1,15 +1,16 @@
 import { rename, rm } from "node:fs/promises";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
-import { requireSuccess } from "../../host/host-commands.ts";
+import { exists } from "../../host/exists.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
-import type { DiskObject } from "../../ports/slice-driver.ts";
+import type { CreateContext, DiskErasure, DiskObject, SliceReference } from "../../ports/slice-driver.ts";
 import type { ImageCache } from "../images/image-cache.ts";
 import { eraseFile } from "../slices/erase-file.ts";
-import { exists } from "../../host/exists.ts";
-import { closeSliceFolder, openSliceFolder } from "../slices/slice-folder.ts";
+import { closeSliceFolder, openSliceFolder, translateNoSpace } from "../slices/slice-folder.ts";
+import { slicePaths, type QemuPlaces, type SlicePaths } from "../slices/slice-paths.ts";
+import { canOpen, destroyDiskKey, writeDiskKey } from "./disk-key.ts";
 import { readOverlay } from "./overlay-header.ts";
-import { slicePaths, type QemuPlaces } from "../slices/slice-paths.ts";
+import { writeOverlay } from "./write-overlay.ts";
 
 const GIB = 1024 ** 3;
 
@@ -17,77 +18,97 @@ interface DiskDeps {
   readonly places: QemuPlaces;
   readonly commands: HostCommands;
   readonly images: ImageCache;
+  /** Whether new disks are encrypted. One that is there stays as it was made. */
+  readonly areEncrypted?: boolean;
 }
 
-/** The slice's own disk: what it writes over its base image, which stays as it is. */
+/**
+ * The slice's own disk: what it writes over its base image, which stays as it is. An encrypted one has a key that is in memory only
+ * and dies with it; after a boot of the host it is a disk that is lost.
+ */
 export function makeDisk(deps: DiskDeps): DiskObject {
-  const erase: DiskObject["erase"] = async (slice, signal) => {
-    const paths = slicePaths(deps.places, slice);
-    await rm(draftOf(paths.disk), { force: true });
-    const erasure = await eraseFile(deps.commands, paths.disk, { signal, isCiphertext: false });
-    await closeSliceFolder(paths);
-    return erasure;
-  };
+  const pathsOf = (slice: SliceReference): SlicePaths => slicePaths(deps.places, slice);
+  const erase = async (slice: SliceReference, signal: AbortSignal): Promise<DiskErasure> =>
+    await eraseDisk(deps, pathsOf(slice), signal);
   return {
     inspect: async (slice) => {
-      const { disk } = slicePaths(deps.places, slice);
-      if (await exists(disk)) return "present";
-      return (await exists(draftOf(disk))) ? "partial" : "absent";
+      const paths = pathsOf(slice);
+      const found = await isOpenable(paths);
+      if (found !== null) return found ? "present" : "partial";
+      return (await exists(draftOf(paths.disk))) || (await exists(paths.diskKey)) ? "partial" : "absent";
     },
     create: async (spec, context) => {
       const { signal } = context;
-      const paths = slicePaths(deps.places, spec);
       // The base does not go before the header of the disk says that it is needed.
-      await deps.images.use(spec.image, { signal, report: () => undefined }, async ({ virtualSizeBytes }) => {
-        requireFit(spec, virtualSizeBytes);
-        await openSliceFolder(paths, spec, context);
-        // A disk that is whole is kept: a machine may run on it already.
-        if (await exists(paths.disk)) await verifyChain(deps, { path: paths.disk, spec, signal });
-        else await makeOverlay(deps, { path: paths.disk, spec, signal });
-      });
-      return { path: paths.disk, base: spec.image.sha256, sizeGib: spec.diskGib };
+      const isEncrypted = await deps.images.use(
+        spec.image,
+        { signal, report: () => undefined },
+        async ({ virtualSizeBytes }) => await makeWhole(deps, { spec, context, virtualSizeBytes }),
+      );
+      return { path: pathsOf(spec).disk, base: spec.image.sha256, sizeGib: spec.diskGib, encrypted: isEncrypted };
     },
     erase,
     remove: async (slice, signal) => void (await erase(slice, signal)),
   };
 }
 
-function requireFit(spec: SliceSpec, virtualSizeBytes: number): void {
-  if (virtualSizeBytes > spec.diskGib * GIB)
-    throw new AppError("capacity_unavailable", {
-      detail: `The image ${spec.image.name} needs a disk of ${Math.ceil(virtualSizeBytes / GIB)} GiB; the slice asks for ${spec.diskGib}.`,
-    });
-}
-
-interface Place {
-  readonly path: string;
-  readonly spec: SliceSpec;
-  readonly signal: AbortSignal;
-}
-
 const draftOf = (path: string): string => `${path}.new`;
 
-async function makeOverlay(deps: DiskDeps, { path, spec, signal }: Place): Promise<void> {
-  const draft = draftOf(path);
-  const base = deps.images.pathOf(spec.image);
-  await rm(draft, { force: true });
+/** Null when there is no disk. One that is no qcow2 file is judged where its chain is. */
+async function isOpenable(paths: SlicePaths): Promise<boolean | null> {
   try {
-    const format = ["-f", "qcow2", "-F", spec.image.format, "-b", base] as const;
-    const argv = ["qemu-img", "create", "-q", ...format, draft, `${spec.diskGib}G`] as const;
-    requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: 60_000, signal }));
-    await verifyChain(deps, { path: draft, spec, signal });
-    await rename(draft, path);
+    return await canOpen(paths, await readOverlay(paths.disk));
   } catch (error) {
-    await rm(draft, { force: true });
+    // It may be erased while it is looked at.
+    if (error instanceof Error && "code" in error && error.code === "ENOENT") return null;
     throw error;
   }
 }
 
-/** Reads the disk back: exactly our file over exactly the verified base, which is over nothing, and the size that was asked for. */
-async function verifyChain(deps: DiskDeps, { path, spec }: Place): Promise<void> {
+/** Resolves with whether the disk is encrypted. */
+async function makeWhole(
+  deps: DiskDeps,
+  wanted: { readonly spec: SliceSpec; readonly context: CreateContext; readonly virtualSizeBytes: number },
+): Promise<boolean> {
+  const { spec, context, virtualSizeBytes } = wanted;
+  const paths = slicePaths(deps.places, spec);
+  if (virtualSizeBytes > spec.diskGib * GIB)
+    throw new AppError("capacity_unavailable", {
+      detail: `The image ${spec.image.name} needs a disk of ${Math.ceil(virtualSizeBytes / GIB)} GiB; the slice asks for ${spec.diskGib}.`,
+    });
+  await openSliceFolder(paths, spec, context);
+  // A disk that is whole is kept: a machine may run on it already.
+  if (await isOpenable(paths)) return await verifyChain(deps, paths.disk, spec);
+  // What cannot be opened any more is nothing.
+  await eraseFile(deps.commands, paths.disk, { signal: context.signal, isCiphertext: true });
+  return await makeOverlay(deps, paths, spec);
+}
+
+async function makeOverlay(deps: DiskDeps, paths: SlicePaths, spec: SliceSpec): Promise<boolean> {
+  const draft = draftOf(paths.disk);
+  await rm(draft, { force: true });
+  try {
+    const passphrase = deps.areEncrypted === true ? await writeDiskKey(paths) : null;
+    const backingFormat = spec.image.format === "raw" ? "raw" : "qcow2";
+    const backingFile = deps.images.pathOf(spec.image);
+    await writeOverlay(draft, { virtualSizeBytes: spec.diskGib * GIB, backingFile, backingFormat, passphrase });
+    const isEncrypted = await verifyChain(deps, draft, spec);
+    await rename(draft, paths.disk);
+    return isEncrypted;
+  } catch (error) {
+    await rm(draft, { force: true });
+    throw translateNoSpace(error, "the disk");
+  }
+}
+
+/**
+ * Reads the disk back: exactly our file over exactly the verified base, which is over nothing, and the size that was asked for.
+ * Resolves with whether it is encrypted.
+ */
+async function verifyChain(deps: DiskDeps, path: string, spec: SliceSpec): Promise<boolean> {
   const overlay = await readOverlay(path);
   const base = deps.images.pathOf(spec.image);
-  if (overlay?.backingFile === base && overlay.virtualSizeBytes === spec.diskGib * GIB) return;
+  if (overlay?.backingFile === base && overlay.virtualSizeBytes === spec.diskGib * GIB) return overlay.isEncrypted;
   const found =
     overlay === null
       ? "no qcow2 file"
@@ -95,4 +116,15 @@ async function verifyChain(deps: DiskDeps, { path, spec }: Place): Promise<void>
   throw new AppError("journal_conflict", {
     detail: `The disk ${path} is not ${spec.diskGib} GiB over ${base}: it is ${found}.`,
   });
+}
+
+/** The key first: from then on nobody reads the disk, whatever becomes of the rest. */
+async function eraseDisk(deps: DiskDeps, paths: SlicePaths, signal: AbortSignal): Promise<DiskErasure> {
+  const overlay = (await exists(paths.disk)) ? await readOverlay(paths.disk) : null;
+  await destroyDiskKey(paths);
+  await rm(draftOf(paths.disk), { force: true });
+  const isCiphertext = overlay?.isEncrypted === true;
+  const erasure = await eraseFile(deps.commands, paths.disk, { signal, isCiphertext });
+  await closeSliceFolder(paths);
+  return erasure;
 }

@@ -43,6 +43,22 @@ test("the seed is attached read-only and the disk by the format that was verifie
   ]);
 });
 
+test("the key of an encrypted disk is a file that QEMU reads, never a word of the command line", () => {
+  const encrypted = machineArgv(spec, paths, {
+    accelerator: "kvm",
+    network: "tap",
+    fence: "9",
+    diskKey: paths.diskKey,
+  });
+  const objectOf = (flag: string): unknown => JSON.parse(encrypted[encrypted.indexOf(flag) + 1] ?? "");
+  expect(objectOf("-object")).toEqual({ "qom-type": "secret", id: "disk-key", file: paths.diskKey });
+  expect(objectOf("-blockdev")).toMatchObject({
+    file: { filename: paths.disk },
+    encrypt: { format: "luks", "key-secret": "disk-key" },
+  });
+  expect(argv.join(" ")).not.toContain("secret");
+});
+
 test("a machine is known by its name, whichever grant made it, and by nothing less", () => {
   expect(parseMachineName(argv.join("\0"))).toEqual({ allocationId: spec.allocationId, generation: 1 });
   expect(parseMachineName("qemu-system-x86_64\0-name\0guest=somebody-else")).toBe(null);

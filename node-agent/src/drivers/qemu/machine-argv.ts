@@ -16,6 +16,8 @@ export interface MachineSettings {
   readonly fence: string;
   /** The plain machine unless given. */
   readonly hardware?: Hardware;
+  /** The file with the key of the disk; null, or left out, when it is not encrypted. */
+  readonly diskKey?: string | null;
 }
 
 /** Chardev of the serial console. */
@@ -51,7 +53,7 @@ export function machineArgv(
     // A guest that panics is kept as it is until its last words were read.
     ...["-action", "panic=pause", "-device", "pvpanic"],
     ...boardArgv(spec, paths, { ...hardware, accelerator }),
-    ...["-blockdev", json({ driver: "qcow2", "node-name": "root", file: fileNode(paths.disk), discard: "unmap" })],
+    ...rootDisk(paths, settings.diskKey ?? null),
     ...["-device", "virtio-blk-pci,drive=root,serial=root,bootindex=1"],
     ...["-blockdev", json({ driver: "raw", "node-name": "seed", "read-only": true, file: fileNode(paths.seed) })],
     ...["-device", "virtio-blk-pci,drive=seed,serial=seed"],
@@ -66,6 +68,14 @@ export function machineArgv(
     ...["-qmp", `unix:${paths.qmp},server=on,wait=off`, "-qmp", `unix:${paths.events},server=on,wait=off`],
     ...["-sandbox", "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny"],
   ];
+}
+
+function rootDisk(paths: SlicePaths, diskKey: string | null): string[] {
+  const root = { driver: "qcow2", "node-name": "root", file: fileNode(paths.disk), discard: "unmap" };
+  if (diskKey === null) return ["-blockdev", json(root)];
+  const secret = { "qom-type": "secret", id: "disk-key", file: diskKey };
+  const encrypt = { format: "luks", "key-secret": secret.id };
+  return ["-object", json(secret), "-blockdev", json({ ...root, encrypt })];
 }
 
 function netdev(paths: SlicePaths, { network, forwards = [] }: MachineSettings): string {

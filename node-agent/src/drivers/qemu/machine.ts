@@ -94,7 +94,7 @@ export function makeMachine(deps: MachineDeps): QemuMachine {
     remove: async (slice, signal) => {
       const paths = slicePaths(deps.places, slice);
       await end(deps, paths, { slice, signal });
-      await removePlatform(paths);
+      await removePlatform(deps.commands, paths, signal);
       await removeFolderIfEmpty(deps.places.runDir);
       await closeSliceFolder(paths);
     },
@@ -137,7 +137,9 @@ async function start(
   if (hardware.firmwareCode !== null) await makeFirmwareVars(deps.firmwareFolder, paths);
   if (hardware.hasTpm) await startTpm(deps, paths, signal);
   const forwards = await deps.addresses.portsOf(spec);
-  const argv = machineArgv(spec, paths, { accelerator, network: deps.network, forwards, fence, hardware });
+  const diskKey = (await exists(paths.diskKey)) ? paths.diskKey : null;
+  const settings = { accelerator, network: deps.network, forwards, fence, hardware, diskKey };
+  const argv = machineArgv(spec, paths, settings);
   const cpus = share?.cpus ?? [];
   const placement = { cpus, mayLockMemory: devices.length > 0 };
   await deps.supervisor.start(paths.name, argv, { logPath: paths.qemuLog, placement, signal });

@@ -10,6 +10,7 @@ export interface Overlay {
   readonly virtualSizeBytes: number;
   /** Null when it is no overlay. */
   readonly backingFile: string | null;
+  readonly isEncrypted: boolean;
 }
 
 /**
@@ -25,11 +26,13 @@ export async function readOverlay(path: string): Promise<Overlay | null> {
     const nameOffset = Number(header.readBigUInt64BE(8));
     const nameBytes = header.readUInt32BE(16);
     const virtualSizeBytes = Number(header.readBigUInt64BE(24));
-    if (nameOffset === 0) return { virtualSizeBytes, backingFile: null };
+    const isEncrypted = header.readUInt32BE(32) !== 0;
+    if (nameOffset === 0) return { virtualSizeBytes, backingFile: null, isEncrypted };
     if (nameBytes > BACKING_NAME_BYTES_MAX) return null;
     const name = Buffer.alloc(nameBytes);
     const read = await file.read(name, 0, nameBytes, nameOffset);
-    return read.bytesRead < nameBytes ? null : { virtualSizeBytes, backingFile: name.toString("utf8") };
+    if (read.bytesRead < nameBytes) return null;
+    return { virtualSizeBytes, backingFile: name.toString("utf8"), isEncrypted };
   } finally {
     await file.close();
   }

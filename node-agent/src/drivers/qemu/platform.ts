@@ -3,6 +3,7 @@ import { access, copyFile, mkdir, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
+import type { HostCommands } from "../../ports/host-commands.ts";
 import { eraseFolder } from "../slices/erase-folder.ts";
 import { syncFolder, translateNoSpace } from "../slices/slice-folder.ts";
 import type { SlicePaths } from "../slices/slice-paths.ts";
@@ -64,8 +65,8 @@ export async function makeFirmwareVars(folder: string, paths: SlicePaths): Promi
 }
 
 /** Variables and TPM may hold the tenant's keys. */
-export async function removePlatform(paths: SlicePaths): Promise<void> {
-  if (await exists(paths.platform)) await eraseFolder(paths.platform);
+export async function removePlatform(commands: HostCommands, paths: SlicePaths, signal: AbortSignal): Promise<void> {
+  if (await exists(paths.platform)) await eraseFolder(commands, paths.platform, signal);
 }
 
 function chosen<Value>(

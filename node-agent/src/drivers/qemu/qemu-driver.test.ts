@@ -17,6 +17,7 @@ import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { SliceDriver } from "../../ports/slice-driver.ts";
 import { DEFAULT_NETWORK_POLICY } from "../network/network-policy.ts";
 import { makeQemuDriver, type QemuDriverDeps } from "./qemu-driver.ts";
+import { KEY_ERASURE } from "../slices/erase-file.ts";
 import { slicePaths } from "../slices/slice-paths.ts";
 import { asRoot, build, inGuest } from "./test-machine.ts";
 import {
@@ -127,6 +128,32 @@ test("a slice is built, proves itself, gives terminals with exit codes, shuts do
   await removeAll(driver, spec);
   expect(await leftovers(spec)).toEqual([]);
   expect(await driver.listSlices(never)).toEqual([]);
+}, 240_000);
+
+test("a machine on an encrypted disk keeps what it wrote over a restart, and the host's drive never sees it", async () => {
+  const spec = makeSpec({ image });
+  const { disk, diskKey } = slicePaths(places, spec);
+  const canary = "canary-of-an-encrypted-disk-".repeat(40);
+  const wrote = makeDriver({ encryptDisks: true });
+  await build(wrote, spec);
+  await wrote.machine.waitReady(spec, makeContext());
+  const write = `yes ${canary} | head -c 1048576 | dd of=/dev/vda bs=1M seek=1000 conv=fsync`;
+  expect(await asRoot(wrote, spec, write)).toMatchObject({ code: 0 });
+  expect((await readFile(disk)).includes(canary)).toBe(false);
+  await wrote.machine.remove(spec, never);
+  // Another agent, whose new disks are not encrypted.
+  const restarted = makeDriver();
+  await build(restarted, spec);
+  await restarted.machine.waitReady(spec, makeContext());
+  const found = await asRoot(restarted, spec, "dd if=/dev/vda bs=1M skip=1000 count=1 | head -c 200");
+  expect(found.text).toContain(canary.slice(0, 200));
+  await restarted.machine.remove(spec, never);
+  await rename(diskKey, `${diskKey}.away`);
+  expect(await restarted.survey(spec, never)).toEqual({ machine: "none", hasDisk: false });
+  await rename(`${diskKey}.away`, diskKey);
+  expect(await restarted.disk.erase(spec, never)).toMatchObject({ method: KEY_ERASURE });
+  await removeAll(restarted, spec);
+  expect(await leftovers(spec)).toEqual([]);
 }, 240_000);
 
 test("a machine that dies while it boots says so, with the end of its console", async () => {

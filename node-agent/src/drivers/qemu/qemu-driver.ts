@@ -26,7 +26,7 @@ import type { NetworkPolicy } from "../network/network-policy.ts";
 import { listTapSlices, makeNetwork, requireNetwork, type NetworkMode } from "./network.ts";
 import { checkFirmware, FIRMWARE_FOLDER, PLAIN_PLATFORM, platformOf, type PlatformDefaults } from "./platform.ts";
 import { makeSeed } from "./seed.ts";
-import { FILE_ERASURE } from "../slices/erase-file.ts";
+import { FILE_ERASURE, KEY_ERASURE } from "../slices/erase-file.ts";
 import { listSliceFolders } from "../slices/slice-folder.ts";
 import { slicePaths, type QemuPlaces } from "../slices/slice-paths.ts";
 
@@ -43,6 +43,8 @@ export interface QemuDriverDeps {
   readonly network: NetworkMode;
   readonly policy: NetworkPolicy;
   readonly forcedAccelerator: Accelerator | null;
+  /** New disks are encrypted with keys that are in memory only. */
+  readonly encryptDisks?: boolean;
   /** GiB free where disks are kept. */
   readonly diskFreeGib: () => Promise<number>;
   /** Shared with the other drivers of this host; made from its file where this one is alone. */
@@ -72,7 +74,8 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
       { ...deps, runDir: places.runDir, bootId: await readBootId() },
       { forced: deps.forcedAccelerator, signal },
     );
-  const disk = makeDisk({ places, commands, images });
+  const areEncrypted = deps.encryptDisks === true;
+  const disk = makeDisk({ places, commands, images, areEncrypted });
   let areAllThere = false;
   /** Asked until all are there: a program that goes later says so itself. */
   const missing = async (): Promise<readonly string[]> => {
@@ -102,7 +105,7 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
       create: async (spec, { signal, report }) => ({ ...(await images.fetch(spec.image, { signal, report })) }),
     },
     disk,
-    diskErasure: FILE_ERASURE,
+    diskErasure: areEncrypted ? KEY_ERASURE : FILE_ERASURE,
     seed: makeSeed({ places, commands, addresses, mode: deps.network }),
     network: makeNetwork({ places, commands, addresses, policy: deps.policy, mode: deps.network }),
     machine,

@@ -8,6 +8,8 @@ export interface SlicePaths {
   readonly folder: string;
   readonly owner: string;
   readonly disk: string;
+  /** What opens an encrypted disk: in memory only, and not below `sockets`, which go with the machine. */
+  readonly diskKey: string;
   readonly seed: string;
   readonly seedHash: string;
   readonly readyToken: string;
@@ -61,6 +63,7 @@ export function slicePaths(places: QemuPlaces, slice: SliceReference): SlicePath
     folder,
     owner: join(folder, "owner.json"),
     disk: join(folder, DISK_NAME),
+    diskKey: join(places.runDir, "keys", name),
     seed: join(folder, "seed.iso"),
     seedHash: join(folder, "seed.sha256"),
     readyToken: join(folder, "ready-token"),
