@@ -25,4 +25,21 @@ test.each([
   ["slice-bandwidth", "10mbit"],
 ])("--%s %s is refused by name", (flag, text) => {
   expect(() => policyOf(`--${flag}=${text}`)).toThrow(`--${flag} ${text}: expected`);
+test("disks are plain and images have a quarter of their disk unless something else is asked for", () => {
+  expect(readRunConfig([], {})).toMatchObject({ encryptDisks: false, imageBudgetBytes: null });
+  const asked = readRunConfig(["--encrypt-disks", "--image-cache-gib", "1.5"], {});
+  expect(asked).toMatchObject({ encryptDisks: true, imageBudgetBytes: 1.5 * 1024 ** 3 });
+});
+
+test("whoever asks for encryption is not given a driver that has none", () => {
+  expect(() => readRunConfig(["--encrypt-disks", "--drivers", "qemu,container"], {})).toThrow(
+    expect.objectContaining({ detail: expect.stringContaining("containers are not encrypted") }),
+  );
+});
+
+test("a budget that is no number of GiB is refused", () => {
+  for (const text of ["0", "-1", "1e3", "ten", ""])
+    expect(() => readRunConfig([`--image-cache-gib=${text}`], {})).toThrow(
+      expect.objectContaining({ detail: expect.stringContaining("number of GiB") }),
+    );
 });

@@ -20,6 +20,8 @@ export const PROGRAM_PACKAGES: Readonly<Record<string, string>> = {
   busybox: "busybox-static",
   mke2fs: "e2fsprogs",
   taskset: "util-linux",
+  filefrag: "e2fsprogs",
+  setpriv: "util-linux",
   prlimit: "util-linux",
   setpriv: "util-linux",
   unshare: "util-linux",

@@ -3,6 +3,8 @@ import { mkdir, open, readFile, stat, truncate, writeFile } from "node:fs/promis
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, onTestFinished, test } from "vitest";
+import { systemClock } from "@hostler/shared/clock.ts";
+import { makeHostCommands } from "../../host/host-commands.ts";
 import { exists } from "../../host/exists.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import { commands, isRoot, makePlaces, never } from "../testing.ts";
@@ -103,6 +105,10 @@ test("where the file system cannot say what was written all of the file is read"
   const { readBack } = await eraseFile(mute, disk, plain);
   expect(readBack).toMatch(/^\d{7} bytes read back/);
   expect((await held.stat()).size).toBe(0);
+  const other = join(await makeFolder(), "disk");
+  await plantCanaries(other);
+  const without = makeHostCommands({ clock: systemClock, find: async () => null });
+  expect((await eraseFile(without, other, plain)).readBack).toBe(readBack);
 });
 
 test("a file without a key is given back at once, and a link is never followed", async () => {

@@ -1,7 +1,7 @@
 import { constants } from "node:fs";
 import { open, rm, statfs, type FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
-import { AppError } from "@hostler/shared/errors.ts";
+import { AppError, isAppError } from "@hostler/shared/errors.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { DiskErasure } from "../../ports/slice-driver.ts";
 import { parseExtents, type Extent } from "./file-extents.ts";
@@ -92,12 +92,15 @@ async function overwrite(commands: HostCommands, erasing: Erasing): Promise<Disk
   return { method: FILE_ERASURE, readBack: `${total} bytes read back as zeros; ${UNPROVEN}${place}` };
 }
 
-/** Where anything was written. A file system that cannot tell has all of the file read. */
+/** Where anything was written. Where the file system cannot tell, or nobody can ask it, all of the file is read. */
 async function extentsOf(commands: HostCommands, { path, signal }: Erasing, size: number): Promise<readonly Extent[]> {
   if (size === 0) return [];
   const argv = ["filefrag", "-v", "-b4096", path] as const;
   const options = { timeoutMs: MAP_TIMEOUT_MS, signal, outputBytesMax: MAP_BYTES_MAX };
-  const { exitCode, stdout } = await commands.run(argv, options);
+  const { exitCode, stdout } = await commands.run(argv, options).catch((error: unknown) => {
+    if (isAppError(error, "driver_unavailable")) return { exitCode: 127, stdout: "" };
+    throw error;
+  });
   return (exitCode === 0 ? parseExtents(stdout, size) : null) ?? [{ offset: 0, bytes: size }];
 }
 
