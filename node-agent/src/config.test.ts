@@ -25,6 +25,8 @@ test.each([
   ["slice-bandwidth", "10mbit"],
 ])("--%s %s is refused by name", (flag, text) => {
   expect(() => policyOf(`--${flag}=${text}`)).toThrow(`--${flag} ${text}: expected`);
+});
+
 test("disks are plain and images have a quarter of their disk unless something else is asked for", () => {
   expect(readRunConfig([], {})).toMatchObject({ encryptDisks: false, imageBudgetBytes: null });
   const asked = readRunConfig(["--encrypt-disks", "--image-cache-gib", "1.5"], {});

@@ -5,6 +5,7 @@ await runNamedSuite("chaos", {
   enrol: async () => (await import("./enrol/enrol.ts")).enrolSuite,
   forge: async () => (await import("./forge/suite.ts")).forgeSuite,
   hostile: async () => (await import("./hostile/hostile.ts")).hostileSuite,
+  phases: async () => (await import("./phases/phases.ts")).phasesSuite,
   partition: async () => (await import("./partition/partition.ts")).partitionSuite,
   postgres: async () => (await import("./postgres/postgres.ts")).postgresSuite,
   revoke: async () => (await import("./revoke/revoke.ts")).revokeSuite,

@@ -21,7 +21,6 @@ export const PROGRAM_PACKAGES: Readonly<Record<string, string>> = {
   mke2fs: "e2fsprogs",
   taskset: "util-linux",
   filefrag: "e2fsprogs",
-  setpriv: "util-linux",
   prlimit: "util-linux",
   setpriv: "util-linux",
   unshare: "util-linux",
