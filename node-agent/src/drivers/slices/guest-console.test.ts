@@ -50,3 +50,13 @@ test("another slice's token is not this one's, and the message has the end of th
     detail: expect.stringContaining("kernel panic"),
   });
 });
+
+test("a guest whose kernel panicked is not waited for, and the message says so", async () => {
+  const paths = await makeConsole(
+    `[    1.2] Kernel panic - not syncing: No working init found.\r\n${"trace ".repeat(300)}`,
+  );
+  await expect(wait(paths, 60_000)).rejects.toMatchObject({
+    code: "guest_not_ready",
+    detail: expect.stringMatching(/kernel panicked.*No working init found/s),
+  });
+});

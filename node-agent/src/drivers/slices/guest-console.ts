@@ -6,6 +6,8 @@ import type { SlicePaths } from "./slice-paths.ts";
 
 /** A console that says more than this before the guest is ready is not booting; the log must not fill the disk. */
 const CONSOLE_BYTES_MAX = 16 * 1024 * 1024;
+/** What Linux says last. It may start anew after that, to panic again: nobody is told by waiting. */
+const PANIC = /Kernel panic - not syncing[\x20-\x7e]{0,200}/;
 const READ_BYTES = 64 * 1024;
 const POLL_MS = 50;
 
@@ -35,6 +37,8 @@ export async function waitForReadyLine(clock: Clock, paths: SlicePaths, wait: Re
       seenBytes += text.length - unfinished.length;
       // Anywhere: the prompt of a login may stand before it on its line, the words of another program behind.
       if (text.includes(line)) return;
+      const [panic] = PANIC.exec(text) ?? [];
+      if (panic !== undefined) throw await notReadyError(paths, `Its kernel panicked: ${panic}.`);
       unfinished = text.slice(1 - line.length);
       // After the last read, so that a guest that says "ready" and ends is not missed.
       if (round % 5 === 0 && !(await wait.isRunning())) throw await exitedError(paths);
