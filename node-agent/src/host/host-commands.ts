@@ -2,6 +2,7 @@ import { delimiter } from "node:path";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { FinishedCommand } from "../ports/command-log.ts";
+import type * as z from "zod";
 import type { CommandOptions, CommandResult, HostCommands } from "../ports/host-commands.ts";
 import { findProgram, searchFolders, type FindProgram } from "./find-program.ts";
 import { runProgram, type ProgramEnd, type RunningProgram, type RunProgram } from "./run-program.ts";
@@ -25,6 +26,11 @@ export const PROGRAM_PACKAGES: Readonly<Record<string, string>> = {
   setpriv: "util-linux",
   unshare: "util-linux",
   swtpm: "swtpm",
+  resize2fs: "e2fsprogs",
+  tar: "tar",
+  cp: "coreutils",
+  mount: "mount",
+  umount: "mount",
 };
 
 const OUTPUT_BYTES_MAX = 256 * 1024;
@@ -90,6 +96,24 @@ export function requireSuccess(argv: readonly string[], result: CommandResult): 
   throw new AppError("command_failed", {
     detail: `${argv.slice(0, 3).join(" ")} ended with ${result.exitCode}: ${words}`,
   });
+}
+
+/** A program that ended with 0 and did not do its work, or said something else than it should: broken, or not what it seems. */
+export function brokenProgram(argv: readonly string[], what: string, cause?: unknown): AppError {
+  const [program = ""] = argv;
+  const debianPackage = PROGRAM_PACKAGES[program];
+  const remedy = debianPackage === undefined ? "it anew" : `it anew: apt-get install --reinstall ${debianPackage}`;
+  const detail = `${argv.slice(0, 3).join(" ")} ended well, but ${what}. Try it by hand, and install ${remedy}`;
+  return new AppError("command_failed", { detail, cause });
+}
+
+/** The JSON that a program printed, as it should be; throws `command_failed` with the program's name for anything else. */
+export function parseAnswer<Answer>(argv: readonly string[], text: string, schema: z.ZodType<Answer>): Answer {
+  try {
+    return schema.parse(JSON.parse(text));
+  } catch (error) {
+    throw brokenProgram(argv, "what it printed is not what was asked for", error);
+  }
 }
 
 export function missingProgram(program: string, cause?: unknown): AppError {

@@ -92,3 +92,20 @@ test("a port that a program of the host listens on is known", async () => {
   if (address === null || typeof address === "string") throw new Error("no port");
   expect([...(await readPortsInUse())]).toContain(`tcp/${address.port}`);
 });
+
+test("a host whose addresses are all in use has no capacity, and says which range it is", async () => {
+  const pool = makeAddressPool({ files: makeMemoryFiles(), commands: hostWithRoutes("10.203.0.0/16") });
+  await expect(pool.allocate(makeSpec(), never)).rejects.toMatchObject({
+    code: "capacity_unavailable",
+    detail: expect.stringMatching(/10\.203\.0\.0\/16.*in use/),
+  });
+});
+
+test("an ip that prints what is no answer is named", async () => {
+  const rubbish = { run: async () => ({ exitCode: 0, stdout: "\u0007[[", stderr: "", durationMs: 1 }) };
+  const pool = makeAddressPool({ files: makeMemoryFiles(), commands: rubbish });
+  await expect(pool.allocate(makeSpec(), never)).rejects.toMatchObject({
+    code: "command_failed",
+    detail: expect.stringMatching(/^ip .*apt-get install --reinstall iproute2/),
+  });
+});

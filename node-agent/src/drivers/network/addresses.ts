@@ -1,7 +1,8 @@
+import { AppError } from "@hostler/shared/errors.ts";
 import { shortName } from "@hostler/shared/ids.ts";
 import type { SlicePort } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
-import { requireSuccess } from "../../host/host-commands.ts";
+import { parseAnswer, requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
@@ -33,7 +34,8 @@ export interface AddressPool {
 
 const PATH = "addresses.json";
 const PORTS_PATH = "ports.json";
-/** 10.203.0.0/16 holds this many subnets of four. */
+const RANGE = "10.203.0.0/16";
+/** The range holds this many subnets of four. */
 const SUBNETS = 16_384;
 const ledgerSchema = z.record(
   z.string(),
@@ -79,7 +81,10 @@ export function makeAddressPool(deps: {
         const index = Array.from({ length: SUBNETS }, (_, candidate) => candidate).find(
           (candidate) => !taken.has(candidate),
         );
-        if (index === undefined) throw new Error("all subnets of this host are in use");
+        if (index === undefined)
+          throw new AppError("capacity_unavailable", {
+            detail: `All ${SUBNETS} subnets of ${RANGE} are in use on this host, by slices or by its own routes (ip route show root ${RANGE}).`,
+          });
         await deps.files.replace(PATH, JSON.stringify({ ...ledger, [name]: index }));
         return addressesOf(index);
       }),
@@ -115,9 +120,9 @@ export function addressesOf(index: number): SliceAddresses {
 }
 
 async function routedSubnets(commands: HostCommands, signal: AbortSignal): Promise<number[]> {
-  const argv = ["ip", "-j", "-4", "route", "show", "root", "10.203.0.0/16"] as const;
+  const argv = ["ip", "-j", "-4", "route", "show", "root", RANGE] as const;
   const { stdout } = requireSuccess(argv, await commands.run(argv, { timeoutMs: 10_000, signal }));
-  return routesSchema.parse(JSON.parse(stdout || "[]")).flatMap(({ dst }) => subnetsOf(dst));
+  return parseAnswer(argv, stdout || "[]", routesSchema).flatMap(({ dst }) => subnetsOf(dst));
 }
 
 /** The subnets of four that a route such as `10.203.0.64/27` covers; a route without a length is one address. */

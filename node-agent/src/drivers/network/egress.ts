@@ -1,8 +1,7 @@
 import { readFile } from "node:fs/promises";
 import { isIPv4 } from "node:net";
-import { requireSuccess } from "../../host/host-commands.ts";
+import { brokenProgram, parseAnswer, requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
-import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
 import type { Egress } from "./network-rules.ts";
 
@@ -23,9 +22,9 @@ export async function readEgress(commands: HostCommands, signal: AbortSignal): P
   const asked = await commands.run(ASK, { timeoutMs: 10_000, signal, input: QUESTIONS });
   const answers = requireSuccess(ASK, asked).stdout.trim().split("\n");
   if (answers.length !== 2)
-    throw new AppError("command_failed", { detail: `ip answered ${answers.length} of 2 questions.` });
-  const routes = routesSchema.parse(JSON.parse(answers[0] ?? ""));
-  const settings = netconfSchema.parse(JSON.parse(answers[1] ?? ""));
+    throw brokenProgram(ASK, `it answered ${answers.filter((answer) => answer !== "").length} of 2 questions`);
+  const routes = parseAnswer(ASK, answers[0] ?? "", routesSchema);
+  const settings = parseAnswer(ASK, answers[1] ?? "", netconfSchema);
   const forwards = settings.some(
     (setting) => setting.family === "inet" && setting.interface === "all" && setting.forwarding === true,
   );

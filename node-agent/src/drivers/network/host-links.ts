@@ -1,7 +1,7 @@
 import { createHash } from "node:crypto";
 import { isAppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
-import { requireSuccess } from "../../host/host-commands.ts";
+import { parseAnswer, requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
 import { deletionOf, TABLE_FAMILIES } from "./network-rules.ts";
@@ -38,11 +38,10 @@ export async function listLinkSlices(
   owner: string,
   signal: AbortSignal,
 ): Promise<SliceReference[]> {
-  const result = await commands
-    .run(["ip", "-j", "link", "show"], { timeoutMs: TIMEOUT_MS, signal })
-    .catch(ignoreMissing);
+  const argv = ["ip", "-j", "link", "show"] as const;
+  const result = await commands.run(argv, { timeoutMs: TIMEOUT_MS, signal }).catch(ignoreMissing);
   if (result === null || result.exitCode !== 0) return [];
-  return linksSchema.parse(JSON.parse(result.stdout || "[]")).flatMap(({ ifalias = "" }) => {
+  return parseAnswer(argv, result.stdout || "[]", linksSchema).flatMap(({ ifalias = "" }) => {
     const found = ownerOf(ifalias);
     return found?.word === owner ? [found.slice] : [];
   });
@@ -70,7 +69,7 @@ export async function readLink(commands: HostCommands, name: string, signal: Abo
   const argv = ["ip", "-j", "link", "show", "dev", name] as const;
   const result = await commands.run(argv, { timeoutMs: TIMEOUT_MS, signal }).catch(ignoreMissing);
   if (result === null || result.exitCode !== 0) return null;
-  const link = linksSchema.parse(JSON.parse(result.stdout || "[]")).at(0);
+  const link = parseAnswer(argv, result.stdout || "[]", linksSchema).at(0);
   return link === undefined ? null : { alias: link.ifalias ?? null, isUp: link.flags?.includes("UP") === true };
 }
 

@@ -3,6 +3,7 @@ import { readdir, readFile, rm, stat } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
 import { expect, onTestFinished, test } from "vitest";
+import type { HostCommands } from "../../ports/host-commands.ts";
 import { makeMemoryFiles } from "../../testing/memory-files.ts";
 import { makeAddressPool } from "../network/addresses.ts";
 import { seedFiles } from "../slices/seed-files.ts";
@@ -107,4 +108,21 @@ test("a fixed address comes with its gateway and resolvers, in both dialects", (
     },
   });
   expect(files["hostler.env"]).toContain("ADDRESS=10.203.0.2/30\nGATEWAY=10.203.0.1\nDNS=9.9.9.9\n");
+});
+
+test.each([
+  ["genisoimage", /^genisoimage .*no ISO 9660 image.*apt-get install --reinstall genisoimage/],
+  ["ssh-keygen", /^ssh-keygen .*no public key.*apt-get install --reinstall openssh-client/],
+])("%s that ends well and makes nothing is named: a guest would wait for its seed in vain", async (program, words) => {
+  const { places, spec } = await setUp();
+  const addresses = makeAddressPool({ files: makeMemoryFiles(), commands });
+  const lying: HostCommands = {
+    run: async (argv, options) =>
+      argv[0] === program ? { exitCode: 0, stdout: "", stderr: "", durationMs: 1 } : await commands.run(argv, options),
+  };
+  const seed = makeSeed({ places, commands: lying, addresses, mode: "user" });
+  await expect(seed.create(spec, makeContext())).rejects.toMatchObject({
+    code: "command_failed",
+    detail: expect.stringMatching(words),
+  });
 });

@@ -1,7 +1,7 @@
 import { createHash, randomBytes } from "node:crypto";
-import { chmod, mkdir, readFile, rename, rm, writeFile } from "node:fs/promises";
+import { chmod, mkdir, open, readFile, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { requireSuccess } from "../../host/host-commands.ts";
+import { brokenProgram, requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { HostObject, SliceReference } from "../../ports/slice-driver.ts";
 import type { AddressPool } from "../network/addresses.ts";
@@ -70,7 +70,20 @@ export function makeSeed(deps: SeedDeps): HostObject {
 async function makePlatformKey(paths: SlicePaths, run: Run): Promise<void> {
   if (await exists(`${paths.platformKey}.pub`)) return;
   await rm(paths.platformKey, { force: true });
-  await run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "hostler-platform", "-f", paths.platformKey]);
+  const argv = [
+    "ssh-keygen",
+    "-q",
+    "-t",
+    "ed25519",
+    "-N",
+    "",
+    "-C",
+    "hostler-platform",
+    "-f",
+    paths.platformKey,
+  ] as const;
+  await run(argv);
+  if (!(await exists(`${paths.platformKey}.pub`))) throw brokenProgram(argv, "there is no public key");
 }
 
 async function seedNetwork(deps: SeedDeps, slice: SliceReference, signal: AbortSignal): Promise<SeedNetwork> {
@@ -88,7 +101,20 @@ async function writeIso(paths: SlicePaths, files: Readonly<Record<string, string
     // Made before genisoimage opens it, so that it is never readable by others.
     await writeFile(iso, "", { mode: 0o600 });
     const contents = Object.keys(files).map((name) => join(draft, name));
-    await run(["genisoimage", "-quiet", "-output", iso, "-volid", "cidata", "-joliet", "-rock", ...contents]);
+    const argv = [
+      "genisoimage",
+      "-quiet",
+      "-output",
+      iso,
+      "-volid",
+      "cidata",
+      "-joliet",
+      "-rock",
+      ...contents,
+    ] as const;
+    await run(argv);
+    // A guest without its seed would be waited for in vain.
+    if (!(await isIso(iso))) throw brokenProgram(argv, `${iso} is no ISO 9660 image`);
     await chmod(iso, 0o600);
     await rename(iso, paths.seed);
   } catch (error) {
@@ -96,6 +122,18 @@ async function writeIso(paths: SlicePaths, files: Readonly<Record<string, string
     throw translateNoSpace(error, "the seed");
   } finally {
     await rm(draft, { recursive: true, force: true });
+  }
+}
+
+/** By the identifier of its first volume descriptor, behind the system area. */
+async function isIso(path: string): Promise<boolean> {
+  const file = await open(path, "r");
+  try {
+    const identifier = Buffer.alloc(5);
+    await file.read(identifier, 0, identifier.length, 32_769);
+    return identifier.toString("latin1") === "CD001";
+  } finally {
+    await file.close();
   }
 }
 
