@@ -10,7 +10,7 @@ import type { ProcessPlacement, ProcessState, ProcessSupervisor } from "../ports
 import { formatCpuList } from "./compute/cpu-list.ts";
 import { readBootId } from "./facts.ts";
 import { findProgram, type FindProgram } from "./find-program.ts";
-import { missingProgram, programEnvironment } from "./host-commands.ts";
+import { isMissing, missingProgram, programEnvironment } from "./host-commands.ts";
 import { memoryLockPrefix } from "./memory-lock.ts";
 import { startTimeOf } from "./process-start-time.ts";
 
@@ -71,11 +71,11 @@ export function makeDetachedSupervisor(deps: {
       // From here until the new record is written, only note and mark tell: an old record would hide the process.
       await writeFile(startingPath(name), "", { mode: 0o600 });
       await rm(recordPath(name), { force: true });
-      const pid = await noted(
-        deps,
-        command,
-        async () => await spawnDetached(command, { logPath, mark: mark(name) }),
-      );
+      const spawned = async (): Promise<number> => await spawnDetached(command, { logPath, mark: mark(name) });
+      const pid = await noted(deps, command, spawned).catch(async (error: unknown) => {
+        await rm(startingPath(name), { force: true });
+        throw isMissing(error) ? missingProgram(argv[0], error) : error;
+      });
       // A process that ended already has no start time; the record then says "exited", which is true.
       await writeRecord(recordPath(name), {
         pid,

@@ -176,6 +176,7 @@ async function killGroup(clock: Clock, running: RunningProgram): Promise<Program
   return null;
 }
 
-function isMissing(error: unknown): boolean {
+/** What the operating system says of a program that is gone, or whose interpreter is. */
+export function isMissing(error: unknown): boolean {
   return error instanceof Error && "code" in error && error.code === "ENOENT";
 }

@@ -180,3 +180,15 @@ test("what systemctl says is read: running, on its way down, failed, unknown", (
   const list = "  hostler-slice-abc.service loaded active running x\nhostler-agent.service loaded active running y\n";
   expect(parseUnitNames(list)).toEqual(["abc"]);
 });
+
+test("a program that was removed since it was found is not installed, and leaves no name behind", async () => {
+  const { stateDir, logPath } = await setUp();
+  const program = join(stateDir, "gone");
+  await writeFile(program, "#!/nowhere/interpreter\n", { mode: 0o755 });
+  const supervisor = makeDetachedSupervisor({ clock: systemClock, stateDir, find: makeFindProgram([stateDir]) });
+  await expect(supervisor.start("one", ["gone"], { logPath, signal })).rejects.toMatchObject({
+    code: "driver_unavailable",
+    detail: expect.stringContaining("The program gone is not installed"),
+  });
+  expect(await supervisor.names()).toEqual([]);
+});
