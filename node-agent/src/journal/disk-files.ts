@@ -3,6 +3,7 @@ import { mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { StateFiles } from "../ports/state-files.ts";
+import { makeSpaceReserve, type SpaceReserve } from "./space-reserve.ts";
 
 /** A crashed `replace` leaves this behind; the next one on the same path overwrites it, `remove` takes it along. */
 const UNFINISHED = ".unfinished";
@@ -10,6 +11,7 @@ const UNFINISHED = ".unfinished";
 /** State files on a real disk: every write is fsynced, the folder too where a name appears or goes. Only the owner may read. */
 export function makeDiskFiles(root: string): StateFiles {
   const at = (path: string): string => join(root, path);
+  const reserve = makeSpaceReserve(root);
   return {
     read: async (path) => {
       try {
@@ -20,13 +22,21 @@ export function makeDiskFiles(root: string): StateFiles {
       }
     },
     replace: async (path, text) => {
-      await translated(path, async () => {
-        const target = at(path);
-        await makeFolder(dirname(target));
-        await writeSynced(`${target}${UNFINISHED}`, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, text);
-        await rename(`${target}${UNFINISHED}`, target);
-        await syncFolder(dirname(target));
-      });
+      await translated(
+        path,
+        async () =>
+          await onAnyDisk(reserve, async () => {
+            const target = at(path);
+            await makeFolder(dirname(target));
+            await writeSynced(
+              `${target}${UNFINISHED}`,
+              constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC,
+              text,
+            );
+            await rename(`${target}${UNFINISHED}`, target);
+            await syncFolder(dirname(target));
+          }),
+      );
     },
     append: async (path, text) => {
       await translated(path, async () => {
@@ -85,14 +95,31 @@ async function syncFolder(path: string): Promise<void> {
   }
 }
 
+/** On a full disk each try may take a part of the reserve: a book is small, and written anew as a whole. */
+async function onAnyDisk(reserve: SpaceReserve, write: () => Promise<void>): Promise<void> {
+  for (;;) {
+    try {
+      await write();
+      break;
+    } catch (error) {
+      if (!isNoSpace(error) || !(await reserve.spend())) throw error;
+    }
+  }
+  await reserve.refill();
+}
+
 async function translated(path: string, write: () => Promise<void>): Promise<void> {
   try {
     await write();
   } catch (error) {
-    if (isErrno(error, "ENOSPC") || isErrno(error, "EDQUOT"))
+    if (isNoSpace(error))
       throw new AppError("disk_full", { detail: `Writing ${path} failed: no space left.`, cause: error });
     throw error;
   }
+}
+
+function isNoSpace(error: unknown): boolean {
+  return isErrno(error, "ENOSPC") || isErrno(error, "EDQUOT");
 }
 
 function isErrno(error: unknown, code: string): boolean {
