@@ -12,7 +12,7 @@ import type { StateFiles } from "../ports/state-files.ts";
 import { makeFabricManager } from "./fabric/fabric-manager.ts";
 import { makeHealthReader } from "./health/read-health.ts";
 import { makeMigCard } from "./mig/mig-card.ts";
-import { hasNvidiaSmi, makeDriverGpus } from "./nvidia/driver-gpus.ts";
+import { makeDriverGpus } from "./nvidia/driver-gpus.ts";
 import { makeFabricSlots } from "./nvidia/fabric-slots.ts";
 import { makeGpuResets } from "./nvidia/gpu-resets.ts";
 import { makeMigPool } from "./nvidia/mig-pool.ts";
@@ -45,12 +45,13 @@ export interface GpuHostOptions {
  * NVIDIA's where its tool is installed, otherwise none.
  */
 export async function chooseGpuHost(deps: GpuHostDeps, options: GpuHostOptions): Promise<GpuHost> {
-  const { simulate, nodeId, signal } = options;
+  const { simulate, nodeId } = options;
   if (simulate !== null) {
     deps.log.warn({ kind: simulate.kind, count: simulate.count }, "GPUs are simulated");
     return makeSimulatedGpus(deps, { ...simulate, mig: options.mig }, nodeId);
   }
-  if (await hasNvidiaSmi(deps.commands, signal)) return await nvidiaHost(deps, options);
+  // Looked for and not run: it hangs on a host whose GPU fell off the bus, and the agent must start there too.
+  if ((await (deps.find ?? findProgram)("nvidia-smi")) !== null) return await nvidiaHost(deps, options);
   deps.log.info({}, "no GPUs: nvidia-smi is not installed");
   return NO_GPUS;
 }

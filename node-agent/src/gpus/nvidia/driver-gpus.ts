@@ -64,17 +64,6 @@ export function makeDriverGpus(commands: HostCommands): DriverGpus {
 const CHANGE_TIMEOUT_MS = 60_000;
 const NO_DEVICES = "No devices were found";
 
-/** Whether the host has the NVIDIA driver's tool at all; a tool that is there and fails means GPUs that cannot be read. */
-export async function hasNvidiaSmi(commands: HostCommands, signal: AbortSignal): Promise<boolean> {
-  try {
-    await commands.run(["nvidia-smi", "--version"], { timeoutMs: TIMEOUT_MS, signal });
-    return true;
-  } catch (error) {
-    if (error instanceof AppError && error.code === "driver_unavailable") return false;
-    throw error;
-  }
-}
-
 async function knownFields(commands: HostCommands, signal: AbortSignal): Promise<readonly string[]> {
   const known = parseHelpQuery((await askDriver(commands, ["--help-query-gpu"], signal)) ?? "");
   return [...LIST_FIELDS, ...Object.keys(HEALTH_FIELDS).filter((field) => known.has(field))];

@@ -1,5 +1,5 @@
 import { afterEach, expect, test, vi } from "vitest";
-import { hasNvidiaSmi, makeDriverGpus } from "../nvidia/driver-gpus.ts";
+import { makeDriverGpus } from "../nvidia/driver-gpus.ts";
 import { HEALTH_FIELDS, LIST_FIELDS, parseHelpQuery, SAMPLE_FIELDS } from "../parse-nvidia-smi.ts";
 import { clearFaults, forgetBoot, setFault, type FaultRequest, type StandInPlan } from "./install-stand-in.ts";
 import { LOST } from "./faults.ts";
@@ -22,7 +22,6 @@ afterEach(async () => {
 
 test("every card is in the inventory with its kind, memory and place, and sound", async () => {
   const host = await standIn("a30", "a100-40gb", "a100-80gb", "h100", "h200", "rtx-pro-6000", "l40s");
-  expect(await hasNvidiaSmi(host.commands, signal)).toBe(true);
   const gpus = makeDriverGpus(host.commands);
   const listed = await gpus.list(signal);
   expect(listed.map(({ kind, memoryMib, migCapable }) => [kind, memoryMib, migCapable])).toEqual([
