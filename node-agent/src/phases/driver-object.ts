@@ -2,6 +2,14 @@ import { AppError } from "@hostler/shared/errors.ts";
 import type { HostObject, SliceDriver } from "../ports/slice-driver.ts";
 import { DONE, NEEDED, type Phase, type ProvisionContext, RETRY_FEW } from "./phase.ts";
 
+/** What an operator looks with when the programs that made a thing said that all is well. */
+const LOOKS = {
+  disk: "the slice's folder in the agent's state",
+  seed: "the slice's folder in the agent's state",
+  network: "ip link show; nft list tables",
+  start: "the logs in the slice's folder in the agent's state; dmesg",
+} as const;
+
 /** The phase that makes one object of the driver: disk, seed, network, machine. Made means present with its facts in the journal. */
 export function driverObjectPhase(options: {
   readonly name: "disk" | "seed" | "network" | "start";
@@ -24,7 +32,7 @@ export function driverObjectPhase(options: {
       const found = await objectOf(driver).inspect(slice, signal);
       if (found !== "present")
         throw new AppError("command_failed", {
-          detail: `The ${name} was made, but reading it back found it ${found}.`,
+          detail: `The ${name} was made, but reading it back found it ${found}. See what is there: ${LOOKS[name]}`,
         });
     },
     undo: async ({ driver, slice, signal }) => {

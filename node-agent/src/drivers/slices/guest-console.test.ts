@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { expect, onTestFinished, test } from "vitest";
-import { waitForReadyLine } from "./guest-console.ts";
+import { exitedError, waitForReadyLine } from "./guest-console.ts";
 import { slicePaths, type SlicePaths } from "./slice-paths.ts";
 import { makeSpec, never } from "../testing.ts";
 
@@ -59,4 +59,10 @@ test("a guest whose kernel panicked is not waited for, and the message says so",
     code: "guest_not_ready",
     detail: expect.stringMatching(/kernel panicked.*No working init found/s),
   });
+});
+
+test("a machine that ended without a word is explained, for there is nothing else to go by", async () => {
+  const paths = await makeConsole("");
+  const { detail } = await exitedError({ ...paths, qemuLog: `${paths.serialLog}.none` });
+  expect(detail).toMatch(/said nothing.*was killed \(dmesg .*memory\) or is broken/);
 });

@@ -10,6 +10,7 @@ const CONSOLE_BYTES_MAX = 16 * 1024 * 1024;
 const PANIC = /Kernel panic - not syncing[\x20-\x7e]{0,200}/;
 const READ_BYTES = 64 * 1024;
 const POLL_MS = 50;
+const NOTHING = "(nothing)";
 
 export interface ReadyWait {
   readonly timeoutMs: number;
@@ -55,9 +56,12 @@ export async function waitForReadyLine(clock: Clock, paths: SlicePaths, wait: Re
 /** What the machine's own program said and the end of the console. */
 export async function exitedError(paths: SlicePaths): Promise<AppError> {
   const said = await tailOf(paths.qemuLog);
-  return new AppError("machine_exited", {
-    detail: `The machine ended. Its program said: ${said} The console ends: ${await tailOf(paths.serialLog)}`,
-  });
+  const console = await tailOf(paths.serialLog);
+  const detail =
+    said === NOTHING && console === NOTHING
+      ? "The machine ended and said nothing: its program was killed (dmesg tells whether for want of memory) or is broken."
+      : `The machine ended. Its program said: ${said} The console ends: ${console}`;
+  return new AppError("machine_exited", { detail });
 }
 
 async function notReadyError(paths: SlicePaths, why: string): Promise<AppError> {
@@ -73,14 +77,14 @@ async function readOn(file: FileHandle, buffer: Buffer): Promise<string> {
 /** The last printable text of a log, short enough for a message. */
 async function tailOf(path: string): Promise<string> {
   const file = await open(path, "r").catch(() => null);
-  if (file === null) return "(nothing)";
+  if (file === null) return NOTHING;
   try {
     const { size } = await file.stat();
     const buffer = Buffer.alloc(Math.min(size, 1200));
     await file.read(buffer, 0, buffer.length, size - buffer.length);
     const text = stripVTControlCharacters(buffer.toString("latin1"));
     const printable = text.replaceAll(/[^\x20-\x7e\n]/g, "").trim();
-    return printable.slice(-700) || "(nothing)";
+    return printable.slice(-700) || NOTHING;
   } finally {
     await file.close();
   }
