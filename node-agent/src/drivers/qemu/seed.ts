@@ -20,6 +20,9 @@ interface SeedDeps {
   readonly mode: NetworkMode;
 }
 
+/** They take a few hundredths of a second; less than the phase has, so that the program is named and not the phase. */
+const PROGRAM_TIMEOUT_MS = 15_000;
+
 type Run = (argv: readonly [string, ...string[]]) => Promise<void>;
 
 /** The first-boot disk, with a key of its own for terminals and a token that proves the guest is up. All of it is secret. */
@@ -36,7 +39,7 @@ export function makeSeed(deps: SeedDeps): HostObject {
       const paths = slicePaths(deps.places, spec);
       await openSliceFolder(paths, spec, context);
       const run: Run = async (argv) =>
-        void requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: 30_000, signal }));
+        void requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: PROGRAM_TIMEOUT_MS, signal }));
       if (!(await exists(paths.readyToken))) await replaceFile(paths.readyToken, randomBytes(16).toString("hex"));
       const [network] = await Promise.all([seedNetwork(deps, spec, signal), makePlatformKey(paths, run)]);
       const files = seedFiles(spec, {
