@@ -93,7 +93,7 @@ function watchMachines(watch: { allocationId: string | null; most: number }): ()
   const look = async (): Promise<void> => {
     while (!stopping.signal.aborted) {
       if (watch.allocationId !== null) watch.most = Math.max(watch.most, (await machinesOf(watch.allocationId)).length);
-      await systemClock.sleep(250, stopping.signal).catch(() => "It is over.");
+      await systemClock.sleep(400, stopping.signal).catch(() => "It is over.");
     }
   };
   void look();
