@@ -1,5 +1,5 @@
 import type { Clock } from "@hostler/shared/clock.ts";
-import { describeError } from "@hostler/shared/errors.ts";
+import { AppError, describeError } from "@hostler/shared/errors.ts";
 import type { GpuSample, TelemetrySample } from "@hostler/shared/node-protocol.ts";
 import type { HostReader } from "../host/facts.ts";
 import type { Log } from "../log.ts";
@@ -19,12 +19,23 @@ export async function readSample(deps: SampleDeps, signal: AbortSignal): Promise
   return { at, simulated: deps.gpus.simulated, host, gpus: [...gpus] };
 }
 
-async function readGpus({ gpus, log }: SampleDeps, signal: AbortSignal): Promise<readonly GpuSample[]> {
+/** With the four seconds that a program which hangs takes to be killed, less than from one sample to the next. */
+const GPUS_MS = 5000;
+
+async function readGpus({ gpus, clock, log }: SampleDeps, signal: AbortSignal): Promise<readonly GpuSample[]> {
+  const over = new AbortController();
+  const late = new AbortController();
+  void clock.sleep(GPUS_MS, over.signal).then(
+    () => late.abort(new AppError("command_timeout", { detail: `GPUs did not answer within ${GPUS_MS / 1000} s.` })),
+    () => "They answered.",
+  );
   try {
-    return await gpus.sample(signal);
+    return await gpus.sample(AbortSignal.any([signal, late.signal]));
   } catch (error) {
     signal.throwIfAborted();
     log.warn({ error: describeError(error) }, "GPUs cannot be sampled");
     return [];
+  } finally {
+    over.abort(new Error("over"));
   }
 }
