@@ -31,7 +31,8 @@ export function driverObjectPhase(options: {
     verify: async ({ driver, slice, signal }) => {
       const found = await objectOf(driver).inspect(slice, signal);
       if (found !== "present")
-        throw new AppError("command_failed", {
+        // What was made a moment ago and is not whole any more has ended since, which may pass.
+        throw new AppError(name === "start" ? "machine_exited" : "command_failed", {
           detail: `The ${name} was made, but reading it back found it ${found}. See what is there: ${LOOKS[name]}`,
         });
     },
