@@ -6,6 +6,7 @@ await runNamedSuite("chaos", {
   forge: async () => (await import("./forge/suite.ts")).forgeSuite,
   hostile: async () => (await import("./hostile/hostile.ts")).hostileSuite,
   phases: async () => (await import("./phases/phases.ts")).phasesSuite,
+  host: async () => (await import("./host/host.ts")).hostSuite,
   partition: async () => (await import("./partition/partition.ts")).partitionSuite,
   postgres: async () => (await import("./postgres/postgres.ts")).postgresSuite,
   revoke: async () => (await import("./revoke/revoke.ts")).revokeSuite,
