@@ -111,7 +111,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   const commands = makeHostCommands({ clock, run: programs.run, note: noteCommand });
   const gpus = await chooseGpuHost(
     { commands, files, clock, log, roots: config.hardware },
-    { ...config, simulate: config.simulateGpus, nodeId: nodeIdentity.nodeId, signal: stopping.signal },
+    { ...config, simulate: config.simulateGpus, nodeId: nodeIdentity.nodeId },
   );
   const areGpusSimulated = gpus.simulated;
   const supervisor = await chooseSupervisor({ commands, clock, stateDir: config.stateDir, note: noteCommand });

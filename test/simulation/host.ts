@@ -1,4 +1,5 @@
 import { sign, type KeyObject } from "node:crypto";
+import { AppError } from "@hostler/shared/errors.ts";
 import { makeMockDriver } from "@hostler/node-agent/drivers/mock/mock-driver.ts";
 import { makeSimulatedGpus } from "@hostler/node-agent/gpus/simulated.ts";
 import { makeIdentityKeeper } from "@hostler/node-agent/identity/keep-identity.ts";
@@ -58,7 +59,7 @@ export interface Agent {
 export interface AgentVariant {
   readonly grantedTask?: (task: GrantedTask) => GrantedTask;
   readonly highWaterMark?: (files: StateFiles) => HighWaterMark;
-  readonly forgetsGpus?: boolean;
+  readonly keepsGpus?: boolean;
 }
 
 export interface HostParts {
@@ -190,11 +191,10 @@ function notedParts(
     parts.onEffect({ step, atMs, host: host.name, taskId, fence, ...effect });
   };
   const gpus = notedGpus(slices.gpus, allocationId, note);
-  const forgetful =
-    parts.variant.forgetsGpus === true ? { ...gpus, unbind: async () => await Promise.resolve() } : gpus;
+  const clinging = parts.variant.keepsGpus === true ? { ...gpus, unbind: refuse } : gpus;
   return {
     ...slices,
-    gpus: forgetful,
+    gpus: clinging,
     drivers: new Map([...slices.drivers].map(([name, driver]) => [name, notedDriver(driver, note)])),
   };
 }
@@ -244,4 +244,8 @@ async function inventoryOf(slices: SliceTaskDeps, host: Host, signal: AbortSigna
     drivers: [{ name: "mock", usable: true, accelerator: "none", note: "Mock: runs nothing." }],
     agentVersion: "simulated",
   };
+}
+
+async function refuse(): Promise<never> {
+  throw new AppError("gpu_in_use", { detail: "Something on the host has the GPU, and never lets go of it." });
 }

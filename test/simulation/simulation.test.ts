@@ -64,10 +64,10 @@ describe("the checker sees", () => {
       variant: { replica: { completeTask: takeAnyFence } },
     },
     {
-      bug: "a host that does not give its GPUs back",
+      bug: "a host that never gets its GPUs back from a slice",
       invariant: "liveness",
       only: [],
-      variant: { agent: { forgetsGpus: true } },
+      variant: { agent: { keepsGpus: true } },
     },
     {
       bug: "a host that forgets which tasks it has seen, and takes one that comes again",

@@ -25,7 +25,7 @@ test("an agent starts beside an nvidia-smi that hangs in the driver, and says so
   const parts = { commands: hanging, files: makeMemoryFiles(), clock: systemClock, log: makeLog("silent") };
   const deps = { ...parts, roots: HOST_ROOTS };
   const { signal } = new AbortController();
-  const options = { simulate: null, nodeId: "node", mig: [], fabricManagerSocket: join(folder, "none"), signal };
+  const options = { simulate: null, nodeId: "node", mig: [], fabricManagerSocket: join(folder, "none") };
   const gpus = await chooseGpuHost({ ...deps, find: makeFindProgram([folder]) }, options);
   await expect(gpus.list(signal)).rejects.toMatchObject({ code: "command_timeout" });
   const without = await chooseGpuHost({ ...deps, find: makeFindProgram([]) }, options);

@@ -37,7 +37,6 @@ export interface GpuHostOptions {
   /** The socket on which Fabric Manager takes orders; there is no NVSwitch board to divide where it is not there. */
   readonly fabricManagerSocket: string;
   readonly nodeId: string;
-  readonly signal: AbortSignal;
 }
 
 /**

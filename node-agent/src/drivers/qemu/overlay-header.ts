@@ -15,14 +15,10 @@ export interface Overlay {
 
 /**
  * Reads it from the file itself (layout: qemu.org/docs, interop/qcow2), also while a machine runs on it. Null when it is no
- * qcow2 file, cut off, or not there. Asking `qemu-img info` costs a tenth of the whole way to a machine.
+ * qcow2 file, or cut off. Asking `qemu-img info` costs a tenth of the whole way to a machine.
  */
 export async function readOverlay(path: string): Promise<Overlay | null> {
-  const file = await open(path, "r").catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return null;
-    throw error;
-  });
-  if (file === null) return null;
+  const file = await open(path, "r");
   try {
     const header = Buffer.alloc(HEADER_BYTES);
     const { bytesRead } = await file.read(header, 0, HEADER_BYTES, 0);
