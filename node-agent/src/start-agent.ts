@@ -44,7 +44,6 @@ import type { GpuHost } from "./ports/gpu-host.ts";
 import type { ProcessSupervisor } from "./ports/process-supervisor.ts";
 import type { SliceDriver } from "./ports/slice-driver.ts";
 import type { StateFiles } from "./ports/state-files.ts";
-import { HOST_ROOTS } from "./host/pci/pci-roots.ts";
 import { surveyGpus } from "./reconcile/survey-gpus.ts";
 import { hostSources } from "./reconcile/host-sources.ts";
 import { withFaults } from "./reconcile/with-faults.ts";
@@ -158,7 +157,7 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
       ...shared,
       places: Object.values(driverPlaces(config)),
       ledger: sliceDeps.ledger,
-      gpus: surveyGpus({ files, commands, clock, roots: HOST_ROOTS }),
+      gpus: surveyGpus({ files, commands, clock, roots: config.hardware }),
       hasNetwork,
     }),
     inHand: () => runner.view().slices,

@@ -1,17 +1,10 @@
 import { readdir } from "node:fs/promises";
 import { join } from "node:path";
 import { setFault } from "@hostler/node-agent/gpus/stand-in/install-stand-in.ts";
-import type { Allocation } from "@hostler/shared/api/allocations.ts";
+import { allocationOperationSchema, type Allocation } from "@hostler/shared/api/allocations.ts";
 import { imageSchema, nodeSchema } from "@hostler/shared/api/nodes.ts";
 import { afterAll, beforeAll, expect, test } from "vitest";
-import {
-  followOperation,
-  ownedSlots,
-  readAllocation,
-  readPhases,
-  requestRelease,
-  requestSlice,
-} from "../../deploy/demo/journey.ts";
+import { followOperation, ownedSlots, readAllocation, readPhases, requestRelease } from "../../deploy/demo/journey.ts";
 import { startTestCloud, type TestCloud } from "../support/cloud.ts";
 import { makeGpuHardware, type GpuHardware } from "../support/gpu-hardware.ts";
 
@@ -22,8 +15,8 @@ import { makeGpuHardware, type GpuHardware } from "../support/gpu-hardware.ts";
 let hardware: GpuHardware;
 let cloud: TestCloud;
 beforeAll(async () => {
-  hardware = await makeGpuHardware(["h100", "l40s"]);
-  cloud = await startTestCloud({ agentArgs: ["--drivers", "mock"], agentEnv: hardware.env });
+  hardware = await makeGpuHardware(["h100", "l40s", "h100"]);
+  cloud = await startTestCloud({ agentArgs: ["--drivers", "mock", "--mig", "2"], agentEnv: hardware.env });
   await cloud.operator.upload("/api/ops/v1/images/tiny?format=raw", new Blob(["tiny"]), imageSchema);
 });
 afterAll(async () => {
@@ -31,10 +24,11 @@ afterAll(async () => {
   await hardware?.close();
 });
 
-async function request(name: string, gpus: number): Promise<Allocation> {
+async function request(name: string, count: number, kind: string | null = null): Promise<Allocation> {
   const { operator, projectId } = cloud;
-  const wish = { projectId, name, image: "tiny", gpus, labels: { "hostler.dev/driver": "mock" } };
-  const { id } = await requestSlice(operator, wish);
+  const wish = { name, image: "tiny", gpus: { count, kind }, labels: { "hostler.dev/driver": "mock" } };
+  const path = `/api/tenant/v1/projects/${projectId}/allocations`;
+  const { id } = (await operator.post(path, wish, allocationOperationSchema)).allocation;
   await followOperation(operator, id, { timeoutMs: 60_000 });
   return await readAllocation(operator, id);
 }
@@ -89,10 +83,29 @@ test(
     await followOperation(cloud.operator, slice.id, { timeoutMs: 90_000 });
     expect(await holds()).toEqual([]);
     expect(await readdir(join(cloud.agentOptions.stateDir, "mock")).catch(() => [])).toEqual([]);
-    expect(await slotStates()).toEqual({ [sick ?? ""]: "quarantined", [sound ?? ""]: "available" });
+    expect(await slotStates()).toMatchObject({ [sick ?? ""]: "quarantined", [sound ?? ""]: "available" });
     const { slots } = await cloud.operator.get(`/api/ops/v1/nodes/${cloud.node.id}`, nodeSchema);
     expect(slots.find(({ state }) => state === "quarantined")?.reason).toContain("Unable to reset GPU");
     const next = await request("next", 1);
     expect(next.gpus.map(({ uuid }) => uuid)).toEqual([sound]);
+  },
+);
+
+test(
+  "slices get MIG instances of a card that is given in parts, each its own, and leave none",
+  { timeout: 120_000 },
+  async () => {
+    const card = (await hardware.cards())[2];
+    const [one, two] = [await request("one", 2, "h100-1g.10gb"), await request("two", 1, "h100-3g.40gb")];
+    const slots = [...one.gpus, ...two.gpus].map(({ uuid }) => uuid);
+    expect(new Set(slots).size).toBe(3);
+    for (const slot of slots) expect(slot).toMatch(new RegExp(`^${card?.uuid}/`));
+    expect((await hardware.cards())[2]?.instances).toHaveLength(3);
+    await release(one.id);
+    expect((await hardware.cards())[2]?.instances).toHaveLength(1);
+    await release(two.id);
+    expect((await hardware.cards())[2]?.instances).toEqual([]);
+    expect((await holds()).filter((name) => name.startsWith(card?.uuid ?? "none"))).toEqual([]);
+    expect(Object.keys(await slotStates()).filter((slot) => slot.includes("/"))).toEqual([]);
   },
 );

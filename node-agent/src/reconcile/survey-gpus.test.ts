@@ -1,4 +1,6 @@
 import { expect, onTestFinished, test } from "vitest";
+import { migSlotId } from "@hostler/shared/gpu-slots.ts";
+import { makeTestNvidiaHost } from "../gpus/nvidia/test-nvidia-host.ts";
 import { makePassthrough } from "../gpus/passthrough/make-passthrough.ts";
 import { makeHost } from "../host/pci/test-sysfs.ts";
 import { makeMemoryFiles } from "../testing/memory-files.ts";
@@ -29,4 +31,25 @@ test("a GPU with a record has its owner; one that VFIO has without a record is n
       fault: `VFIO has ${stranger}, and no record says for whom.`,
     },
   ]);
+});
+
+test("instances of slices have their owner, one that nobody made is named, one that is being made is not", async () => {
+  const host = await makeTestNvidiaHost(["h100", "h100"]);
+  const [first = "", second = ""] = host.uuids;
+  const gpus = host.start({ mig: ["all"] });
+  await gpus.list(never);
+  const mine = migSlotId(first, { profileId: 19, start: 0 });
+  await gpus.carve([mine, migSlotId(second, { profileId: 19, start: 2 })], "0123456789g1", never);
+  const strange = migSlotId(first, { profileId: 19, start: 4 });
+  await gpus.carve([strange], "fedcba9876g1", never);
+  const look = async () => await surveyGpus({ ...host.sysfs, ...host.parts() }).listMig(never);
+  expect((await look()).map(({ owner }) => owner)).toEqual(["0123456789g1", "0123456789g1", "fedcba9876g1"]);
+  for (const path of host.texts.keys()) if (path.includes("19_4")) host.texts.delete(path);
+  const after = await look();
+  expect(after.filter(({ owner }) => owner === null)).toEqual([
+    { gpuUuid: first, instance: expect.stringContaining("1g.10gb (MIG-"), owner: null },
+  ]);
+  const making = { slotId: strange, owner: "x", bootId: "boot-1", isBound: false, instance: null };
+  host.texts.set(`gpu-holds/${strange.replace("/", "_").replace(":", "_")}.json`, JSON.stringify(making));
+  expect((await look()).filter(({ owner }) => owner === null)).toEqual([]);
 });

@@ -6,6 +6,7 @@ import { makeHost, type MadeFunction, type MadeHost } from "../../host/pci/test-
 import { makeLog } from "../../log.ts";
 import type { GpuHost } from "../../ports/gpu-host.ts";
 import type { CommandResult, HostCommands } from "../../ports/host-commands.ts";
+import type { StateFiles } from "../../ports/state-files.ts";
 import { makeMemoryFiles } from "../../testing/memory-files.ts";
 import { makeFabricManager } from "../fabric/fabric-manager.ts";
 import { makeHealthReader } from "../health/read-health.ts";
@@ -41,6 +42,8 @@ export interface TestNvidiaHost {
   addressOf(index: number): string;
   /** An agent on this host, as a start of it makes one. */
   start(life?: Life): GpuHost;
+  /** What such an agent works with. */
+  parts(life?: Life): { readonly files: StateFiles; readonly commands: HostCommands };
 }
 
 interface Life {
@@ -89,15 +92,16 @@ export async function makeTestNvidiaHost(cards: readonly CardName[]): Promise<Te
     ran: [],
     cards: async () => (await readState(standIn.statePath)).gpus,
     addressOf: (index) => addresses[index] ?? "",
-    start: (life = {}) => startOn(host, { life, nvidiaSmi }),
+    start: (life = {}) => startOn(host, life),
+    parts: (life = {}) => partsOf(host, { life, nvidiaSmi }),
   };
   return host;
 }
 
-function startOn(
+function partsOf(
   host: TestNvidiaHost,
   { life, nvidiaSmi }: { readonly life: Life; readonly nvidiaSmi: (argv: readonly string[]) => Promise<CommandResult> },
-): GpuHost {
+): ReturnType<TestNvidiaHost["parts"]> {
   const { sysfs } = host;
   const files = makeMemoryFiles(host.texts, life.onWrite);
   const commands: HostCommands = {
@@ -110,6 +114,12 @@ function startOn(
       return life.answer?.(argv) ?? (await sysfs.commands.run(argv, options));
     },
   };
+  return { files, commands };
+}
+
+function startOn(host: TestNvidiaHost, life: Life): GpuHost {
+  const { sysfs } = host;
+  const { files, commands } = host.parts(life);
   const driver = makeDriverGpus(commands);
   const deps = { ...sysfs, commands, files };
   const passthrough = makePassthrough({ ...deps, listGpus: driver.list });
