@@ -65,7 +65,7 @@ async function listDevices(commands: HostCommands, signal: AbortSignal): Promise
   try {
     const { stdout, exitCode } = await commands.run(["nvidia-smi", "-L"], { timeoutMs: LIST_TIMEOUT_MS, signal });
     // Slices may have all GPUs, and then the driver has none.
-    return exitCode !== 0 && /^No devices/.test(stdout) ? [] : parseGpuListing(stdout);
+    return exitCode !== 0 && stdout.startsWith("No devices") ? [] : parseGpuListing(stdout);
   } catch (error) {
     if (isAppError(error, "driver_unavailable")) return [];
     throw error;
