@@ -12,6 +12,7 @@ const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const COMMANDS = {
   demo: (args) => runNode(["deploy/demo/main.ts", ...args]),
   test: (args) => runNode(["node_modules/vitest/vitest.mjs", "run", ...args]),
+  "test:gpu": (args) => runNode(["node_modules/vitest/vitest.mjs", "run", "test/gpu", ...args]),
   bench: (args) => runSuite("bench", args),
   chaos: (args) => runSuite("chaos", args),
   sim: (args) => runSuite("simulation", args),

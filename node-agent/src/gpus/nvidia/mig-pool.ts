@@ -4,7 +4,7 @@ import type { GpuSlot, MigPlace } from "@hostler/shared/gpu-slots.ts";
 import type { Gpu, MigProfileOffer } from "@hostler/shared/node-protocol.ts";
 import type { Log } from "../../log.ts";
 import type { MigCard, MigSlot } from "../mig/mig-card.ts";
-import type { MigProfile } from "../mig/mig-profile.ts";
+import { migOfferOf } from "../mig/mig-profile.ts";
 import type { SlotHold, SlotHolds } from "./slot-holds.ts";
 
 /** The cards that the host hands out in parts. */
@@ -92,20 +92,7 @@ async function switchOn(deps: MigPoolDeps, uuid: string, signal: AbortSignal): P
       });
     deps.log.info({ gpuUuid: uuid }, "the card is in MIG mode");
   }
-  return card.profiles.map(offerOf);
-}
-
-function offerOf({
-  id,
-  name,
-  memoryGib,
-  multiprocessors,
-  engines,
-  instancesTotal,
-  placements,
-}: MigProfile): MigProfileOffer {
-  const { starts, size } = placements;
-  return { id, name, memoryGib, multiprocessors, engines, instancesTotal, starts: [...starts], size };
+  return card.profiles.map(migOfferOf);
 }
 
 /**
