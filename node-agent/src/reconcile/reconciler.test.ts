@@ -128,7 +128,8 @@ describe.skipIf(!isRoot)("a round", () => {
     const finished = await plantAll(host, "qemu", "finished");
     await PLANTS.rules(host, active);
     const run: typeof host.commands.run = async (argv, options) => {
-      if (argv[0] === "nft" && argv[1] === "list" && argv[2] === "tables") throw new AppError("command_timeout");
+      // Only the look at everything has room for a long answer: who removes one slice's rules asks the same words.
+      if (argv[0] === "nft" && options.outputBytesMax !== undefined) throw new AppError("command_timeout");
       return await host.commands.run(argv, options);
     };
     await writeFile(join(host.folders.stateDir, "ledger.json"), "not a ledger");
