@@ -149,5 +149,7 @@ async function readReady(path: string, startedAt: number): Promise<ControlPlaneR
 }
 
 function agentEnv(options: AgentOptions): Record<string, string> {
-  return { HOSTLER_AGENT_STATE_DIR: options.stateDir, ...options.env };
+  // As its unit does; the folder goes with the state.
+  const compiled = join(options.stateDir, "compiled");
+  return { HOSTLER_AGENT_STATE_DIR: options.stateDir, NODE_COMPILE_CACHE: compiled, ...options.env };
 }

@@ -1,4 +1,5 @@
 import { randomUUID } from "node:crypto";
+import { flushCompileCache } from "node:module";
 import { mkdir } from "node:fs/promises";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
@@ -186,6 +187,8 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
     { nodeId: nodeIdentity.nodeId, controlPlane: stored.identity.nodeListener, version: AGENT_VERSION },
     "agent runs",
   );
+  // Where the unit has a place for it; an agent that is killed would leave nothing for the next start.
+  flushCompileCache();
   return {
     nodeId: nodeIdentity.nodeId,
     statuses: () => loops.map((loop) => loop.status),

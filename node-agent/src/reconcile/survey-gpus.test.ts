@@ -44,7 +44,8 @@ test("instances of slices have their owner, one that nobody made is named, one t
   await gpus.carve([strange], "fedcba9876g1", never);
   const look = async () => await surveyGpus({ ...host.sysfs, ...host.parts() }).listMig(never);
   const owners = (await look()).map(({ owner }) => owner);
-  expect(owners.toSorted()).toEqual(["0123456789g1", "0123456789g1", "fedcba9876g1"]);
+  expect(owners.filter((owner) => owner === "0123456789g1")).toHaveLength(2);
+  expect(owners.filter((owner) => owner === "fedcba9876g1")).toHaveLength(1);
   for (const path of host.texts.keys()) if (path.includes("19_4")) host.texts.delete(path);
   const after = await look();
   expect(after.filter(({ owner }) => owner === null)).toEqual([
