@@ -6,7 +6,7 @@ import { shortName } from "@hostler/shared/ids.ts";
 
 const run = promisify(execFile);
 /** What the agent keeps of slices, by folder of its state. */
-const FOLDERS = ["slices", "journal", "processes"] as const;
+const FOLDERS = ["slices", "containers/slices", "journal", "processes"] as const;
 
 /** What slices of this agent left on the host: folders, journals, processes, interfaces, tables of rules. None is right. */
 export async function findLeftovers(agentStateDir: string, allocationIds: readonly string[]): Promise<string[]> {
@@ -19,7 +19,7 @@ export async function findLeftovers(agentStateDir: string, allocationIds: readon
   // Whatever else runs slices on this machine is not asked about.
   const isOurs = (line: string): boolean => names.some((name) => line.includes(name));
   const objects = await Promise.all([
-    lines(["pgrep", "-af", "guest=alc_"]),
+    lines(["pgrep", "-af", "guest=alc_|HOSTLER_SLICE=alc_"]),
     lines(["ip", "-o", "link", "show"]),
     lines(["nft", "list", "tables"]),
   ]);

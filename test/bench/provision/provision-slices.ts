@@ -2,6 +2,7 @@ import { readFile } from "node:fs/promises";
 import type { Allocation } from "@hostler/shared/api/allocations.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { followOperation, readAllocation, requestRelease, requestSlice } from "../../../deploy/demo/journey.ts";
+import { CONTAINER_IMAGE_NAME } from "../../support/container-image.ts";
 import { GUEST_IMAGE_NAME } from "../../support/guest-image.ts";
 import { waitFor } from "../../support/wait-for.ts";
 import type { Stage } from "./provision.ts";
@@ -24,15 +25,15 @@ export interface Provisioned {
 export async function provisionOne(
   stage: Stage,
   name: string,
-  hooks: { whenReady(allocationId: string): Promise<void> },
+  options: { readonly driver?: "qemu" | "container"; whenReady?(allocationId: string): Promise<void> } = {},
 ): Promise<Provisioned> {
   const { cloud } = stage;
   const cpuBeforeMs = await ownProcessorMs(cloud.agent.pid);
   const requestedMs = systemClock.now().getTime();
-  const { id } = await request(stage, name);
+  const { id } = await request(stage, name, options.driver);
   await followOperation(cloud.operator, id, { timeoutMs: TIMEOUT_MS });
   const phases = await readProvision(cloud.agentOptions.stateDir, id);
-  await hooks.whenReady(id);
+  await options.whenReady?.(id);
   const releaseMs = systemClock.monotonicMs();
   await releaseAll(stage, [id]);
   return {
@@ -87,8 +88,10 @@ export async function releaseAll({ cloud }: Stage, allocationIds: readonly strin
   );
 }
 
-async function request({ cloud, made }: Stage, name: string): Promise<Allocation> {
-  const slice = { projectId: cloud.projectId, name, image: GUEST_IMAGE_NAME, gpus: 0 };
+async function request({ cloud, made }: Stage, name: string, driver = "qemu"): Promise<Allocation> {
+  const image = driver === "qemu" ? GUEST_IMAGE_NAME : CONTAINER_IMAGE_NAME;
+  const labels = { "hostler.dev/driver": driver };
+  const slice = { projectId: cloud.projectId, name, image, gpus: 0, labels };
   const allocation = await requestSlice(cloud.operator, slice);
   made.push(allocation.id);
   return allocation;

@@ -1,5 +1,6 @@
 import { join } from "node:path";
 import type { Sql } from "@hostler/control-plane/db/sql.ts";
+import { importContainerImage } from "../../support/container-image.ts";
 import { guestImage, importGuestImage } from "../../support/guest-image.ts";
 import { openEmbeddedDatabase } from "../../support/embedded-database.ts";
 import { quantile, type Suite, type SuiteOptions, type SuiteOutcome } from "../../support/suite.ts";
@@ -24,16 +25,18 @@ export const provisionSuite: Suite = {
 };
 
 async function measureProvision({ runs, say }: SuiteOptions): Promise<SuiteOutcome> {
-  const cloud = await startTestCloud({ agentArgs: ["--drivers", "qemu"] });
+  const cloud = await startTestCloud({ agentArgs: ["--drivers", "qemu,container"] });
   const sql = await openEmbeddedDatabase(join(cloud.folder, "control-plane"));
   try {
     await importGuestImage(cloud.operator);
+    await importContainerImage(cloud.operator);
     const { path: image } = await guestImage();
     const stage: Stage = { cloud, sql, say, made: [] };
     const whole = await measureWhole(stage, image);
     const overheads = await measureOverhead(stage, runs ?? STARTS);
     const peer = await measureVirtInstall({ image, folder: cloud.folder, runs: PEER_RUNS }, say);
     const together = await measureTogether(stage);
+    const containers = await measureContainers(stage);
     const left = await findLeftovers(cloud.agentOptions.stateDir, stage.made);
     for (const what of left) say(`left: ${what}`);
     const figures = {
@@ -42,6 +45,7 @@ async function measureProvision({ runs, say }: SuiteOptions): Promise<SuiteOutco
       overhead_runs: overheads.length,
       ...whole,
       six_at_once_s: together,
+      ...containers,
       leftovers: left.length,
     };
     return {
@@ -84,13 +88,8 @@ async function measureWhole(stage: Stage, image: string): Promise<Record<string,
     slices.push(slice);
     bare.push(await bootBare(machine));
   }
-  const median = (values: readonly number[]): number => Math.round(quantile(values, 0.5));
   const ready = median(slices.map((slice) => slice.readyMs));
   stage.say(`ready in ${ready} ms, a bare boot takes ${median(bare)} ms`);
-  const phases = [...(slices[0]?.phases.keys() ?? [])].map((phase): [string, number] => [
-    `phase_${phase}_ms`,
-    median(slices.map((slice) => slice.phases.get(phase)?.durationMs ?? 0)),
-  ]);
   return {
     ready_p50_ms: ready,
     bare_boot_p50_ms: median(bare),
@@ -105,8 +104,36 @@ async function measureWhole(stage: Stage, image: string): Promise<Record<string,
       ) / 1000,
     release_p50_ms: median(slices.map((slice) => slice.releasedMs)),
     agent_cpu_p50_ms: median(slices.map((slice) => slice.agentCpuMs)),
-    ...Object.fromEntries(phases),
+    ...phaseMedians(slices, "phase"),
   };
+}
+
+/** Containers one after another; the first one fills the cache and is not counted. */
+async function measureContainers(stage: Stage): Promise<Record<string, number>> {
+  const slices: Provisioned[] = [];
+  for (let index = 0; index <= WHOLE; index += 1) {
+    const slice = await provisionOne(stage, `container-${index}`, { driver: "container" });
+    if (index > 0) slices.push(slice);
+  }
+  stage.say(`containers are ready in ${median(slices.map((slice) => slice.readyMs))} ms`);
+  return {
+    container_ready_p50_ms: median(slices.map((slice) => slice.readyMs)),
+    container_release_p50_ms: median(slices.map((slice) => slice.releasedMs)),
+    container_agent_cpu_p50_ms: median(slices.map((slice) => slice.agentCpuMs)),
+    ...phaseMedians(slices, "container_phase"),
+  };
+}
+
+const median = (values: readonly number[]): number => Math.round(quantile(values, 0.5));
+
+function phaseMedians(slices: readonly Provisioned[], prefix: string): Record<string, number> {
+  const names = [...(slices[0]?.phases.keys() ?? [])];
+  return Object.fromEntries(
+    names.map((phase) => [
+      `${prefix}_${phase}_ms`,
+      median(slices.map((slice) => slice.phases.get(phase)?.durationMs ?? 0)),
+    ]),
+  );
 }
 
 /** From the moment in which the control plane writes the grant to the end of `start`, which has read the machine back as running. */
