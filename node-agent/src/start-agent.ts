@@ -3,7 +3,7 @@ import { flushCompileCache } from "node:module";
 import { mkdir } from "node:fs/promises";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
-import type { Inventory } from "@hostler/shared/node-protocol.ts";
+import type { Gpu, Inventory } from "@hostler/shared/node-protocol.ts";
 import type { AgentConfig } from "./config.ts";
 import { makeControlPlaneClient, type ControlPlaneClient } from "./control/control-plane-client.ts";
 import { makeContainerDriver } from "./drivers/container/container-driver.ts";
@@ -29,6 +29,7 @@ import { readIdentity } from "./identity/identity-files.ts";
 import { makeIdentityKeeper, type IdentityKeeper } from "./identity/keep-identity.ts";
 import { makeNodeIdentity } from "./identity/node-identity.ts";
 import { makeDiskFiles } from "./journal/disk-files.ts";
+import { makeKnownGpus } from "./inventory/known-gpus.ts";
 import { makeSliceInventory, type SliceInventory } from "./inventory/slice-inventory.ts";
 import { makeHostLedger } from "./journal/host-ledger.ts";
 import { makeJournalStore } from "./journal/journal-file.ts";
@@ -234,11 +235,12 @@ interface LoopParts {
 function startLoops(parts: LoopParts): SupervisedLoop[] {
   const { controlPlane, runner, log, keeper, agentInstance, endedCleanly, takenSeq, slices, reconciler } = parts;
   const common = { clock: systemClock, log, random: Math.random };
+  const knownGpus = makeKnownGpus(parts.gpus, parts.files);
   const loops = [
     inventoryLoop({
       ...common,
       controlPlane,
-      readInventory: async (signal) => await readInventory({ ...parts, signal }),
+      readInventory: async (signal) => await readInventory({ ...parts, knownGpus, signal }),
     }),
     pollLoop({ ...common, controlPlane, keeper, runner, agentInstance, endedCleanly, takenSeq, slices }),
     slicesLoop({ ...common, controlPlane, slices, taskEnded: runner.creditChanged }),
@@ -315,12 +317,13 @@ async function makeDrivers(
 async function readInventory(deps: {
   readonly host: HostReader;
   readonly gpus: GpuHost;
+  readonly knownGpus: (signal: AbortSignal) => Promise<readonly Gpu[]>;
   readonly drivers: ReadonlyMap<string, SliceDriver>;
   readonly reconciler: Pick<Reconciler, "gpuFaults">;
   readonly signal: AbortSignal;
 }): Promise<Inventory> {
   const facts = await deps.host.facts();
-  const gpus = withFaults(await deps.gpus.list(deps.signal), deps.reconciler.gpuFaults);
+  const gpus = withFaults(await deps.knownGpus(deps.signal), deps.reconciler.gpuFaults);
   const drivers = await Promise.all(
     [...deps.drivers.values()].map(async (driver) => ({
       name: driver.name,

@@ -13,8 +13,7 @@ export interface GpuCase {
   readonly fault: FaultRequest;
   /** The agent is started with the fault there, as after a reboot of a host whose GPU has died. */
   readonly isThereAtStart: boolean;
-  /** Where the operator reads it: at the GPU, or in the agent's own words (`hostler-agent status`). */
-  readonly readIn: "slot" | "status";
+  /** What the operator reads at the GPU. */
   readonly words: RegExp;
 }
 
@@ -23,14 +22,12 @@ export const GPU_CASES: readonly GpuCase[] = [
     name: "nvidia-smi hangs in the driver while the agent runs",
     fault: { kind: "hang", ms: null, when: "before", ignoresSigterm: true },
     isThereAtStart: false,
-    readIn: "status",
     words: /nvidia-smi did not end within 30 s and was killed/,
   },
   {
     name: "nvidia-smi hangs in the driver when the agent starts",
     fault: { kind: "hang", ms: null, when: "before", ignoresSigterm: true },
     isThereAtStart: true,
-    readIn: "status",
     words: /nvidia-smi did not end within 30 s and was killed/,
   },
   {
@@ -42,35 +39,30 @@ export const GPU_CASES: readonly GpuCase[] = [
       when: "before",
     },
     isThereAtStart: true,
-    readIn: "status",
     words: /nvidia-smi ended with 255: Unable to determine the device handle/,
   },
   {
     name: "the driver was replaced under its kernel module",
     fault: { kind: "library_mismatch", libraryVersion: "580.65" },
     isThereAtStart: true,
-    readIn: "status",
     words: /Driver\/library version mismatch/,
   },
   {
     name: "nvidia-smi's answer is cut in half",
     fault: { kind: "half" },
     isThereAtStart: true,
-    readIn: "status",
-    words: /not sent: .*nvidia-smi/,
+    words: /cannot be read: .*nvidia-smi/,
   },
   {
     name: "a GPU is lost",
     fault: { kind: "lost", reason: "GPU is lost" },
     isThereAtStart: true,
-    readIn: "status",
     words: /nvidia-smi ended with 15: .*GPU is lost/,
   },
   {
     name: "a GPU's memory cannot be read",
     fault: { kind: "field", field: "memory.total", value: "[Unknown Error]" },
     isThereAtStart: true,
-    readIn: "slot",
     words: /memory\.total|Unknown Error/,
   },
 ];
@@ -80,7 +72,6 @@ const TIMEOUT_MS = 150_000;
 /** The operator reads what is wrong, the agent is heard on time, and a slice without GPUs comes and goes as ever. */
 export async function runGpuCase(stage: Stage, statePath: string, wanted: GpuCase): Promise<HostCaseOutcome> {
   const startedMs = systemClock.monotonicMs();
-  const plantedMs = systemClock.now().getTime();
   const faults: string[] = [];
   let leaks: readonly string[] = [];
   let sentence = "";
@@ -88,7 +79,7 @@ export async function runGpuCase(stage: Stage, statePath: string, wanted: GpuCas
   if (wanted.isThereAtStart) await stage.restartAgent();
   const heartbeats = watchHeartbeats(stage);
   try {
-    sentence = await waitFor("the operator's sentence", async () => await readSentence(stage, wanted, plantedMs), {
+    sentence = await waitFor("the operator's sentence", async () => await readSentence(stage, wanted), {
       timeoutMs: TIMEOUT_MS,
       everyMs: 250,
     });
@@ -109,16 +100,11 @@ export async function runGpuCase(stage: Stage, statePath: string, wanted: GpuCas
   }
   const heartbeatGapMs = await heartbeats.stop();
   const tookMs = Math.round(systemClock.monotonicMs() - startedMs);
-  return { faults, leaks, sentence, class: wanted.readIn === "slot" ? "device" : "host", heartbeatGapMs, tookMs };
+  return { faults, leaks, sentence, class: "device", heartbeatGapMs, tookMs };
 }
 
-/** What was said before the fault is another's. */
-async function readSentence(stage: Stage, { readIn, words }: GpuCase, plantedMs: number): Promise<string | undefined> {
-  const texts =
-    readIn === "status"
-      ? await stage.statusTexts(plantedMs)
-      : (await readNode(stage)).slots.map(({ gpu }) => gpu.fault ?? "");
-  return texts.find((text) => words.test(text));
+async function readSentence(stage: Stage, { words }: GpuCase): Promise<string | undefined> {
+  return (await readNode(stage)).slots.map(({ gpu }) => gpu.fault ?? "").find((text) => words.test(text));
 }
 
 async function readNode({ cloud }: Stage): Promise<Node> {

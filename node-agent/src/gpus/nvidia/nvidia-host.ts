@@ -41,7 +41,7 @@ export function makeNvidiaHost(deps: NvidiaHostDeps): GpuHost {
     list,
     sample: driver.sample,
     requireAssignable: async (slotIds, access, signal) =>
-      await requireAssignable(deps, { slotIds, access, present: await list(signal) }, signal),
+      await requireAssignable(deps, { slotIds, access, present: await requireReadable(list, signal) }, signal),
     examine: async (slotIds, before, signal) => {
       const addressOf = async (uuid: string): Promise<string | null> =>
         (await list(signal)).find((gpu) => gpu.uuid === uuid)?.pciAddress ?? null;
@@ -59,6 +59,14 @@ export function makeNvidiaHost(deps: NvidiaHostDeps): GpuHost {
     joinFabric: async (slotIds, owner, signal) => (await fabric?.join(slotIds, owner, signal)) ?? {},
     leaveFabric: async (owner, signal) => await fabric?.leave(owner, signal),
   };
+}
+
+/** Whoever asks for GPUs of a host that cannot read its own is sent to another one. */
+async function requireReadable(list: GpuHost["list"], signal: AbortSignal): Promise<readonly Gpu[]> {
+  return await list(signal).catch((error: unknown) => {
+    if (!isAppError(error, "command_failed") && !isAppError(error, "command_timeout")) throw error;
+    throw new AppError("gpu_host_unfit", { detail: `The GPUs cannot be read: ${describeError(error)}`, cause: error });
+  });
 }
 
 async function requireAssignable(
