@@ -2,7 +2,13 @@ import { homedir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 import { AppError } from "@hostler/shared/errors.ts";
-import { bandwidthSchema, driverNameSchema, type DriverName } from "@hostler/shared/tasks.ts";
+import {
+  bandwidthSchema,
+  driverNameSchema,
+  hostAccessSchema,
+  type DriverName,
+  type HostAccess,
+} from "@hostler/shared/tasks.ts";
 import type { Accelerator } from "./drivers/qemu/accelerator.ts";
 import { DEFAULT_NETWORK_POLICY, type NetworkPolicy, type PortRange } from "./drivers/network/network-policy.ts";
 import type { NetworkMode } from "./drivers/qemu/network.ts";
@@ -27,6 +33,8 @@ export interface AgentConfig {
   /** Null decides by a test boot. */
   readonly accelerator: Accelerator | null;
   readonly drivers: readonly DriverName[];
+  /** What tenants of the whole host are on it; null where the host is not rented out whole. */
+  readonly rentHost: HostAccess | null;
   /** Where `/sys`, `/proc` and `/dev` are looked into for GPUs; the host's own unless a test made others. */
   readonly hardware: PciRoots;
   readonly compute: ComputePolicy;
@@ -78,7 +86,11 @@ export const RUN_OPTIONS = {
     type: "boolean",
     help: "Encrypt disks of new virtual machines; keys stay in memory, so disks are lost when the host reboots.",
   },
-  drivers: { type: "string", help: "qemu (unless given), container, mock, or several with commas." },
+  drivers: { type: "string", help: "qemu (unless given), container, host, mock, or several with commas." },
+  "rent-host": {
+    type: "string",
+    help: "With --drivers host: tenants get this host itself, as a user without rights (user), or as root where they ask for it (root; reinstall the host after each).",
+  },
   hugepages: {
     type: "string",
     help: "Memory of machines: off (unless given), reserved (pages set aside at boot) or on-demand (the agent owns the pools).",
@@ -134,6 +146,7 @@ export function readRunConfig(args: readonly string[], environment: NodeJS.Proce
       hasVsock: isOn("--vsock", values.vsock),
     },
     drivers,
+    rentHost: consentOf(values["rent-host"], drivers),
     encryptDisks: encryptionOf(values["encrypt-disks"] === true, drivers),
     imageBudgetBytes: values["image-cache-gib"] === undefined ? null : gibOf(values["image-cache-gib"]),
     mockEffectLog: environment["HOSTLER_AGENT_MOCK_EFFECTS"] ?? null,
@@ -221,6 +234,18 @@ function bandwidthOf(text: string | undefined): number | null {
 
 function expected(name: string, text: string, what: string): AppError {
   return new AppError("malformed_request", { detail: `${name} ${text}: expected ${what}.` });
+}
+
+/** Neither goes without the other: nobody rents a host out by a name in a list. */
+function consentOf(text: string | undefined, drivers: readonly DriverName[]): HostAccess | null {
+  if (text === undefined && !drivers.includes("host")) return null;
+  if (text === undefined)
+    throw new AppError("malformed_request", {
+      detail:
+        "--drivers host gives tenants this host itself: say with --rent-host user or --rent-host root that they may.",
+    });
+  if (!drivers.includes("host")) throw expected("--rent-host", text, "host among --drivers");
+  return oneOf("--rent-host", text, hostAccessSchema.options);
 }
 
 /** Whoever asks for encryption is not given a driver that has none. */

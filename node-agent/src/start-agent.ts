@@ -7,6 +7,7 @@ import type { Gpu, Inventory } from "@hostler/shared/node-protocol.ts";
 import type { AgentConfig } from "./config.ts";
 import { makeControlPlaneClient, type ControlPlaneClient } from "./control/control-plane-client.ts";
 import { makeContainerDriver } from "./drivers/container/container-driver.ts";
+import { makeHostDriver } from "./drivers/host/host-driver.ts";
 import { makeEffectLog } from "./drivers/mock/effect-log.ts";
 import { driverPlaces } from "./drivers/driver-places.ts";
 import { makeMockDriver } from "./drivers/mock/mock-driver.ts";
@@ -22,7 +23,7 @@ import { noteCommand } from "./host/command-log/command-scope.ts";
 import { makeHostReader, type HostReader } from "./host/facts.ts";
 import { makeElsewhereRunner } from "./host/run-elsewhere.ts";
 import { makeHostCommands } from "./host/host-commands.ts";
-import { readHostScope } from "./host/host-scope.ts";
+import { isSystemdInCharge, readHostScope } from "./host/host-scope.ts";
 import { chooseSupervisor } from "./host/process-supervisor.ts";
 import { lockStateDir } from "./host/state-lock.ts";
 import { readIdentity } from "./identity/identity-files.ts";
@@ -310,6 +311,18 @@ async function makeDrivers(
   if (config.drivers.includes("container")) {
     const { areGpusSimulated } = deps;
     drivers.set("container", makeContainerDriver({ ...common, places: places.container, scope, areGpusSimulated }));
+  }
+  if (config.drivers.includes("host")) {
+    const others = [...drivers.values()];
+    const { portAddress } = config.networkPolicy;
+    const own = {
+      consent: config.rentHost,
+      portAddress,
+      hasSystemd: await isSystemdInCharge(),
+      otherSlices: async (signal: AbortSignal) =>
+        (await Promise.all(others.map(async (driver) => await driver.listSlices(signal)))).flat(),
+    };
+    drivers.set("host", makeHostDriver({ ...common, places: places.host, scope, ...own }));
   }
   return drivers;
 }

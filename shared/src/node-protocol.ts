@@ -1,6 +1,6 @@
 import * as z from "zod";
 import { idSchema } from "./ids.ts";
-import { driverNameSchema, fenceSchema, INT32_MAX, phaseEventSchema, sha256Schema } from "./tasks.ts";
+import { driverNameSchema, fenceSchema, hostAccessSchema, INT32_MAX, phaseEventSchema, sha256Schema } from "./tasks.ts";
 
 /**
  * The whole contract between agent and control plane. It only grows: add an optional field or a kind, raise the
@@ -22,7 +22,11 @@ export const PROTOCOL_HISTORY = [
     change: "Results of several tasks in one request, each with the events that were not told before it.",
   },
   { version: 5, date: "2026-11-21", change: "The driver `container` and images of the format `tar`." },
-  { version: 6, date: "2026-11-21", change: "Ports and a limit of bandwidth in the spec of a slice." },
+  {
+    version: 6,
+    date: "2026-11-21",
+    change: "Ports and a limit of bandwidth in the spec of a slice. The driver `host`.",
+  },
 ] as const;
 /** The first version whose agents know ports and limits of bandwidth. */
 export const PROTOCOL_VERSION_PORTS = 6;
@@ -121,6 +125,8 @@ export const inventorySchema = z.strictObject({
         usable: z.boolean(),
         accelerator: z.enum(["kvm", "tcg", "none"]),
         note: z.string().max(500),
+        /** Of the driver `host`: the most that its operator gives a tenant. */
+        access: hostAccessSchema.optional(),
       }),
     )
     .max(8),

@@ -57,9 +57,22 @@ export const imageReferenceSchema = z.strictObject({
 });
 export type ImageReference = z.infer<typeof imageReferenceSchema>;
 
-/** `qemu` runs virtual machines, `container` containers, `mock` nothing. */
-export const driverNameSchema = z.enum(["qemu", "container", "mock"]);
+/** `qemu` runs virtual machines, `container` containers, `host` gives the whole host away as it is, `mock` runs nothing. */
+export const driverNameSchema = z.enum(["qemu", "container", "host", "mock"]);
 export type DriverName = z.infer<typeof driverNameSchema>;
+
+/** What a tenant of a whole host is there: somebody without rights, or root, after whom the host must be installed anew. */
+export const hostAccessSchema = z.enum(["user", "root"]);
+export type HostAccess = z.infer<typeof hostAccessSchema>;
+/** The label that asks for root on a whole host; `user` unless given. */
+export const HOST_ACCESS_LABEL = "hostler.dev/host-access";
+/** Why nothing of a host that had a tenant as root is handed out again, in receipts and in the states of slots and nodes. */
+export const ROOT_WAS_GIVEN = "The tenant had root on this host: reinstall it, then hostler nodes return-slot.";
+
+/** What a slice asks for on a whole host; another value than the known ones asks for no more than any user has. Pure. */
+export function hostAccessOf(labels: Readonly<Record<string, string>>): HostAccess {
+  return labels[HOST_ACCESS_LABEL] === "root" ? "root" : "user";
+}
 
 /** Ports of one slice that its host forwards. */
 export const PORTS_MAX = 16;
@@ -95,11 +108,9 @@ export const sliceSpecSchema = z.strictObject({
   generation: z.int().min(1),
   driver: driverNameSchema,
   hostName: hostNameSchema,
-  vcpus: z.int().min(1).max(512),
-  memoryMib: z
-    .int()
-    .min(128)
-    .max(8 * 1024 * 1024),
+  /** A whole host may have more than any machine is given. */
+  vcpus: z.int().min(1).max(65_536),
+  memoryMib: z.int().min(128).max(INT32_MAX),
   diskGib: z.int().min(1).max(65536),
   image: imageReferenceSchema,
   gpuUuids: z.array(z.string().max(96)).max(64),

@@ -31,6 +31,16 @@ export const PROGRAM_PACKAGES: Readonly<Record<string, string>> = {
   cp: "coreutils",
   mount: "mount",
   umount: "mount",
+  useradd: "passwd",
+  usermod: "passwd",
+  userdel: "passwd",
+  groupadd: "passwd",
+  groupdel: "passwd",
+  runuser: "util-linux",
+  kill: "procps",
+  find: "findutils",
+  ipcrm: "util-linux",
+  sudo: "sudo",
 };
 
 const OUTPUT_BYTES_MAX = 256 * 1024;

@@ -43,7 +43,10 @@ type Ledger = z.infer<typeof ledgerSchema>;
 
 export interface HostLedger {
   read(): Promise<Readonly<Record<string, LedgerRow>>>;
-  /** Takes everything in one step or nothing; repeating it for the same owner is safe. Refuses a GPU that another owner holds. */
+  /**
+   * Takes everything in one step or nothing; repeating it for the same owner is safe. Refuses a GPU that another owner holds, and
+   * anything beside a slice that has the whole host.
+   */
   reserve(owner: string, row: LedgerRow): Promise<void>;
   /** Changes the owner's row; no row is success. */
   update(owner: string, change: Partial<LedgerRow>): Promise<void>;
@@ -122,8 +125,12 @@ function checked(ledger: Ledger, owner: string, row: LedgerRow): LedgerRow {
     });
   }
   for (const [other, held] of Object.entries(ledger)) {
-    const taken =
-      other === owner ? [] : row.gpuUuids.filter((slot) => held.gpuUuids.some((mine) => isShared(slot, mine)));
+    if (other === owner) continue;
+    if (row.driver === "host" || held.driver === "host")
+      throw new AppError("capacity_unavailable", {
+        detail: `Bare metal is the whole host, and this one is reserved for ${held.allocationId}.`,
+      });
+    const taken = row.gpuUuids.filter((slot) => held.gpuUuids.some((mine) => isShared(slot, mine)));
     if (taken.length > 0) {
       const detail = `This host has ${taken.join(", ")} reserved for ${held.allocationId}.`;
       throw new AppError("gpu_unavailable", { detail, facts: { gpuUuids: taken } });

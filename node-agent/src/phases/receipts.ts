@@ -1,4 +1,5 @@
 import { HEALTHY, NEVER_BOUND, type SlotReceipt } from "@hostler/shared/receipts.ts";
+import { ROOT_WAS_GIVEN } from "@hostler/shared/tasks.ts";
 import type { JournalState, PhaseRecord } from "../journal/model.ts";
 import type { Facts } from "../ports/slice-driver.ts";
 
@@ -17,10 +18,18 @@ export function receiptOf(
   provision: JournalState["provision"],
   { failure = null, ...rows }: ReturnRows,
 ): SlotReceipt {
-  if (!wasBound(provision)) return untouchedReceipt(gpuUuid);
+  if (hadRoot(provision)) failure = ROOT_WAS_GIVEN;
+  else if (!wasBound(provision)) return untouchedReceipt(gpuUuid);
   const healthBefore = healthyBefore(provision["health"], gpuUuid) ? HEALTHY : null;
   const reason = failure ?? reasonOf(rows);
   return { gpuUuid, clean: reason === null, reason, healthBefore, ...rows };
+}
+
+/** Whether the tenant may have been root on the host itself: also when the making of the account broke off. */
+export function hadRoot(provision: JournalState["provision"]): boolean {
+  const record = provision["start"];
+  if (record === undefined || record.status === "not_needed") return false;
+  return provision["preflight"]?.facts["access"] === "root";
 }
 
 /** Whether the slice may have had its GPUs: also when the handing over broke off. */

@@ -1,4 +1,4 @@
-import type { DriverName, SliceSpec } from "@hostler/shared/tasks.ts";
+import type { DriverName, HostAccess, SliceSpec } from "@hostler/shared/tasks.ts";
 import type { GpuAccess } from "./gpu-host.ts";
 
 /** What a driver found out or made; kept in the journal, so JSON and small. */
@@ -79,6 +79,8 @@ export interface DriverCapability {
   readonly accelerator: "kvm" | "tcg" | "none";
   /** One sentence for the operator: the version, or what is missing and how to get it. */
   readonly note: string;
+  /** Of the driver that gives the host itself: the most that its operator gives a tenant. */
+  readonly access?: HostAccess;
 }
 
 /** What of a slice is on the host, read from the host itself. */

@@ -26,6 +26,7 @@ const GPU_KINDS: readonly ThingKind[] = ["gpu", "mig instance"];
 const EXPECTED: Readonly<Record<string, readonly ThingKind[]>> = {
   qemu: ["ledger row", "disk", "machine"],
   container: ["ledger row", "disk", "machine", "rules"],
+  host: ["ledger row", "disk", "account"],
   mock: ["ledger row", "mock object"],
 };
 const NOTHING_TO_DO = "";
@@ -83,7 +84,7 @@ function judgeStage(thing: HostThing, slice: KnownSlice, { isFirst }: { readonly
     case "in hand":
       return inOrder("A task works on its slice.");
     case "active":
-      return isFirst && thing.kind === "machine"
+      return isFirst && (thing.kind === "machine" || thing.kind === "account")
         ? { verdict: "adopted", why: "It ran on while no agent did.", remedy: NOTHING_TO_DO }
         : inOrder("Its slice is active.");
     case "building":

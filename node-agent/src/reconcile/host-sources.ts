@@ -6,6 +6,7 @@ import type { ProcessSupervisor } from "../ports/process-supervisor.ts";
 import type { StateFiles } from "../ports/state-files.ts";
 import type { GpuSurvey } from "./gpu-survey.ts";
 import type { HostSource } from "./host-source.ts";
+import { accounts } from "./sources/accounts.ts";
 import { addressRows, ledgerRows } from "./sources/books.ts";
 import { gpuHoldings } from "./sources/gpus.ts";
 import { machines } from "./sources/machines.ts";
@@ -19,6 +20,8 @@ import { supervisedNames } from "./sources/supervised-names.ts";
 export interface HostSourceDeps {
   /** One a driver; the first is the agent's own. */
   readonly places: readonly QemuPlaces[];
+  /** `/etc`, unless a test has another one. */
+  readonly etcDir?: string;
   readonly files: StateFiles;
   readonly commands: HostCommands;
   readonly supervisor: ProcessSupervisor;
@@ -38,6 +41,7 @@ export function hostSources(deps: HostSourceDeps): readonly HostSource[] {
     runFolders(runDirs),
     mounts(runDirs),
     machines([...stateDirs, ...runDirs]),
+    accounts(deps.etcDir ?? "/etc"),
     supervisedNames(deps.supervisor),
     ...(deps.hasNetwork ? [networkObjects(deps.commands)] : []),
     ledgerRows(deps.ledger),

@@ -13,6 +13,7 @@ export const THING_KINDS = [
   "run folder",
   "mount",
   "machine",
+  "account",
   "supervised name",
   "interface",
   "rules",

@@ -11,7 +11,16 @@ export function remedyFor(thing: HostThing): string {
   return isListed ? TOMBSTONE : BY_HAND[thing.kind](thing.name);
 }
 
-const LISTED: readonly ThingKind[] = ["ledger row", "disk", "seed", "folder", "machine", "interface", "mock object"];
+const LISTED: readonly ThingKind[] = [
+  "ledger row",
+  "disk",
+  "seed",
+  "folder",
+  "machine",
+  "account",
+  "interface",
+  "mock object",
+];
 
 const BY_HAND: Readonly<Record<ThingKind, (name: string) => string>> = {
   journal: () => "Look at it in the agent's state folder, under journal/.",
@@ -23,6 +32,7 @@ const BY_HAND: Readonly<Record<ThingKind, (name: string) => string>> = {
   "run folder": (name) => `${SURE} rm -r ${name}`,
   mount: (name) => `${SURE} umount ${name}`,
   machine: (name) => `${SURE} end ${name}.`,
+  account: (name) => `${SURE} pkill -KILL -u ${name}; userdel ${name}`,
   "supervised name": (name) =>
     `${SURE} systemctl stop hostler-slice-${name}.service, or remove its file under processes/.`,
   interface: (name) => `${SURE} ip link del dev ${name}`,

@@ -4,6 +4,7 @@ import type { TaskParams } from "@hostler/shared/tasks.ts";
 import type { Journal } from "../journal/journal-file.ts";
 import { factsOf, type JournalFailure, type JournalState, type Outcome } from "../journal/model.ts";
 import type { ReleaseContext } from "../phases/phase.ts";
+import { hadRoot } from "../phases/receipts.ts";
 import { RELEASE_STEPS } from "../phases/release-steps.ts";
 import type { Facts, SliceDriver } from "../ports/slice-driver.ts";
 import { type PhaseRun, releasePhases } from "../runner/run-phases.ts";
@@ -114,6 +115,7 @@ function outcomeOf(state: JournalState, failures: readonly JournalFailure[]): Ou
     receipts,
     disk,
     wasKnown: state.specDigest !== null,
+    rootWasGiven: hadRoot(state.provision),
     evidence: released["evidence"] ?? {},
     durationsMs,
   };

@@ -3,7 +3,7 @@ import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { Journal } from "../journal/journal-file.ts";
 import type { JournalState } from "../journal/model.ts";
 import { healthRows } from "../phases/gpu-findings.ts";
-import { receiptOf, snapshotsOf, wasBound } from "../phases/receipts.ts";
+import { hadRoot, receiptOf, snapshotsOf, wasBound } from "../phases/receipts.ts";
 import type { Facts, SliceDriver } from "../ports/slice-driver.ts";
 import type { SliceTaskDeps } from "./slice-task-deps.ts";
 
@@ -21,7 +21,11 @@ export async function returnedAfterUndo(
 ): Promise<Facts> {
   try {
     const receipts = await receiptsOf(deps, { spec, provision: journal.state.provision }, signal);
-    return { receipts, disk: { method: driver.diskErasure, readBack: await driver.disk.inspect(spec, signal) } };
+    return {
+      receipts,
+      rootWasGiven: hadRoot(journal.state.provision),
+      disk: { method: driver.diskErasure, readBack: await driver.disk.inspect(spec, signal) },
+    };
   } catch (error) {
     deps.log.warn({ allocationId: spec.allocationId, error: describeError(error) }, "no receipts after undo");
     return {};

@@ -82,7 +82,7 @@ function markOf({ allocationId, generation }: SliceReference): number {
 }
 
 /** The address that the host's own connections go out from; null where it has none, or no `ip` to tell. */
-async function ownAddress(commands: HostCommands, signal: AbortSignal): Promise<string | null> {
+export async function ownAddress(commands: HostCommands, signal: AbortSignal): Promise<string | null> {
   const argv = ["ip", "-j", "-4", "route", "get", SOMEWHERE] as const;
   const { exitCode, stdout } = await commands.run(argv, { timeoutMs: 10_000, signal });
   return exitCode === 0 ? (routeSchema.parse(JSON.parse(stdout || "[]")).at(0)?.prefsrc ?? null) : null;

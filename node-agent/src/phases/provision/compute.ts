@@ -16,6 +16,7 @@ export const compute: Phase<ProvisionContext> = {
   retry: RETRY_NEVER,
   probe: async ({ driver, slice, signal }) => {
     if (driver.name === "mock") return notNeeded("The mock driver uses no memory.");
+    if (driver.name === "host") return notNeeded("The slice has all memory and processors of the host.");
     // A machine that runs already uses the memory that would be looked for.
     return (await driver.machine.inspect(slice, signal)) === "present" ? DONE : NEEDED;
   },

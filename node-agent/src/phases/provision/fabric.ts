@@ -8,7 +8,7 @@ export const fabric: Phase<ProvisionContext> = {
   probe: async ({ spec, gpus, driver }) => {
     if (spec.gpuUuids.length === 0) return notNeeded("The slice has no GPUs.");
     if (!gpus.hasFabric) return notNeeded("The host has no NVSwitch board to divide.");
-    return driver.gpuAccess === "vfio" ? NEEDED : notNeeded("Containers use the host's own fabric.");
+    return driver.gpuAccess === "vfio" ? NEEDED : notNeeded("The slice uses the host's own fabric.");
   },
   apply: async ({ spec, gpus, owner, signal }) => await gpus.joinFabric(spec.gpuUuids, owner, signal),
   verify: nothing,

@@ -1,0 +1,145 @@
+import { readFile, rm } from "node:fs/promises";
+import type { Clock } from "@hostler/shared/clock.ts";
+import { AppError } from "@hostler/shared/errors.ts";
+import { hostAccessOf, type SliceSpec } from "@hostler/shared/tasks.ts";
+import * as z from "zod";
+import { exists } from "../../host/exists.ts";
+import { prefixed, type HostScope } from "../../host/host-scope.ts";
+import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
+import type { CreateContext, Machine, SliceReference, TerminalCommand } from "../../ports/slice-driver.ts";
+import { closeSliceFolder, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
+import { SCRIPT } from "./home.ts";
+import { tenantOf, type Tenant } from "./tenant-account.ts";
+import { removeIpc } from "./tenant-ipc.ts";
+import {
+  closeDoor,
+  findAccount,
+  giveRoot,
+  joinGroups,
+  makeAccount,
+  removeAccount,
+  type LoginDeps,
+} from "./tenant-login.ts";
+import { askProcesses, endProcesses, processesOf } from "./tenant-processes.ts";
+
+export interface MachineDeps extends LoginDeps {
+  readonly supervisor: ProcessSupervisor;
+  readonly clock: Clock;
+  readonly scope: HostScope;
+}
+
+const grantSchema = z.object({ deviceNodes: z.array(z.string()) });
+const LOGIN_TIMEOUT_MS = 30_000;
+/** A process that began while its user's account went is ended in the next round. */
+const ROUNDS_MAX = 5;
+const ENVIRONMENT = { PATH: "/usr/sbin:/usr/bin:/sbin:/bin", TERM: "xterm-256color", LANG: "C.UTF-8" };
+
+/**
+ * There is no machine but the host itself. What is made is an account that can log in, and what is ended is all that runs as it:
+ *
+ *   nothing ── account, groups, root where it was asked for ── record ── the tenant may log in
+ *   record gone ── nobody logs in any more ── no process ── no shared memory ── no account
+ */
+export function makeMachine(deps: MachineDeps): Machine {
+  const inspect: Machine["inspect"] = async (slice) => {
+    const tenant = tenantOf(deps.places, slice);
+    const [account, isWhole] = await Promise.all([findAccount(deps.places, tenant, slice), exists(tenant.machine)]);
+    if (account !== null && isWhole) return "present";
+    if (account !== null || isWhole || (await exists(tenant.sudoers))) return "partial";
+    return (await processesOf(tenant.uid)).length > 0 ? "partial" : "absent";
+  };
+  return {
+    inspect,
+    create: async (spec, context) => {
+      const tenant = tenantOf(deps.places, spec);
+      await openSliceFolder(tenant, spec, context);
+      await makeLogin(deps, tenant, { spec, context });
+      return { user: tenant.user, uid: tenant.uid, access: hostAccessOf(spec.labels) };
+    },
+    waitReady: async (spec, context) => await provesLogin(deps, spec, context),
+    powerDown: async (slice, options) => await askProcesses(deps, tenantOf(deps.places, slice).uid, options),
+    remove: async (slice, signal) => await removeLogin(deps, slice, signal),
+    terminalCommand: async (slice) => {
+      if ((await inspect(slice, new AbortController().signal)) !== "present")
+        throw new AppError("terminal_unavailable", { detail: "The slice has no account on this host." });
+      return terminalOf(deps.scope, tenantOf(deps.places, slice));
+    },
+  };
+}
+
+async function makeLogin(
+  deps: MachineDeps,
+  tenant: Tenant,
+  { spec, context }: { readonly spec: SliceSpec; readonly context: CreateContext },
+): Promise<void> {
+  const { signal, fence } = context;
+  if (!(await exists(tenant.machine)) && (await processesOf(tenant.uid)).length > 0)
+    // What an interrupted start or an earlier tenant of the same number left.
+    await endProcesses(deps, tenant.uid, signal);
+  await makeAccount(deps, tenant, { slice: spec, fence, signal });
+  const grant = grantSchema.safeParse(context.facts["bind"]).data;
+  await joinGroups(deps, { tenant, deviceNodes: grant?.deviceNodes ?? [] }, signal);
+  if (hostAccessOf(spec.labels) === "root") await giveRoot(tenant);
+  if (spec.userData !== null && !(await exists(tenant.scriptMark))) {
+    // Before the start: a script that ran twice may do more harm than one that did not run.
+    await replaceFile(tenant.scriptMark, "");
+    const asTenant = ["runuser", "--login", tenant.user, "--command", `exec ./${SCRIPT}`] as const;
+    if ((await deps.supervisor.inspect(tenant.name)).state !== "absent")
+      await deps.supervisor.stop(tenant.name, { graceMs: 0, signal });
+    // What it prints is its own to keep: a file of ours would fill the host's disk.
+    await deps.supervisor.start(tenant.name, asTenant, { logPath: "/dev/null", signal });
+  }
+  await replaceFile(tenant.machine, JSON.stringify({ fence }));
+}
+
+/** A login shell of the tenant, by the same way as a terminal: what it prints is known, and it ends. */
+async function provesLogin(
+  deps: MachineDeps,
+  spec: SliceSpec,
+  context: CreateContext,
+): Promise<{ user: string; access: string }> {
+  const tenant = tenantOf(deps.places, spec);
+  const argv = ["runuser", "--login", tenant.user, "--command", "id -u"] as const;
+  const { exitCode, stdout, stderr } = await deps.commands.run(argv, {
+    timeoutMs: LOGIN_TIMEOUT_MS,
+    signal: context.signal,
+  });
+  if (exitCode !== 0 || !stdout.split("\n").includes(String(tenant.uid)))
+    throw new AppError("guest_not_ready", {
+      detail: `${tenant.user} cannot log in: ${(stderr || stdout).trim().slice(-500)}. Try by hand: ${argv.join(" ")}`,
+    });
+  return { user: tenant.user, access: hostAccessOf(spec.labels) };
+}
+
+async function removeLogin(deps: MachineDeps, slice: SliceReference, signal: AbortSignal): Promise<void> {
+  const tenant = tenantOf(deps.places, slice);
+  const isAnothers = await belongsToAnother(tenant, slice);
+  if (isAnothers) return;
+  await rm(tenant.machine, { force: true });
+  await rm(`${tenant.machine}.new`, { force: true });
+  for (let round = 1; ; round += 1) {
+    const account = await findAccount(deps.places, tenant, slice);
+    await closeDoor(deps, tenant, account, signal);
+    await deps.supervisor.stop(tenant.name, { graceMs: 0, signal });
+    await endProcesses(deps, tenant.uid, signal);
+    await removeIpc(deps.commands, tenant.uid, signal);
+    await removeAccount(deps, tenant, account, signal);
+    if ((await processesOf(tenant.uid)).length === 0) break;
+    if (round === ROUNDS_MAX)
+      throw new AppError("command_timeout", { detail: `Something starts processes as ${tenant.uid} again and again.` });
+  }
+  await closeSliceFolder(tenant);
+}
+
+/** Two slices with one short name: the folder says which of them is here. */
+async function belongsToAnother(tenant: Tenant, slice: SliceReference): Promise<boolean> {
+  const text = await readFile(tenant.owner, "utf8").catch(() => null);
+  if (text === null) return false;
+  const owner = z.object({ allocationId: z.string(), generation: z.int() }).parse(JSON.parse(text));
+  return owner.allocationId !== slice.allocationId || owner.generation !== slice.generation;
+}
+
+/** A login shell of the tenant, as `ssh` gives it; it works without sshd. */
+export function terminalOf(scope: HostScope, { user }: Tenant): TerminalCommand {
+  return { argv: prefixed(scope.terminal, ["runuser", "--login", user]), env: ENVIRONMENT };
+}
