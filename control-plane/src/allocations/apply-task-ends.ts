@@ -4,6 +4,7 @@ import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
 import type { TaskRow } from "../tasks/task-row.ts";
 import { stepOf } from "./apply-task-progress.ts";
+import { quarantineAfterRoot } from "./after-root.ts";
 import { beginRelease } from "./begin-release.ts";
 import { judgeTaskEnd, type AllocationEffect } from "./judge-task-end.ts";
 import { placeAgain } from "./place-again.ts";
@@ -45,21 +46,25 @@ export async function applyTaskEnds(tx: Tx, deps: Pick<Deps, "clock">, ends: rea
   const allocations = new Map(rows.map((row) => [row.id, row]));
   const effects: (AllocationEffect & { readonly allocation: AllocationRow })[] = [];
   const operations: OperationMove[] = [];
+  const ended: { readonly end: TaskEnd; readonly allocation: AllocationRow }[] = [];
   for (const end of about) {
     const allocation = allocations.get(end.task.targetId);
     const placed = end.kind === "place_again" && allocation?.state !== "releasing" ? allocation : undefined;
     if (placed !== undefined && end.kind === "place_again" && (await placeAgain(tx, deps, placed, end))) {
       operations.push({ ...stepOf(end), target: "retrying", error: null });
+      ended.push({ end, allocation: placed });
       const [moved] = await lockAllocations(tx, [placed.id]);
       if (moved !== undefined) nodeIds.add(moved.nodeId);
       continue;
     }
     operations.push(operationMoveOf(end));
-    if (allocation !== undefined && end.kind !== "retry")
-      effects.push({ allocation, ...judgeTaskEnd(end, allocation) });
+    if (allocation === undefined || end.kind === "retry") continue;
+    effects.push({ allocation, ...judgeTaskEnd(end, allocation) });
+    ended.push({ end, allocation });
   }
   await advanceOperations(tx, operations);
   await applyEffects(tx, deps, effects, nodeIds);
+  await quarantineAfterRoot(tx, deps, ended);
   await endRepairs(tx, deps, about, allocations);
   return nodeIds;
 }

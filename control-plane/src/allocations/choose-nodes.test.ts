@@ -14,6 +14,8 @@ function makeCandidate(overrides: Partial<Candidate> = {}): Candidate {
     freeVcpus: 100,
     freeMemoryMib: 100_000,
     freeGpus: 4,
+    isEmpty: true,
+    cards: { total: 4, divided: 0 },
     mig: null,
     spreadWith: null,
     ...overrides,
@@ -27,6 +29,7 @@ function makeWish(overrides: Partial<PlacementWish> = {}): PlacementWish {
     vcpus: 1,
     memoryMib: 512,
     gpus,
+    access: null,
     nodeSelector: {},
     spreadBy: null,
     protocolVersion: 6,
@@ -57,6 +60,36 @@ test("each node that does not do has one reason, the first that a person would w
     [{ freeMemoryMib: 500 }, "500 of 512 MiB memory free"],
   ];
   for (const [overrides, reason] of cases) expect(reasonAgainst({ ...fitting, ...overrides }, wish)).toBe(reason);
+});
+
+test("bare metal takes an empty host with exactly the GPUs that were asked for, and says why another does not do", () => {
+  const wish = makeWish({ driver: "host", access: "root", gpus: { count: 4, kind: "h100" } });
+  const cases: readonly (readonly [Partial<Candidate>, string | null])[] = [
+    [{}, null],
+    [{ isDriverUsable: false }, "the node cannot run host slices with root"],
+    [{ isEmpty: false, freeVcpus: 99 }, "other slices are there, and bare metal is the whole host"],
+    [
+      { cards: { total: 4, divided: 1 } },
+      "1 of its cards is handed out in MIG parts, and bare metal takes whole cards",
+    ],
+    [
+      { cards: { total: 8, divided: 0 }, freeGpus: 8 },
+      "it has 8 GPUs, and bare metal for 4 takes a host with exactly so many",
+    ],
+    // One is quarantined, or of another kind.
+    [{ freeGpus: 3 }, "3 of 4 h100 free"],
+    [{ freeMemoryMib: 500 }, "500 of 512 MiB memory free"],
+  ];
+  for (const [overrides, reason] of cases) expect(reasonAgainst(makeCandidate(overrides), wish)).toBe(reason);
+  const hosts = ["a", "b", "c"].map((id) => makeCandidate({ id }));
+  expect(chooseNodes(hosts, wish, 2)).toEqual({
+    kind: "chosen",
+    slicesOf: new Map([
+      ["a", 1],
+      ["b", 1],
+    ]),
+  });
+  expect(chooseNodes(hosts, wish, 4).kind).toBe("refused");
 });
 
 test("a gang that does not fit says how much room each node has", () => {

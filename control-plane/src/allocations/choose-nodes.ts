@@ -1,12 +1,16 @@
-import type { DriverName } from "@hostler/shared/tasks.ts";
+import type { DriverName, HostAccess } from "@hostler/shared/tasks.ts";
 import type { NodeState } from "@hostler/shared/states.ts";
 
 /** What each slice of a request needs of its node. */
 export interface PlacementWish {
   readonly driver: DriverName;
+  /** For `host` this much at least, like the memory: such a slice gets all that its node has. */
   readonly vcpus: number;
   readonly memoryMib: number;
+  /** For `host` exactly so many: what is paid for is what is got. */
   readonly gpus: { readonly count: number; readonly kind: string | null };
+  /** What a tenant of a whole host is there; null for other drivers. */
+  readonly access: HostAccess | null;
   /** Labels that the node must have. */
   readonly nodeSelector: Readonly<Record<string, string>>;
   /** Slices of the project with the same word are on different nodes; null does not mind. */
@@ -29,6 +33,10 @@ export interface Candidate {
   readonly freeMemoryMib: number;
   /** Of the kind that is wished. */
   readonly freeGpus: number;
+  /** Whether nobody has anything of it: neither processors and memory nor a GPU. */
+  readonly isEmpty: boolean;
+  /** Whole cards of any kind and state, and those of them that are handed out in parts. */
+  readonly cards: { readonly total: number; readonly divided: number };
   /** Where the kind is a part of cards that the node divides; null where it is none. */
   readonly mig: CandidateMig | null;
   /** A live slice of the same `spreadBy` that is there already. */
@@ -77,18 +85,33 @@ export function reasonAgainst(node: Candidate, wish: PlacementWish): string | nu
   if (node.state !== "ready") return `the node is ${node.state}`;
   if (!node.isOnline) return "the node is offline";
   if (node.mig !== null && wish.driver === "qemu") return PARTS_NEED_CONTAINERS;
-  if (!node.isDriverUsable) return `the node cannot run ${wish.driver} slices`;
+  if (!node.isDriverUsable)
+    return `the node cannot run ${wish.driver} slices${wish.access === "root" ? " with root" : ""}`;
   if (node.protocolVersion < wish.protocolVersion)
     return `its agent speaks version ${node.protocolVersion} of the protocol, and ports or limits of bandwidth need ${wish.protocolVersion}: upgrade it`;
   const missing = Object.entries(wish.nodeSelector).find(([key, value]) => node.labels[key] !== value);
   if (missing !== undefined)
     return `the label ${missing[0]} is ${node.labels[missing[0]] ?? "missing"}, not ${missing[1]}`;
   if (wish.spreadBy !== null && node.spreadWith !== null) return `${node.spreadWith} of ${wish.spreadBy} is there`;
+  if (wish.driver === "host") {
+    const reason = reasonAgainstWhole(node, wish);
+    if (reason !== null) return reason;
+  }
   if (node.freeGpus < wish.gpus.count) return gpusMissing(node, wish);
   if (node.freeVcpus < wish.vcpus) return `${Math.max(0, node.freeVcpus)} of ${wish.vcpus} vCPUs free`;
   if (node.freeMemoryMib < wish.memoryMib)
     return `${Math.max(0, node.freeMemoryMib)} of ${wish.memoryMib} MiB memory free`;
   return null;
+}
+
+/** Why the node cannot be given away whole. */
+function reasonAgainstWhole({ isEmpty, cards }: Candidate, { gpus }: PlacementWish): string | null {
+  if (!isEmpty) return "other slices are there, and bare metal is the whole host";
+  if (cards.divided > 0)
+    return `${cards.divided} of its cards ${cards.divided === 1 ? "is" : "are"} handed out in MIG parts, and bare metal takes whole cards`;
+  return cards.total === gpus.count
+    ? null
+    : `it has ${cards.total} GPUs, and bare metal for ${gpus.count} takes a host with exactly so many`;
 }
 
 function gpusMissing({ freeGpus, mig }: Candidate, { gpus }: PlacementWish): string {
@@ -102,7 +125,7 @@ function gpusMissing({ freeGpus, mig }: Candidate, { gpus }: PlacementWish): str
 /** How many slices of the request the node has room for. Pure. */
 export function roomOn(node: Candidate, wish: PlacementWish): number {
   if (reasonAgainst(node, wish) !== null) return 0;
-  if (wish.spreadBy !== null) return 1;
+  if (wish.spreadBy !== null || wish.driver === "host") return 1;
   const byGpus = wish.gpus.count === 0 ? Infinity : Math.floor(node.freeGpus / wish.gpus.count);
   return Math.min(byGpus, Math.floor(node.freeVcpus / wish.vcpus), Math.floor(node.freeMemoryMib / wish.memoryMib));
 }

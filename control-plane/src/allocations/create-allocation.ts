@@ -22,7 +22,7 @@ import { enqueueTasks } from "../tasks/enqueue-task.ts";
 import { PROVISION_EXPIRES_MS, slotsOf } from "./own-placement.ts";
 import { place, type Placement } from "./placement.ts";
 import { networkOf, unhosted } from "./ports.ts";
-import { demandOf, requireQuota } from "./quota.ts";
+import { demandOf, requireQuota, takenBy } from "./quota.ts";
 import { getAllocationOperations } from "./read-allocation.ts";
 import { insertAllocations, ownSlots, type NewAllocation } from "./store.ts";
 import { wishOf } from "./wish-of.ts";
@@ -108,6 +108,8 @@ async function writeTogether(
   const count = gang.wishes.length;
   await requireQuota(tx, projectId, demandOf(wish, count));
   const placements = await place(tx, { projectId, wish, count });
+  // Whole hosts are what they are: only now it is known how much that is.
+  if (wish.driver === "host") await requireQuota(tx, projectId, takenBy(placements));
   const slices = gang.wishes.map((one, index): Placed => {
     const placement = placements[index];
     if (placement === undefined) throw new Error("fewer places than slices");
@@ -197,7 +199,7 @@ function allocationOf(placed: Placed): NewAllocation {
     spec: specOf(placed),
     ports: unhosted(wish.ports),
     bandwidthMbitPerSecond: wish.bandwidthMbitPerSecond,
-    ...sizeOf(wish),
+    ...sizeOf(placed),
   };
 }
 
@@ -219,8 +221,11 @@ function changeOf({ asked, wish, placement, groupId, allocationId, operationId }
   };
 }
 
-function sizeOf(wish: AllocationCreate): Pick<AllocationCreate, "name" | "vcpus" | "memoryMib" | "diskGib" | "labels"> {
-  return { name: wish.name, vcpus: wish.vcpus, memoryMib: wish.memoryMib, diskGib: wish.diskGib, labels: wish.labels };
+function sizeOf({
+  wish,
+  placement: { vcpus, memoryMib },
+}: Placed): Pick<AllocationCreate, "name" | "vcpus" | "memoryMib" | "diskGib" | "labels"> {
+  return { name: wish.name, vcpus, memoryMib, diskGib: wish.diskGib, labels: wish.labels };
 }
 
 function specOf({ allocationId, wish, image, placement }: Placed): SliceSpec {
@@ -229,8 +234,8 @@ function specOf({ allocationId, wish, image, placement }: Placed): SliceSpec {
     generation: 1,
     driver: wishOf(wish).driver,
     hostName: wish.name,
-    vcpus: wish.vcpus,
-    memoryMib: wish.memoryMib,
+    vcpus: placement.vcpus,
+    memoryMib: placement.memoryMib,
     diskGib: wish.diskGib,
     image: { name: image.name, sha256: image.sha256, sizeBytes: image.sizeBytes, format: image.format },
     gpuUuids: placement.gpus.map((gpu) => gpu.uuid),

@@ -1,6 +1,7 @@
 import { receiptGaps } from "@hostler/shared/receipts.ts";
 import type { ResultClaims } from "@hostler/shared/tasks.ts";
 import type { TaskEnd } from "./apply-task-ends.ts";
+import { hadRoot, slotsAfterRoot } from "./after-root.ts";
 import { hostedBy } from "./ports.ts";
 import type { AllocationMove } from "./record-allocation.ts";
 import type { AllocationRow, ReturnedSlots } from "./store.ts";
@@ -79,7 +80,8 @@ function endedRelease(
   if (outcome !== "succeeded")
     return keeps([{ ...by, target: "release_failed", reason: failure?.message ?? "cancelled" }]);
   const moves = [{ ...by, target: "released", reason: null }] as const;
-  return { moves, slots: returnedSlots(end.result, allocation), releaseBy: null };
+  const slots = returnedSlots(end.result, allocation);
+  return { moves, slots: hadRoot(end, allocation) ? slotsAfterRoot(slots) : slots, releaseBy: null };
 }
 
 function keeps(moves: readonly AllocationMove[]): AllocationEffect {

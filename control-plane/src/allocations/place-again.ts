@@ -9,6 +9,7 @@ import type { TaskRow } from "../tasks/task-row.ts";
 import { returnedSlots } from "./judge-task-end.ts";
 import { PROVISION_EXPIRES_MS, slotsOf } from "./own-placement.ts";
 import { place } from "./placement.ts";
+import { accessOf } from "./wish-of.ts";
 import { protocolVersionFor } from "./ports.ts";
 import { freeSlotsOf } from "./free-slots.ts";
 import { giveCapacityBack, moveToNode, ownSlots, type AllocationRow } from "./store.ts";
@@ -31,6 +32,7 @@ export async function placeAgain(
     vcpus: allocation.vcpus,
     memoryMib: allocation.memoryMib,
     driver: allocation.driver,
+    access: accessOf(allocation.driver, spec.labels),
     nodeSelector: allocation.nodeSelector,
     spreadBy: allocation.spreadBy,
     protocolVersion: protocolVersionFor(spec),
@@ -48,9 +50,9 @@ export async function placeAgain(
   await giveCapacityBack(tx, [allocation]);
   const generation = allocation.generation + 1;
   const gpus = slotsOf(placement);
-  const { nodeId, gpusSimulated } = placement;
+  const { nodeId, gpusSimulated, vcpus, memoryMib } = placement;
   const uuids = gpus.map((gpu) => gpu.uuid);
-  const moved = { ...spec, generation, gpuUuids: uuids };
+  const moved = { ...spec, generation, gpuUuids: uuids, vcpus, memoryMib };
   const version = await moveToNode(tx, { id: allocation.id, generation, nodeId, gpus, gpusSimulated, spec: moved });
   await ownSlots(tx, [{ nodeId, uuids, allocationId: allocation.id }]);
   await enqueueTask(tx, deps, {

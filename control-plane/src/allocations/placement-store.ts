@@ -21,6 +21,7 @@ export async function listCandidates(
     among !== "all" && "fittingMax" in among
       ? db`
         where state = 'ready' and "isOnline" and "isDriverUsable" and "protocolVersion" >= ${wish.protocolVersion} and labels @> ${db.json(wish.nodeSelector)}
+          and (${wish.driver !== "host"} or ("isEmpty" and cards = ${db.json({ total: wish.gpus.count, divided: 0 })}))
           and "freeVcpus" >= ${wish.vcpus} and "freeMemoryMib" >= ${wish.memoryMib} and "freeGpus" >= ${wish.gpus.count}`
       : db``;
   // Filtered when it is joined: PostgreSQL takes so many conditions for one row, and joins each node with each slot then.
@@ -28,9 +29,11 @@ export async function listCandidates(
     with candidates as materialized (
       select n.id, n.name, n.state, n.labels,
         coalesce(l.last_seen_at > now() - interval '45 seconds', false) as "isOnline",
-        n.drivers @> ${db.json([{ name: wish.driver, usable: true }])} as "isDriverUsable", n.protocol_version as "protocolVersion",
+        n.drivers @> ${db.json([{ name: wish.driver, usable: true, ...(wish.access === "root" ? { access: "root" } : {}) }])} as "isDriverUsable", n.protocol_version as "protocolVersion",
         n.vcpus_total - coalesce(u.vcpus, 0) as "freeVcpus", n.memory_mib_total - coalesce(u.memory_mib, 0) as "freeMemoryMib",
         coalesce(s.free, 0) + coalesce(m.free, 0) as "freeGpus",
+        coalesce(u.vcpus, 0) = 0 and coalesce(u.memory_mib, 0) = 0 and not coalesce(c.taken, false) as "isEmpty",
+        jsonb_build_object('total', coalesce(c.total, 0), 'divided', coalesce(c.divided, 0)) as cards,
         case when m.cards is not null then jsonb_build_object('cards', m.cards, 'largestFree', (
           select c.profile from mig_capacity c where c.node_id = n.id and c.free > 0 order by c.size desc, c.profile limit 1
         )) end as mig,
@@ -53,6 +56,13 @@ export async function listCandidates(
         ) as available
         group by node_id
       ) as s on s.node_id = n.id
+      left join (
+        select node_id, count(*) filter (where card_uuid is null)::int as total, bool_or(state = 'owned') as taken,
+          count(*) filter (where state = 'divided')::int as divided
+        from gpu_slots
+        where ${wish.driver === "host"} and ${isAmong("node_id")}
+        group by node_id
+      ) as c on c.node_id = n.id
       left join (
         select node_id, sum(free)::int as free, count(*)::int as cards
         from mig_capacity

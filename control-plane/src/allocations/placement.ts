@@ -15,6 +15,9 @@ import {
 /** What one slice got. */
 export interface Placement {
   readonly nodeId: string;
+  /** All that the node has for a slice that is the whole host; else what was asked for. */
+  readonly vcpus: number;
+  readonly memoryMib: number;
   readonly gpus: readonly Gpu[];
   readonly gpusSimulated: boolean;
 }
@@ -108,7 +111,8 @@ async function placeAtOnce(
 /** Places everything on nodes whose rows are held: what is read of them now stays true until the commit. */
 async function takeHeld(tx: Tx, request: PlacementRequest, heldIds: readonly string[]): Promise<Placement[] | null> {
   const { wish } = request;
-  const choice = chooseNodes(await listCandidates(tx, request, { ids: heldIds }), wish, request.count);
+  const candidates = await listCandidates(tx, request, { ids: heldIds });
+  const choice = chooseNodes(candidates, wish, request.count);
   if (choice.kind === "refused") return null;
   const nodes = [...choice.slicesOf].map(([nodeId, slices]) => ({ nodeId, slices }));
   const gpusOf = await takeGpus(
@@ -117,16 +121,28 @@ async function takeHeld(tx: Tx, request: PlacementRequest, heldIds: readonly str
     nodes.map(({ nodeId, slices }) => ({ nodeId, count: wish.gpus.count * slices })),
   );
   if (gpusOf === null) return null;
+  const sizes = new Map(candidates.map((node) => [node.id, sizeOn(node, wish)]));
+  const sizeOf = (nodeId: string): Size => sizes.get(nodeId) ?? wish;
   const simulated = await takeCapacity(
     tx,
-    nodes.map(({ nodeId, slices }) => ({ nodeId, vcpus: wish.vcpus * slices, memoryMib: wish.memoryMib * slices })),
+    nodes.map(({ nodeId, slices }) => {
+      const { vcpus, memoryMib } = sizeOf(nodeId);
+      return { nodeId, vcpus: vcpus * slices, memoryMib: memoryMib * slices };
+    }),
   );
   return nodes.flatMap(({ nodeId, slices }) =>
     Array.from({ length: slices }, (_, index) => {
       const gpus = (gpusOf.get(nodeId) ?? []).slice(index * wish.gpus.count, (index + 1) * wish.gpus.count);
-      return { nodeId, gpus, gpusSimulated: gpus.length > 0 && simulated.has(nodeId) };
+      return { nodeId, ...sizeOf(nodeId), gpus, gpusSimulated: gpus.length > 0 && simulated.has(nodeId) };
     }),
   );
+}
+
+type Size = Pick<Placement, "vcpus" | "memoryMib">;
+
+/** A host that is given away whole is empty, so what is free is all that it has: nothing is left for anybody beside it. */
+function sizeOn(node: Candidate, { driver, vcpus, memoryMib }: PlacementWish): Size {
+  return driver === "host" ? { vcpus: node.freeVcpus, memoryMib: node.freeMemoryMib } : { vcpus, memoryMib };
 }
 
 /** So many on each node, whole or places on divided cards; null when there are not, because others take them without holding the node. */

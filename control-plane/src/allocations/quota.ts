@@ -2,6 +2,7 @@ import type { Quota, QuotaUsage } from "@hostler/shared/api/allocations.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { Tx } from "../db/sql.ts";
 import type { PlacementWish } from "./choose-nodes.ts";
+import type { Placement } from "./placement.ts";
 import { lockQuota, readUsage } from "./quota-store.ts";
 
 const NAMES = {
@@ -18,6 +19,17 @@ export function demandOf(wish: PlacementWish, count: number): QuotaUsage {
     vcpus: wish.vcpus * count,
     memoryMib: wish.memoryMib * count,
     allocations: count,
+  };
+}
+
+/** The same of slices that have their places. */
+export function takenBy(placements: readonly Placement[]): QuotaUsage {
+  const sum = (of: (placement: Placement) => number): number => placements.reduce((total, one) => total + of(one), 0);
+  return {
+    gpus: sum(({ gpus }) => gpus.length),
+    vcpus: sum(({ vcpus }) => vcpus),
+    memoryMib: sum(({ memoryMib }) => memoryMib),
+    allocations: placements.length,
   };
 }
 

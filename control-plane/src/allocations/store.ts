@@ -56,6 +56,7 @@ export interface AllocationRow {
   readonly gpus: Allocation["gpus"];
   readonly nodeSelector: Readonly<Record<string, string>>;
   readonly spreadBy: string | null;
+  readonly labels: Readonly<Record<string, string>>;
   readonly ports: PortViews;
 }
 
@@ -88,7 +89,7 @@ export async function lockRequestedAllocations(tx: Tx, ids: readonly string[]): 
 
 function rowColumns(db: Queryable) {
   return db`id, project_id as "projectId", name, state, version, generation, node_id as "nodeId", driver, vcpus, memory_mib as "memoryMib",
-    operation_id as "operationId", gpus, node_selector as "nodeSelector", spread_by as "spreadBy", ports`;
+    operation_id as "operationId", gpus, node_selector as "nodeSelector", spread_by as "spreadBy", labels, ports`;
 }
 
 export async function findAllocation(db: Queryable, id: string): Promise<AllocationRow | undefined> {
@@ -238,7 +239,7 @@ export async function moveToNode(
   const [row] = await tx<{ version: number }[]>`
     update allocations
     set node_id = ${move.nodeId}, generation = ${move.generation}, gpus = ${tx.json(move.gpus)}, gpus_simulated = ${move.gpusSimulated},
-      spec = ${JSON.stringify(move.spec)}, version = version + 1
+      vcpus = ${move.spec.vcpus}, memory_mib = ${move.spec.memoryMib}, spec = ${JSON.stringify(move.spec)}, version = version + 1
     where id = ${move.id} and generation < ${move.generation} and state in ('requested', 'provisioning')
     returning version
   `;

@@ -1,5 +1,5 @@
 import type { AllocationTemplate } from "@hostler/shared/api/allocations.ts";
-import { driverNameSchema } from "@hostler/shared/tasks.ts";
+import { driverNameSchema, hostAccessOf, type DriverName, type HostAccess } from "@hostler/shared/tasks.ts";
 import type { PlacementWish } from "./choose-nodes.ts";
 import { networkOf, protocolVersionFor } from "./ports.ts";
 
@@ -18,5 +18,11 @@ export function wishOf(template: Wished): PlacementWish {
   const wanted = driverNameSchema.safeParse(template.labels[DRIVER_LABEL]);
   const driver = wanted.success ? wanted.data : "qemu";
   const protocolVersion = protocolVersionFor(networkOf(template));
-  return { driver, vcpus, memoryMib, gpus, nodeSelector, spreadBy, protocolVersion };
+  const access = accessOf(driver, template.labels);
+  return { driver, access, vcpus, memoryMib, gpus, nodeSelector, spreadBy, protocolVersion };
+}
+
+/** What the slice's tenant is on its host; null where there is a machine or a container between them. */
+export function accessOf(driver: DriverName, labels: Readonly<Record<string, string>>): HostAccess | null {
+  return driver === "host" ? hostAccessOf(labels) : null;
 }

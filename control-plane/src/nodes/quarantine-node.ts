@@ -1,4 +1,5 @@
 import type { Clock } from "@hostler/shared/clock.ts";
+import { ROOT_WAS_GIVEN } from "@hostler/shared/tasks.ts";
 import { recordChange } from "../audit/record-change.ts";
 import type { Tx } from "../db/sql.ts";
 import { insertAuditRow } from "../audit/store.ts";
@@ -30,7 +31,29 @@ export async function quarantineNode(
     });
     return;
   }
-  const reason = `host: ${fault.message}`.slice(0, 500);
+  await quarantine(tx, clock, { ...fault, reason: `host: ${fault.message}`.slice(0, 500) });
+}
+
+/** After a tenant was root on it. That is known and not suspected, so however many hosts it meets, none is spared. */
+export async function quarantineRooted(
+  tx: Tx,
+  clock: Clock,
+  rooted: { readonly nodeId: string; readonly taskId: string; readonly requestId: string | null },
+): Promise<void> {
+  await quarantine(tx, clock, { ...rooted, reason: `host: ${ROOT_WAS_GIVEN}` });
+}
+
+async function quarantine(
+  tx: Tx,
+  clock: Clock,
+  fault: {
+    readonly nodeId: string;
+    readonly taskId: string;
+    readonly requestId: string | null;
+    readonly reason: string;
+  },
+): Promise<void> {
+  const { reason } = fault;
   const moved = await moveNode(tx, fault.nodeId, "quarantined", { sources: NODE_ACTIONS.quarantine.from, reason });
   if (moved === undefined) return;
   await recordChange(tx, clock, {
