@@ -45,3 +45,16 @@ test("a budget that is no number of GiB is refused", () => {
       expect.objectContaining({ detail: expect.stringContaining("number of GiB") }),
     );
 });
+
+test("a host is rented out whole only where both flags say so", () => {
+  expect(readRunConfig([], {}).rentHost).toBeNull();
+  expect(readRunConfig(["--drivers", "qemu,host", "--rent-host", "user"], {}).rentHost).toBe("user");
+  for (const args of [
+    ["--drivers", "host"],
+    ["--rent-host", "root"],
+    ["--drivers", "host", "--rent-host", "all"],
+  ])
+    expect(() => readRunConfig(args, {})).toThrow(
+      expect.objectContaining({ detail: expect.stringContaining("--rent-host") }),
+    );
+});

@@ -3,6 +3,7 @@ import { join } from "node:path";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import { waitFor } from "../../../../test/support/wait-for.ts";
+import { accounts } from "../../reconcile/sources/accounts.ts";
 import { exists } from "../../host/exists.ts";
 import type { SliceDriver } from "../../ports/slice-driver.ts";
 import { makeContext, never } from "../testing.ts";
@@ -49,6 +50,10 @@ test.skipIf(!isUsable)(
       expect([object, await driver[object].inspect(spec, never)]).toEqual([object, "present"]);
     expect(await driver.survey(spec, never)).toEqual({ machine: "running", hasDisk: true });
     expect(await driver.listSlices(never)).toEqual([{ allocationId: spec.allocationId, generation: 1 }]);
+    const slice = { allocationId: spec.allocationId, generation: 1 };
+    expect(await accounts(host.places.etcDir).list(never)).toEqual([
+      { kind: "account", name: user, owner: user.slice("hostler-".length), slice, fault: null, gpuUuid: null },
+    ]);
     expect(await readFile(join(home, ".ssh/authorized_keys"), "utf8")).toBe(`${KEY}\n`);
     expect(await exists(sudoers)).toBe(false);
 
@@ -153,6 +158,7 @@ test.skipIf(!isUsable)(
     expect(await readFile(sudoers, "utf8")).toBe(`${user} ALL=(ALL:ALL) NOPASSWD: ALL\n`);
     expect((await stat(sudoers)).mode % 0o1000).toBe(0o440);
     expect(await driver.preflight(spec, never)).toEqual({ access: "root" });
+    expect((await host.inTerminal(driver, spec, "sudo -n id -u")).text).toBe("0\n");
     await driver.machine.remove(spec, never);
     expect(await exists(sudoers)).toBe(false);
     expect((await driver.disk.erase(spec, never)).readBack).toContain("unproven: everything else");
