@@ -90,7 +90,11 @@ test.runIf(canRun)(
     cloud.agent.kill("SIGKILL");
     await cloud.agent.exited;
     cloud.restartAgent();
-    const terminal = await runInTerminal(operator, id, "id -un; echo uid=$(sudo -n id -u); (setsid sleep 1000 &); exit 5\n");
+    const terminal = await runInTerminal(
+      operator,
+      id,
+      "id -un; echo uid=$(sudo -n id -u); (setsid sleep 1000 &); exit 5\n",
+    );
     expect(terminal.output).toMatch(/hostler-[0-9a-f]{10}g1/);
     expect(terminal.output).not.toContain("uid=0");
     expect(terminal.exitCode).toBe(5);
