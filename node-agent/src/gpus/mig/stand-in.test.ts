@@ -7,13 +7,13 @@ import { makeMigCard, type MigCard, type MigSlot } from "./mig-card.ts";
 import { migOfferOf } from "./mig-profile.ts";
 import type { MigCardState } from "./read-mig-card.ts";
 
-/** Reader, planner and adapter against an nvidia-smi that was written apart from them, as real processes. */
+/** Reader, planner and adapter against an nvidia-smi that was written apart from them; as real processes where a call can fail. */
 const signal = new AbortController().signal;
 
-async function setUp(card: CardName) {
+async function setUp(card: CardName, speed: "process" | "quick" = "process") {
   const standIn = await openTestStandIn({ gpus: [{ card }] });
   onTestFinished(standIn.close);
-  const cards = makeMigCard(standIn.commands);
+  const cards = makeMigCard(speed === "quick" ? standIn.quick : standIn.commands);
   const [line = ""] = await standIn.lines("-L");
   const uuid = /UUID: (GPU-[0-9a-f-]+)/.exec(line)?.[1] ?? "";
   const enabled = await cards.enable(uuid, signal);
@@ -32,7 +32,7 @@ async function make(cards: MigCard, uuid: string, plan: MigPlan | null): Promise
 const tableOf = ({ profiles }: MigCardState) => ({ profiles: profiles.map(migOfferOf) });
 
 test("what the planner says fits is what the card takes, until nothing fits", { timeout: 120_000 }, async () => {
-  const { cards, uuid, read } = await setUp("a30");
+  const { cards, uuid, read } = await setUp("a30", "quick");
   const made: MigSlot[] = [];
   for (;;) {
     const state = await read();
@@ -54,7 +54,7 @@ test.each([
   ["h100", ["1g.10gb", "3g.40gb", "2g.20gb"]],
   ["rtx-pro-6000", ["1g.24gb", "2g.48gb"]],
 ] as const)("a mixed wish is planned whole, and the %s takes it", { timeout: 120_000 }, async (card, names) => {
-  const { cards, uuid, read } = await setUp(card);
+  const { cards, uuid, read } = await setUp(card, "quick");
   const state = await read();
   const wanted = names.map((name) => state.profiles.find((profile) => profile.name.endsWith(name))?.id ?? -1);
   const made = await make(cards, uuid, planMig(tableOf(state), { taken: [], wanted }));

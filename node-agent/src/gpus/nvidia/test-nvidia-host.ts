@@ -14,7 +14,6 @@ import { makeMigCard } from "../mig/mig-card.ts";
 import { makePassthrough } from "../passthrough/make-passthrough.ts";
 import type { CardName } from "../stand-in/cards.ts";
 import { clearFaults, setFault } from "../stand-in/install-stand-in.ts";
-import { runStandIn } from "../stand-in/run-stand-in.ts";
 import { readState, type StandInGpu } from "../stand-in/state.ts";
 import { openTestStandIn } from "../stand-in/test-stand-in.ts";
 import { makeDriverGpus } from "./driver-gpus.ts";
@@ -56,7 +55,6 @@ interface Life {
   readonly onWrite?: () => void;
 }
 
-const noWait = async (): Promise<void> => {};
 const ok = (stdout: string): CommandResult => ({ exitCode: 0, stdout, stderr: "", durationMs: 1 });
 
 export async function makeTestNvidiaHost(cards: readonly CardName[]): Promise<TestNvidiaHost> {
@@ -79,9 +77,12 @@ export async function makeTestNvidiaHost(cards: readonly CardName[]): Promise<Te
         await setFault(standIn.statePath, { kind: "absent", gpu: gpus[index]?.uuid ?? "" });
     }
     // In this process: a crash test asks a thousand times.
-    const { text, exitCode } = await runStandIn({ now: systemClock.now, wait: noWait }, standIn.statePath, argv);
+    const result = await standIn.quick.run(["nvidia-smi", ...argv], {
+      timeoutMs: 60_000,
+      signal: new AbortController().signal,
+    });
     await makeCapabilities(sysfs.roots, (await readState(standIn.statePath)).gpus);
-    return { ...ok(text), exitCode };
+    return result;
   };
   const host: TestNvidiaHost = {
     sysfs,
