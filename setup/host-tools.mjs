@@ -26,6 +26,7 @@ export const HOST_TOOLS = [
   { package: "iproute2", program: "ip", off: "tap networks", for: ["demo", "test", "chaos", "bench"] },
   { package: "nftables", program: "nft", off: "tap networks", for: ["demo", "test", "chaos", "bench"] },
   { package: "util-linux", program: "taskset", off: "CPUs of their own for machines", for: ["test"] },
+  { package: "procps", program: "kill", off: "bare metal", for: ["test"] },
   { package: "sudo", program: "sudo", off: "bare metal with root", for: ["test"] },
   { package: "swtpm", program: "swtpm", off: "machines with a TPM", for: ["test"] },
   { package: "ovmf", program: "/usr/share/OVMF/OVMF_CODE_4M.fd", off: "machines with UEFI", for: ["test"] },

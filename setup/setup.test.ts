@@ -27,7 +27,7 @@ test("a command that needs no host tools asks for none", () => {
 test("the set-up installs what the agent and the guest image need, under the same package names", () => {
   const installed = new Map(HOST_TOOLS.map((tool) => [tool.program, tool.package]));
   // These are on every Debian.
-  const packages = new Set([...installed.values(), "coreutils", "mount", "tar"]);
+  const packages = new Set([...installed.values(), "coreutils", "findutils", "mount", "passwd", "tar"]);
   for (const [program, name] of Object.entries(PROGRAM_PACKAGES))
     expect(packages, `${program} of the agent`).toContain(name);
   for (const [program, name] of Object.entries(BUILD_HOST_PROGRAMS))
