@@ -1,3 +1,4 @@
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
 import type { Trace } from "./trace.ts";
 
 /**
@@ -102,13 +103,11 @@ let cryptoInFlight = 0;
 export function orderCrypto(): () => void {
   const { subtle } = globalThis.crypto;
   const verify = subtle.verify;
-  let turn: Promise<unknown> = Promise.resolve();
+  const inTurn = oneAtATime();
   const inOrder: typeof verify = async (...call) => {
     cryptoInFlight += 1;
-    const mine = turn.then(async () => await verify.apply(subtle, call));
-    turn = mine.catch(() => "Its caller hears of it.");
     try {
-      return await mine;
+      return await inTurn(async () => await verify.apply(subtle, call));
     } finally {
       cryptoInFlight -= 1;
     }

@@ -1,3 +1,4 @@
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
 import { createHash } from "node:crypto";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { cardOf } from "@hostler/shared/gpu-slots.ts";
@@ -37,18 +38,15 @@ export function makeSimulatedGpus(
   const model: SimulatedModel = SIMULATED_MODELS[plan.kind];
   const profiles = simulatedProfiles(model);
   const uuids = Array.from({ length: plan.count }, (_unused, index) => uuidOf(`${seed}/${plan.kind}/${index}`));
-  let turn: Promise<unknown> = Promise.resolve();
+  const inTurn = oneAtATime();
   const read = async (): Promise<State> => await readState(deps.files);
   /** One change at a time, so that two slices cannot both find a GPU free. */
-  const change = async (edit: (state: State) => State): Promise<void> => {
-    const mine = turn.then(async () => {
+  const change = async (edit: (state: State) => State): Promise<void> =>
+    await inTurn(async () => {
       const before = await read();
       const after = edit(before);
       if (after !== before) await deps.files.replace(PATH, JSON.stringify(after, null, 2));
     });
-    turn = mine.catch(() => "The caller of that change has seen it.");
-    await mine;
-  };
   const requirePresent = (slotId: string): void => {
     if (!uuids.includes(cardOf(slotId))) throw unavailable(slotId, "is not on this host");
   };

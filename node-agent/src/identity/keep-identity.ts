@@ -1,3 +1,4 @@
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { type ErrorCode, isAppError } from "@hostler/shared/errors.ts";
 import { PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
@@ -54,7 +55,7 @@ export function makeIdentityKeeper(deps: KeeperDeps, initial: StoredIdentity): I
   let current = initial;
   let renewSoonAt: Date | null = null;
   let changed = Promise.withResolvers<void>();
-  const inTurn = makeTurn();
+  const inTurn = oneAtATime();
 
   const use = (identity: StoredIdentity): void => {
     current = identity;
@@ -129,13 +130,4 @@ async function startSession(deps: KeeperDeps, signal: AbortSignal): Promise<void
 /** Whether the server's certificate leads to a root that this host does not trust. */
 function isStrangerFailure(error: unknown): boolean {
   return isAppError(error, "service_unavailable") && isStranger(error.cause);
-}
-
-function makeTurn(): <Result>(work: () => Promise<Result>) => Promise<Result> {
-  let last: Promise<unknown> = Promise.resolve();
-  return async (work) => {
-    const mine = last.then(work);
-    last = mine.catch(() => "Its caller hears of it.");
-    return await mine;
-  };
 }

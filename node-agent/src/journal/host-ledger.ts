@@ -1,3 +1,4 @@
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { parseSlotId } from "@hostler/shared/gpu-slots.ts";
 import { idSchema } from "@hostler/shared/ids.ts";
@@ -63,17 +64,15 @@ export function parseComputeShare(value: unknown): ComputeShare | null {
 const PATH = "ledger.json";
 
 export function makeHostLedger(files: StateFiles): HostLedger {
-  let turn: Promise<unknown> = Promise.resolve();
+  const inTurn = oneAtATime();
   const read = async (): Promise<Ledger> => ledgerSchema.parse(JSON.parse((await files.read(PATH)) ?? "{}"));
   /** One change at a time: the state lock keeps other processes out, this keeps other slices of ours out. */
   const change = async (edit: (ledger: Ledger) => Ledger): Promise<void> => {
-    const mine = turn.then(async () => {
+    await inTurn(async () => {
       const before = await read();
       const after = edit(before);
       if (after !== before) await files.replace(PATH, JSON.stringify(after, null, 2));
     });
-    turn = mine.catch(() => undefined);
-    await mine;
   };
   return {
     read,

@@ -1,3 +1,4 @@
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { listCached, removeCached, type CachedFiles } from "./image-files.ts";
 
@@ -59,7 +60,7 @@ export function makeImageRoom(deps: ImageRoomDeps): ImageRoom {
       detail: `The image takes ${Math.ceil(bytes / MIB)} MiB; of the ${Math.floor(budgetBytes / MIB)} MiB for images ${Math.ceil((taken - freed - bytes) / MIB)} are in use. Give images more room with --image-cache-gib.`,
     });
   };
-  let turn: Promise<unknown> = Promise.resolve();
+  const inTurn = oneAtATime();
   return {
     hold: async (sha256) => {
       holders.set(sha256, (holders.get(sha256) ?? 0) + 1);
@@ -72,11 +73,7 @@ export function makeImageRoom(deps: ImageRoomDeps): ImageRoom {
       };
     },
     // One after another: several that look at once would each find too little, or the same.
-    makeRoom: async (sha256, bytes) => {
-      const mine = turn.then(async () => await makeRoom(sha256, bytes));
-      turn = mine.catch(() => "Its caller hears of it.");
-      await mine;
-    },
+    makeRoom: async (sha256, bytes) => await inTurn(async () => await makeRoom(sha256, bytes)),
     freeUp: async (bytes) => await removeWhile((freed) => freed >= bytes),
   };
 }

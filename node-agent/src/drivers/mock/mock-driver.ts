@@ -1,3 +1,4 @@
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError, type ErrorCode } from "@hostler/shared/errors.ts";
 import { shortName } from "@hostler/shared/ids.ts";
@@ -154,15 +155,13 @@ function portFacts({ ports }: SliceSpec): Facts {
 
 function imageIn(files: StateFiles, steer: Steer): SliceDriver["image"] {
   const pathOfImage = (spec: SliceSpec): string => `${FOLDER}-images/${spec.image.sha256}`;
-  let turn: Promise<unknown> = Promise.resolve();
+  const inTurn = oneAtATime();
   return {
     isCached: async (spec) => (await files.read(pathOfImage(spec))) !== null,
     create: async (spec, { signal }) => {
       await steer(spec, "image", signal);
       // Slices that are built at once share the image: its file is written by one of them at a time.
-      const mine = turn.then(async () => await files.replace(pathOfImage(spec), spec.image.name));
-      turn = mine.catch(() => "That slice has seen it.");
-      await mine;
+      await inTurn(async () => await files.replace(pathOfImage(spec), spec.image.name));
       return { sha256: spec.image.sha256 };
     },
   };

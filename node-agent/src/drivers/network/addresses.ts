@@ -1,3 +1,4 @@
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { shortName } from "@hostler/shared/ids.ts";
 import type { SlicePort } from "@hostler/shared/tasks.ts";
@@ -63,12 +64,7 @@ export function makeAddressPool(deps: {
     return text === null ? {} : portLedgerSchema.parse(JSON.parse(text));
   };
   // One change at a time; the agent is alone on its state folder.
-  let last: Promise<unknown> = Promise.resolve();
-  const inTurn = async <Result>(work: () => Promise<Result>): Promise<Result> => {
-    const mine = last.then(work);
-    last = mine.catch(() => "Its caller hears of it.");
-    return await mine;
-  };
+  const inTurn = oneAtATime();
   return {
     allocate: async (slice, signal) =>
       await inTurn(async () => {

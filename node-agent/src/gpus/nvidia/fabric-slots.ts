@@ -1,3 +1,4 @@
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
 import * as z from "zod";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { Facts } from "../../ports/slice-driver.ts";
@@ -27,16 +28,13 @@ export function makeFabricSlots(deps: {
   readonly present: (signal: AbortSignal) => Promise<readonly string[]>;
 }): FabricSlots {
   const { manager, files } = deps;
-  let turn: Promise<unknown> = Promise.resolve();
+  const inTurn = oneAtATime();
   const read = async (): Promise<State> =>
     schema.parse(JSON.parse((await files.read(PATH)) ?? '{"moduleIds":{},"partitions":{}}'));
   const write = async (state: State): Promise<void> => await files.replace(PATH, JSON.stringify(state, null, 2));
   /** One change at a time: partitions exclude each other. */
-  const change = async <T>(work: (state: State) => Promise<T>): Promise<T> => {
-    const mine = turn.then(async () => await work(await read()));
-    turn = mine.catch(() => "The caller of that change has seen it.");
-    return await mine;
-  };
+  const change = async <T>(work: (state: State) => Promise<T>): Promise<T> =>
+    await inTurn(async () => await work(await read()));
   return {
     noteModules: async (seen) => {
       if (seen.size === 0) return;

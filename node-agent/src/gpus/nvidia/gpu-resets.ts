@@ -1,3 +1,4 @@
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import * as z from "zod";
@@ -16,7 +17,7 @@ const schema = z.object({ bootId: z.string(), resets: z.record(z.string(), z.num
 const PATH = "gpu-resets.json";
 
 export function makeGpuResets(files: StateFiles, roots: PciRoots): GpuResets {
-  let turn: Promise<unknown> = Promise.resolve();
+  const inTurn = oneAtATime();
   const read = async (bootId: string): Promise<Readonly<Record<string, number>>> => {
     const parsed = schema.safeParse(parseJson((await files.read(PATH)) ?? "null"));
     // Forgotten resets make the judgment stricter, so a file that cannot be read does no harm.
@@ -24,15 +25,12 @@ export function makeGpuResets(files: StateFiles, roots: PciRoots): GpuResets {
   };
   return {
     sinceUs: async (gpuUuid) => (await read(await readBootId(roots.proc)))[gpuUuid] ?? null,
-    note: async (gpuUuid) => {
-      const mine = turn.then(async () => {
+    note: async (gpuUuid) =>
+      await inTurn(async () => {
         const bootId = await readBootId(roots.proc);
         const resets = { ...(await read(bootId)), [gpuUuid]: await uptimeUs(roots) };
         await files.replace(PATH, JSON.stringify({ bootId, resets }));
-      });
-      turn = mine.catch(() => "The caller of that change has seen it.");
-      await mine;
-    },
+      }),
   };
 }
 

@@ -1,3 +1,4 @@
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
 import { access, constants } from "node:fs/promises";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { ComputeShare, HostLedger, LedgerRow } from "../../journal/host-ledger.ts";
@@ -27,21 +28,16 @@ type Rows = readonly (readonly [string, LedgerRow])[];
 export function makeHostCompute(deps: HostComputeDeps): HostCompute {
   const { policy } = deps;
   // Two slices that plan from one reading would take the same pages.
-  let turn: Promise<unknown> = Promise.resolve();
-  const alone = async <Result>(work: () => Promise<Result>): Promise<Result> => {
-    const mine = turn.then(work);
-    turn = mine.catch(() => "Its caller hears of it.");
-    return await mine;
-  };
+  const inTurn = oneAtATime();
   return {
     check: async (wish) => await check(deps, wish),
     take: async (owner, wish, signal) => {
       if (policy.hugepages === "off" && !policy.pinCpus) return null;
-      return await alone(async () => await take(deps, { owner, wish, signal }));
+      return await inTurn(async () => await take(deps, { owner, wish, signal }));
     },
     giveBack: async (owner, signal) => {
       if ((await deps.ledger.read())[owner]?.compute !== undefined)
-        await alone(async () => await giveBack(deps, owner, signal));
+        await inTurn(async () => await giveBack(deps, owner, signal));
     },
   };
 }
