@@ -1,3 +1,5 @@
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
+import { readJsonLines } from "@hostler/shared/json-lines.ts";
 import { idSchema } from "@hostler/shared/ids.ts";
 import { driverNameSchema } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
@@ -29,13 +31,13 @@ const LINES_MAX = 2 * KEPT_MIN;
 export function makeFinishedSlices(files: StateFiles): FinishedSlices {
   /** Null until this process wrote for the first time: an earlier one may have died in the middle of a line. */
   let lines: number | null = null;
-  let turn: Promise<unknown> = Promise.resolve();
+  const inTurn = oneAtATime();
+  /** A line that cannot be read proves nothing. */
+  const readAll = async (): Promise<FinishedSlice[]> => readJsonLines((await files.read(PATH)) ?? "", finishedSchema);
   const write = async ({ allocationId, generation, driver }: FinishedSlice): Promise<void> => {
     const line = JSON.stringify({ allocationId, generation, driver } satisfies FinishedSlice);
     if (lines === null || lines >= LINES_MAX) {
-      const kept = [...parse((await files.read(PATH)) ?? "").map((known) => JSON.stringify(known)), line].slice(
-        -KEPT_MIN,
-      );
+      const kept = [...(await readAll()).map((known) => JSON.stringify(known)), line].slice(-KEPT_MIN);
       lines = null;
       await files.replace(PATH, `${kept.join("\n")}\n`);
       lines = kept.length;
@@ -48,24 +50,7 @@ export function makeFinishedSlices(files: StateFiles): FinishedSlices {
     lines = before + 1;
   };
   return {
-    note: async (slice) => {
-      const mine = turn.then(async () => await write(slice));
-      turn = mine.catch(() => "Its caller hears of it.");
-      await mine;
-    },
-    list: async () => parse((await files.read(PATH)) ?? "").slice(-LINES_MAX),
+    note: async (slice) => await inTurn(async () => await write(slice)),
+    list: async () => (await readAll()).slice(-LINES_MAX),
   };
-}
-
-/** A line that cannot be read proves nothing, and takes no other along. */
-function parse(text: string): FinishedSlice[] {
-  return text.split("\n").flatMap((line) => {
-    try {
-      const parsed = finishedSchema.safeParse(JSON.parse(line));
-      return parsed.success ? [parsed.data] : [];
-    } catch {
-      // Cut short by a crash, or the empty rest after the last line.
-      return [];
-    }
-  });
 }

@@ -1,7 +1,9 @@
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
 import { sliceSpecSchema, type SliceSpec } from "@hostler/shared/tasks.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { UNKEPT_COMMAND_LOG } from "../host/command-log/command-log.ts";
 import type { CommandLog, CommandTrail } from "../ports/command-log.ts";
+import { sliceFileName, sliceOfFileName } from "./slice-file-name.ts";
 import type { SliceReference } from "../ports/slice-driver.ts";
 import type { StateFiles } from "../ports/state-files.ts";
 import { makeFinishedSlices, type FinishedSlice, type FinishedSlices } from "./finished-slices.ts";
@@ -84,7 +86,7 @@ export function makeJournalStore(
       await files.append(journalPath(opened), `${JSON.stringify(record)}\n`);
       return makeJournal(parts, opened, addRecord(null, record));
     },
-    list: async () => (await files.list(FOLDER)).filter((name) => name.endsWith(JOURNAL_SUFFIX)).flatMap(referenceOf),
+    list: async () => (await files.list(FOLDER)).flatMap(sliceOfFileName),
     listFinished: parts.finished.list,
     sweep: async () => {
       for (const slice of await store.list()) await store.open(slice);
@@ -122,16 +124,12 @@ function makeJournal(
     state = addRecord(state, whole);
   };
   // One record at a time: phases that run side by side write to one file.
-  let turn: Promise<unknown> = Promise.resolve();
+  const inTurn = oneAtATime();
   return {
     get state() {
       return state;
     },
-    append: async (record) => {
-      const mine = turn.then(async () => await write(record));
-      turn = mine.catch(() => "Its caller hears of it.");
-      await mine;
-    },
+    append: async (record) => await inTurn(async () => await write(record)),
     readSpec: async () => {
       const text = await deps.files.read(specPath(slice));
       return text === null ? null : sliceSpecSchema.parse(JSON.parse(text));
@@ -154,14 +152,9 @@ function stateOf(records: readonly JournalRecord[]): JournalState | null {
 }
 
 function journalPath(slice: SliceReference): string {
-  return `${FOLDER}/${slice.allocationId}-${slice.generation}${JOURNAL_SUFFIX}`;
+  return `${FOLDER}/${sliceFileName(slice)}`;
 }
 
 function specPath(slice: SliceReference): string {
-  return `${FOLDER}/${slice.allocationId}-${slice.generation}${SPEC_SUFFIX}`;
-}
-
-function referenceOf(name: string): SliceReference[] {
-  const match = /^(alc_[0-9a-f-]+)-(\d+)\.jsonl$/.exec(name);
-  return match?.[1] === undefined ? [] : [{ allocationId: match[1], generation: Number(match[2]) }];
+  return journalPath(slice).replace(JOURNAL_SUFFIX, SPEC_SUFFIX);
 }

@@ -1,10 +1,12 @@
+import { readJsonLines } from "@hostler/shared/json-lines.ts";
 import { appendFile, mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { commandRecordSchema } from "@hostler/shared/command-records.ts";
 import { describeError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
 import type { Log } from "../../log.ts";
-import type { CommandLog, LoggedCommand } from "../../ports/command-log.ts";
+import { sliceFileName, sliceOfFileName } from "../../journal/slice-file-name.ts";
+import type { CommandLog } from "../../ports/command-log.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
 import { makeCommandTrail } from "./command-trail.ts";
 
@@ -26,7 +28,7 @@ const loggedSchema = z.object({
  */
 export function makeCommandLog(deps: { readonly stateDir: string; readonly log: Log }): CommandLog {
   const folder = join(deps.stateDir, "commands");
-  const pathOf = (slice: SliceReference): string => join(folder, fileOf(slice));
+  const pathOf = (slice: SliceReference): string => join(folder, sliceFileName(slice));
   const writers = new Map<string, LineWriter>();
   const remove = async (slice: SliceReference): Promise<void> => {
     const path = pathOf(slice);
@@ -45,12 +47,12 @@ export function makeCommandLog(deps: { readonly stateDir: string; readonly log: 
       const path = pathOf(slice);
       await writers.get(path)?.written();
       const texts = await Promise.all([olderOf(path), path].map(async (each) => await readText(each)));
-      return parseLines(texts.join("\n"));
+      return readJsonLines(texts.join("\n"), loggedSchema);
     },
-    list: async () => (await readdir(folder).catch(() => [])).flatMap(referenceOf),
+    list: async () => (await readdir(folder).catch(() => [])).flatMap(sliceOfFileName),
     remove,
     keepOnly: async (slices) => {
-      const kept = new Set(slices.flatMap((slice) => [fileOf(slice), olderOf(fileOf(slice))]));
+      const kept = new Set(slices.flatMap((slice) => [sliceFileName(slice), olderOf(sliceFileName(slice))]));
       const names = await readdir(folder).catch(() => []);
       for (const name of names) if (!kept.has(name)) await rm(join(folder, name), { force: true });
     },
@@ -131,17 +133,6 @@ async function openFile(folder: string, path: string): Promise<number> {
   }
 }
 
-function parseLines(text: string): LoggedCommand[] {
-  return text.split("\n").flatMap((line) => {
-    try {
-      const parsed = loggedSchema.safeParse(JSON.parse(line));
-      return parsed.success ? [parsed.data] : [];
-    } catch {
-      return [];
-    }
-  });
-}
-
 async function readText(path: string): Promise<string> {
   try {
     return await readFile(path, "utf8");
@@ -149,15 +140,6 @@ async function readText(path: string): Promise<string> {
     if (error instanceof Error && "code" in error && error.code === "ENOENT") return "";
     throw error;
   }
-}
-
-function fileOf({ allocationId, generation }: SliceReference): string {
-  return `${allocationId}-${generation}.jsonl`;
-}
-
-function referenceOf(name: string): SliceReference[] {
-  const match = /^(alc_[0-9a-f-]+)-(\d+)\.jsonl$/.exec(name);
-  return match?.[1] === undefined ? [] : [{ allocationId: match[1], generation: Number(match[2]) }];
 }
 
 function olderOf(path: string): string {
