@@ -54,12 +54,8 @@ export function knownDuring(
     if (slice === undefined) return [];
     // Its line made room for newer ones: nothing proves any more that it ended.
     if (later === undefined && earlier?.stage === "finished") return [];
-    const isSteady = earlier !== undefined && later !== undefined && isSameStage(earlier, later);
+    // A closed journal that goes while we look leaves its slice as finished as it was.
+    const isSteady = earlier !== undefined && later?.stage === earlier.stage;
     return [isSteady ? slice : { ...slice, stage: "in hand" as const }];
   });
-}
-
-function isSameStage(earlier: KnownSlice, later: KnownSlice): boolean {
-  // A closed journal that goes while we look leaves its slice as finished as it was.
-  return earlier.stage === later.stage;
 }

@@ -1,13 +1,13 @@
-import { AppError } from "@hostler/shared/errors.ts";
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
 import { cardOf, placeOf } from "@hostler/shared/gpu-slots.ts";
 import { readBootId } from "../../host/facts.ts";
 import type { PciRoots } from "../../host/pci/pci-roots.ts";
 import type { GpuGrant } from "../../ports/gpu-host.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { Passthrough } from "../passthrough/make-passthrough.ts";
+import { slotHeldBy, slotRefused } from "../slot-refused.ts";
 import { grantOf } from "./device-nodes.ts";
 import type { DriverGpus } from "./driver-gpus.ts";
-import { heldBy } from "./mig-pool.ts";
 import type { SlotHold, SlotHolds } from "./slot-holds.ts";
 
 /** Slots of containers: the GPU stays with the host's driver, and the container gets its device nodes. */
@@ -29,21 +29,16 @@ export function makeDeviceNodeSlots(deps: {
   readonly holds: SlotHolds;
 }): DeviceNodeSlots {
   const { holds, passthrough, driver } = deps;
-  let turn: Promise<unknown> = Promise.resolve();
-  /** One change at a time: two slices must not both find a slot free. */
-  const change = async <T>(work: () => Promise<T>): Promise<T> => {
-    const mine = turn.then(work);
-    turn = mine.catch(() => "The caller of that change has seen it.");
-    return await mine;
-  };
+  // Two slices must not both find a slot free.
+  const inTurn = oneAtATime();
   const take = async (slotId: string, owner: string): Promise<SlotHold> => {
     const bootId = await readBootId(deps.roots.proc);
     const held = await holds.read(slotId);
-    if (held !== null && held.owner !== owner) throw heldBy(slotId, held);
+    if (held !== null && held.owner !== owner) throw slotHeldBy(slotId, held.owner);
     const other = await passthrough.ownerOf(cardOf(slotId));
-    if (other !== null) throw notFree(slotId, `It is held by ${other}.`);
+    if (other !== null) throw slotHeldBy(slotId, other);
     if (placeOf(slotId) !== null && (held?.bootId !== bootId || held.instance === null))
-      throw notFree(slotId, "Its MIG instance is not there.");
+      throw slotRefused(slotId, "Its MIG instance is not there.");
     const hold = { slotId, owner, bootId, isBound: true, instance: held?.instance ?? null };
     await holds.write(hold);
     return hold;
@@ -57,12 +52,12 @@ export function makeDeviceNodeSlots(deps: {
     bind: async (slotId, owner, signal) => {
       const gpuUuid = cardOf(slotId);
       const gpu = (await driver.list(signal)).find((each) => each.uuid === gpuUuid);
-      if (gpu === undefined) throw notFree(slotId, "The driver does not show its GPU.");
-      const { instance } = await change(async () => await take(slotId, owner));
+      if (gpu === undefined) throw slotRefused(slotId, "The driver does not show its GPU.");
+      const { instance } = await inTurn(async () => await take(slotId, owner));
       return await grantOf(deps, { gpuUuid, pciAddress: gpu.pciAddress, instance }, signal);
     },
     unbind: async (slotId, owner) =>
-      await change(async () => {
+      await inTurn(async () => {
         const held = await holds.read(slotId);
         if (held?.owner !== owner) return;
         // The hold of a MIG slot stays until its instance is known to be gone.
@@ -70,15 +65,8 @@ export function makeDeviceNodeSlots(deps: {
         else await holds.write({ ...held, isBound: false });
       }),
     forget: async (slotId, owner) =>
-      await change(async () => {
+      await inTurn(async () => {
         if ((await holds.read(slotId))?.owner === owner) await holds.remove(slotId);
       }),
   };
-}
-
-function notFree(slotId: string, why: string): AppError {
-  return new AppError("gpu_unavailable", {
-    detail: `${slotId} cannot be used. ${why}`,
-    facts: { gpuUuids: [slotId] },
-  });
 }

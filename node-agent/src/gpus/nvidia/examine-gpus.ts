@@ -18,8 +18,8 @@ export interface ExamineDeps {
   readonly roots: PciRoots;
   readonly reader: HealthReader;
   readonly resets: GpuResets;
-  /** Where a slot's GPU is on the bus, from earlier than the driver's present word; null where nobody wrote it down. */
-  readonly addressOf: (gpuUuid: string) => Promise<string | null>;
+  /** Where each GPU is on the bus, by UUID; those that VFIO has too. */
+  readonly addresses: ReadonlyMap<string, string>;
 }
 
 /** Each GPU is judged for itself: another one's reset says nothing of it. */
@@ -37,7 +37,7 @@ export async function examineGpus(
   const notRead = new Set<string>();
   for (const slotId of request.slotIds) {
     const uuid = cardOf(slotId);
-    const wanted = [{ uuid, pciAddress: await deps.addressOf(uuid), isShared: placeOf(slotId) !== null }];
+    const wanted = [{ uuid, pciAddress: deps.addresses.get(uuid) ?? null, isShared: placeOf(slotId) !== null }];
     const sinceUs = await deps.resets.sinceUs(uuid);
     const verdict = judgeHealth({ wanted, driver, kernel, sinceUs, pciGpus, diagnoses: [] });
     if (verdict.state === "unhealthy") findings.push(...verdict.findings);

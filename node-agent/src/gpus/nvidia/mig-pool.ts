@@ -5,7 +5,8 @@ import type { Gpu, MigProfileOffer } from "@hostler/shared/node-protocol.ts";
 import type { Log } from "../../log.ts";
 import type { MigCard, MigSlot } from "../mig/mig-card.ts";
 import { migOfferOf } from "../mig/mig-profile.ts";
-import type { SlotHold, SlotHolds } from "./slot-holds.ts";
+import { slotHeldBy } from "../slot-refused.ts";
+import type { SlotHolds } from "./slot-holds.ts";
 
 /** The cards that the host hands out in parts. */
 export interface MigPool {
@@ -103,7 +104,7 @@ async function carve(deps: MigPoolDeps, slot: MigSlotOf, owner: string, signal: 
   const { slotId, gpuUuid, place } = slot;
   const bootId = await deps.bootId();
   const held = await deps.holds.read(slotId);
-  if (held !== null && held.owner !== owner) throw heldBy(slotId, held);
+  if (held !== null && held.owner !== owner) throw slotHeldBy(slotId, held.owner);
   const isOurs = held !== null && held.bootId === bootId;
   if (!isOurs || held.instance === null) {
     await destroyLeftover(deps, slot, signal);
@@ -131,11 +132,4 @@ async function destroy(deps: MigPoolDeps, slot: MigSlotOf, owner: string, signal
     await deps.cards.destroy(slot.gpuUuid, { ...slot.place, gpuInstanceId }, signal);
   }
   await deps.holds.write({ ...held, instance: null });
-}
-
-export function heldBy(slotId: string, { owner }: SlotHold): AppError {
-  return new AppError("gpu_unavailable", {
-    detail: `${slotId} cannot be used. It is held by ${owner}.`,
-    facts: { gpuUuids: [slotId] },
-  });
 }

@@ -11,7 +11,8 @@ import { examineGpus, readPciGpus, type ExamineDeps } from "./examine-gpus.ts";
 import type { DriverGpu, DriverGpus } from "./driver-gpus.ts";
 import type { FabricSlots } from "./fabric-slots.ts";
 import type { GpuResets } from "./gpu-resets.ts";
-import { heldBy, type MigPool, type MigSlotOf } from "./mig-pool.ts";
+import { slotHeldBy } from "../slot-refused.ts";
+import { type MigPool, type MigSlotOf } from "./mig-pool.ts";
 import { quiesceGpus, restoreGpus } from "./quiesce-gpus.ts";
 import type { SlotHolds } from "./slot-holds.ts";
 
@@ -43,9 +44,9 @@ export function makeNvidiaHost(deps: NvidiaHostDeps): GpuHost {
     requireAssignable: async (slotIds, access, signal) =>
       await requireAssignable(deps, { slotIds, access, present: await requireReadable(list, signal) }, signal),
     examine: async (slotIds, before, signal) => {
-      const addressOf = async (uuid: string): Promise<string | null> =>
-        (await list(signal)).find((gpu) => gpu.uuid === uuid)?.pciAddress ?? null;
-      return await examineGpus({ ...deps, addressOf }, { slotIds, before }, signal);
+      const present = slotIds.length === 0 ? [] : await list(signal);
+      const addresses = new Map(present.map((gpu) => [gpu.uuid, gpu.pciAddress]));
+      return await examineGpus({ ...deps, addresses }, { slotIds, before }, signal);
     },
     quiesce: async (slotIds, access, signal) => {
       if (fabric !== null) await fabric.noteModules(await readModules(driver, signal));
@@ -111,7 +112,7 @@ function holdingOf(
     bind: async (slotId, { owner, access }, signal) => {
       if (access === "device_nodes") return await nodes.bind(slotId, owner, signal);
       const held = await nodes.holdOf(slotId);
-      if (held !== null) throw heldBy(slotId, held);
+      if (held !== null) throw slotHeldBy(slotId, held.owner);
       await passthrough.bind(slotId, owner, signal);
       const bound = (await passthrough.listBound()).find((each) => each.gpu.uuid === slotId);
       return { pciAddresses: bound?.addresses ?? [], deviceNodes: [], files: [] };

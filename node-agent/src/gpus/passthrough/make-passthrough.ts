@@ -1,3 +1,4 @@
+import { oneAtATime } from "@hostler/shared/one-at-a-time.ts";
 import { AppError, type ErrorCode, isAppError } from "@hostler/shared/errors.ts";
 import type { Gpu } from "@hostler/shared/node-protocol.ts";
 import { readBootId } from "../../host/facts.ts";
@@ -8,6 +9,7 @@ import { isDeviceFault } from "../../host/pci/pci-roots.ts";
 import { readDevice, readDevices } from "../../host/pci/read-devices.ts";
 import { resetDevice } from "../../host/pci/reset-device.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
+import { slotHeldBy, slotRefused } from "../slot-refused.ts";
 import { makePassthroughRecords, type PassthroughRecord } from "./passthrough-records.ts";
 
 /** A GPU in a slice's hands, as its record and the host show it. */
@@ -53,13 +55,10 @@ const CODE_OF_REFUSAL: Readonly<Record<GroupRefusal, ErrorCode>> = {
 
 export function makePassthrough(deps: PassthroughDeps): Passthrough {
   const records = makePassthroughRecords(deps.files);
-  let turn: Promise<unknown> = Promise.resolve();
+  const inTurn = oneAtATime();
   /** One change at a time: two slices must not both find a GPU free, and a group is judged while nothing moves. */
-  const change = async <T>(uuid: string, work: () => Promise<T>): Promise<T> => {
-    const mine = turn.then(async () => await blaming(uuid, work));
-    turn = mine.catch(() => "The caller of that change has seen it.");
-    return await mine;
-  };
+  const change = async <T>(uuid: string, work: () => Promise<T>): Promise<T> =>
+    await inTurn(async () => await blaming(uuid, work));
   return {
     requireViable: async ({ uuid, pciAddress }) => {
       if ((await records.read(uuid)) === null) await requireGroup(deps, { uuid, pciAddress });
@@ -68,7 +67,7 @@ export function makePassthrough(deps: PassthroughDeps): Passthrough {
     bind: async (uuid, owner, signal) =>
       await change(uuid, async () => {
         const held = await records.read(uuid);
-        if (held !== null && held.owner !== owner) throw refused(uuid, `It is held by ${held.owner}.`);
+        if (held !== null && held.owner !== owner) throw slotHeldBy(uuid, held.owner);
         const bootId = await readBootId(deps.roots.proc);
         const isCurrent = held !== null && held.bootId === bootId;
         const record = isCurrent ? held : { ...(await describe(deps, uuid, signal)), owner, bootId };
@@ -89,7 +88,7 @@ export function makePassthrough(deps: PassthroughDeps): Passthrough {
         signal.throwIfAborted();
         const record = await records.read(uuid);
         if (record === null || record.bootId !== (await readBootId(deps.roots.proc)))
-          throw refused(uuid, "It is not bound to VFIO and is not reset.");
+          throw slotRefused(uuid, "It is not bound to VFIO and is not reset.");
         // A bind or a release that was broken off leaves it with its own driver, and nobody resets it under that.
         await bindFunctions(deps, addressesOf(record), signal);
         return await resetAll(deps, addressesOf(record));
@@ -116,9 +115,9 @@ async function describe(
   signal: AbortSignal,
 ): Promise<Omit<PassthroughRecord, "owner" | "bootId">> {
   const found = (await deps.listGpus(signal)).find((gpu) => gpu.uuid === uuid);
-  if (found === undefined) throw refused(uuid, "It is not on this host.");
+  if (found === undefined) throw slotRefused(uuid, "It is not on this host.");
   const { healthy, fault, ...gpu } = found;
-  if (!healthy) throw refused(uuid, fault ?? "It is not healthy.");
+  if (!healthy) throw slotRefused(uuid, fault ?? "It is not healthy.");
   const verdict = await requireGroup(deps, gpu);
   const former = [];
   for (const device of verdict.functions) former.push(await readFormerState(deps, device, signal));
@@ -172,10 +171,6 @@ async function blaming<T>(uuid: string, work: () => Promise<T>): Promise<T> {
       cause: error.cause,
     });
   }
-}
-
-function refused(uuid: string, why: string): AppError {
-  return new AppError("gpu_unavailable", { detail: `${uuid} cannot be used. ${why}`, facts: { gpuUuids: [uuid] } });
 }
 
 function addressesOf(record: PassthroughRecord): readonly string[] {
