@@ -1,5 +1,6 @@
 import type { PhaseEvent, TaskKind } from "@hostler/shared/tasks.ts";
 import type { Queryable, Tx } from "../db/sql.ts";
+import type { StoredResult } from "./open-receipt.ts";
 
 export interface EndedTask {
   readonly taskId: string;
@@ -166,21 +167,12 @@ function deadColumns(db: Queryable) {
     ended_at as "endedAt", redriven_at as "redrivenAt"`;
 }
 
-export interface StoredEnd {
-  readonly taskId: string;
-  readonly kind: string;
-  readonly nodeId: string;
-  readonly allocationId: string;
-  readonly endedAt: Date;
-  readonly resultJws: string;
-}
-
 /** A slice leaves few hosts in its life. */
 const ENDS_SHOWN_MAX = 20;
 
 /** Signed results that say what was given back of the slice, newest first. */
-export async function listSliceEnds(db: Queryable, allocationId: string): Promise<StoredEnd[]> {
-  return await db<StoredEnd[]>`
+export async function listSliceEnds(db: Queryable, allocationId: string): Promise<StoredResult[]> {
+  return await db<StoredResult[]>`
     select id as "taskId", kind, node_id as "nodeId", target_id as "allocationId", ended_at as "endedAt", result_jws as "resultJws"
     from task_history
     where target_id = ${allocationId} and result_jws is not null

@@ -17,15 +17,13 @@ import { makeDetachedSupervisor } from "../../host/detached-supervisor.ts";
 import { findProgram } from "../../host/find-program.ts";
 import { makeDiskFiles } from "../../journal/disk-files.ts";
 import { makeHostLedger, type ComputeShare } from "../../journal/host-ledger.ts";
-import { makeLog } from "../../log.ts";
 import type { CreateContext, MachineEvent, SliceDriver } from "../../ports/slice-driver.ts";
 import { slicePaths } from "../slices/slice-paths.ts";
-import { commands, makeContext, makePlaces, makeSpec, never, sourceOf, type TestPlaces } from "../testing.ts";
+import { commands, makeContext, makePlaces, makeSpec, never, type TestPlaces } from "../testing.ts";
 import { FIRMWARE_FOLDER } from "./platform.ts";
-import { DEFAULT_NETWORK_POLICY } from "../network/network-policy.ts";
 import { withQmp } from "./qmp.ts";
-import { makeQemuDriver, type QemuDriverDeps } from "./qemu-driver.ts";
-import { asRoot, build } from "./test-machine.ts";
+import type { QemuDriverDeps } from "./qemu-driver.ts";
+import { asRoot, build, makeTestDriver } from "./test-machine.ts";
 
 let places: TestPlaces;
 let image: SliceSpec["image"];
@@ -50,20 +48,7 @@ const makeSupervisor = () => makeDetachedSupervisor({ clock: systemClock, stateD
 
 /** The driver of one life of the agent: each has its own memory, the host is all that they share. */
 function makeAgent(overrides: Partial<QemuDriverDeps> = {}): SliceDriver {
-  return makeQemuDriver({
-    places,
-    files: makeDiskFiles(places.stateDir),
-    commands,
-    supervisor: makeSupervisor(),
-    images: sourceOf(bytes),
-    clock: systemClock,
-    log: makeLog("silent"),
-    network: "user",
-    forcedAccelerator: "tcg",
-    diskFreeGib: async () => 100,
-    policy: DEFAULT_NETWORK_POLICY,
-    ...overrides,
-  });
+  return makeTestDriver(places, bytes, overrides);
 }
 
 /** A whole life of an agent in a process of its own, which is killed once the guest is up. */

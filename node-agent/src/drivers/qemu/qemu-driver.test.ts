@@ -11,15 +11,12 @@ import { waitFor } from "../../../../test/support/wait-for.ts";
 import { makeDetachedSupervisor } from "../../host/detached-supervisor.ts";
 import { makeFindProgram } from "../../host/find-program.ts";
 import { makeHostCommands } from "../../host/host-commands.ts";
-import { makeDiskFiles } from "../../journal/disk-files.ts";
-import { makeLog } from "../../log.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { SliceDriver } from "../../ports/slice-driver.ts";
-import { DEFAULT_NETWORK_POLICY } from "../network/network-policy.ts";
-import { makeQemuDriver, type QemuDriverDeps } from "./qemu-driver.ts";
+import type { QemuDriverDeps } from "./qemu-driver.ts";
 import { KEY_ERASURE } from "../slices/erase-file.ts";
 import { slicePaths } from "../slices/slice-paths.ts";
-import { asRoot, build, inGuest } from "./test-machine.ts";
+import { asRoot, build, inGuest, makeTestDriver } from "./test-machine.ts";
 import {
   commands,
   isRoot,
@@ -28,7 +25,6 @@ import {
   makeSpec,
   makeTestNetwork,
   never,
-  sourceOf,
   type TestNetwork,
   type TestPlaces,
 } from "../testing.ts";
@@ -64,18 +60,11 @@ afterAll(async () => {
 });
 
 function makeDriver(overrides: Partial<QemuDriverDeps> = {}): SliceDriver {
-  return makeQemuDriver({
-    places,
-    files: makeDiskFiles(places.stateDir),
+  return makeTestDriver(places, bytes, {
     commands: network?.commands ?? commands,
     supervisor,
-    images: sourceOf(bytes),
-    clock: systemClock,
-    log: makeLog("silent"),
     network: network === null ? "user" : "tap",
-    policy: DEFAULT_NETWORK_POLICY,
     forcedAccelerator: null,
-    diskFreeGib: async () => 100,
     ...overrides,
   });
 }

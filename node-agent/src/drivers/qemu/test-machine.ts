@@ -3,9 +3,37 @@ import { promisify } from "node:util";
 import { systemClock } from "@hostler/shared/clock.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { CreateContext, SliceDriver, TerminalCommand } from "../../ports/slice-driver.ts";
-import { makeContext, never } from "../testing.ts";
+import { makeDetachedSupervisor } from "../../host/detached-supervisor.ts";
+import { makeDiskFiles } from "../../journal/disk-files.ts";
+import { makeLog } from "../../log.ts";
+import { DEFAULT_NETWORK_POLICY } from "../network/network-policy.ts";
+import type { QemuPlaces } from "../slices/slice-paths.ts";
+import { commands, makeContext, never, sourceOf } from "../testing.ts";
+import { makeQemuDriver, type QemuDriverDeps } from "./qemu-driver.ts";
 
 const run = promisify(execFile);
+
+/** The driver as an agent on this host has it: without a network of its own, emulated, and with whatever `overrides` say. */
+export function makeTestDriver(
+  places: QemuPlaces,
+  imageBytes: Buffer,
+  overrides: Partial<QemuDriverDeps> = {},
+): SliceDriver {
+  return makeQemuDriver({
+    places,
+    files: makeDiskFiles(places.stateDir),
+    commands,
+    supervisor: makeDetachedSupervisor({ clock: systemClock, stateDir: places.stateDir }),
+    images: sourceOf(imageBytes),
+    clock: systemClock,
+    log: makeLog("silent"),
+    network: "user",
+    forcedAccelerator: "tcg",
+    diskFreeGib: async () => 100,
+    policy: DEFAULT_NETWORK_POLICY,
+    ...overrides,
+  });
+}
 
 /** Makes everything up to a running machine; resolves with how long each part took. */
 export async function build(
