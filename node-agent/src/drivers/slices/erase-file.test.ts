@@ -111,6 +111,19 @@ test("where the file system cannot say what was written all of the file is read"
   expect((await eraseFile(without, other, plain)).readBack).toBe(readBack);
 });
 
+test.skipIf(!isRoot)("a disk is erased where there is no space left, and nobody can say what was written", async () => {
+  const path = await makeFolder();
+  await run("mount", ["-t", "tmpfs", "-o", "size=4m", "tmpfs", path]);
+  onTestFinished(async () => void (await run("umount", [path])));
+  const disk = join(path, "disk");
+  await writeFile(disk, `${CANARY}\n`);
+  await truncate(disk, 3 * MIB);
+  const fill = await open(join(path, "fill"), "w");
+  await expect(fill.writeFile(Buffer.alloc(8 * MIB, "x"))).rejects.toMatchObject({ code: "ENOSPC" });
+  await fill.close();
+  expect((await eraseFile(commands, disk, plain)).method).toBe(FILE_ERASURE);
+});
+
 test("a file without a key is given back at once, and a link is never followed", async () => {
   const folder = await makeFolder();
   const [disk, neighbour] = [join(folder, "disk"), join(folder, "neighbour")];

@@ -15,6 +15,7 @@ export const KEY_ERASURE = "destroy the key, truncate and unlink";
 const WRITES_IN_PLACE = new Set([0xef53, 0x58465342]);
 const UNPROVEN = "unproven: blocks that the guest itself had discarded, and copies that the drive keeps";
 const CHUNK_BYTES = 1024 ** 2;
+const BLOCK_BYTES = 4096;
 /** Written and read back before the file is cut by it: an erasure that was interrupted goes on there. */
 const STEP_BYTES = 256 * 1024 ** 2;
 const MAP_TIMEOUT_MS = 120_000;
@@ -115,22 +116,32 @@ function chunksOf({ offset, bytes }: Extent): readonly Extent[] {
 
 const ZEROS = Buffer.alloc(CHUNK_BYTES);
 
-/** False where there is nothing but zeros already. */
+/**
+ * False where there is nothing but zeros already. Only blocks that say something are written: those that were never written take no
+ * space, and a disk that is full has none to give them.
+ */
 async function writeZeros(file: FileHandle, chunk: Extent): Promise<boolean> {
-  if (await isZero(file, chunk)) return false;
-  for (let done = 0; done < chunk.bytes;)
-    done += (await file.write(ZEROS, 0, chunk.bytes - done, chunk.offset + done)).bytesWritten;
-  return true;
+  const buffer = await readChunk(file, chunk);
+  let hasWritten = false;
+  for (let at = 0; at < buffer.length; at += BLOCK_BYTES) {
+    const bytes = Math.min(BLOCK_BYTES, buffer.length - at);
+    if (isZero(buffer.subarray(at, at + bytes))) continue;
+    for (let done = 0; done < bytes;)
+      done += (await file.write(ZEROS, 0, bytes - done, chunk.offset + at + done)).bytesWritten;
+    hasWritten = true;
+  }
+  return hasWritten;
 }
 
 async function requireZeros(file: FileHandle, path: string, chunk: Extent): Promise<void> {
-  if (await isZero(file, chunk)) return;
+  if (isZero(await readChunk(file, chunk))) return;
   throw new AppError("command_failed", {
     detail: `The disk ${path} was overwritten, but at byte ${chunk.offset} it still reads something else. The host's disk may be broken.`,
   });
 }
 
-async function isZero(file: FileHandle, { offset, bytes }: Extent): Promise<boolean> {
+/** Shorter where the file ends. */
+async function readChunk(file: FileHandle, { offset, bytes }: Extent): Promise<Buffer> {
   const buffer = Buffer.allocUnsafe(bytes);
   let done = 0;
   while (done < bytes) {
@@ -138,5 +149,9 @@ async function isZero(file: FileHandle, { offset, bytes }: Extent): Promise<bool
     if (bytesRead === 0) break;
     done += bytesRead;
   }
-  return buffer.subarray(0, done).equals(ZEROS.subarray(0, done));
+  return buffer.subarray(0, done);
+}
+
+function isZero(bytes: Buffer): boolean {
+  return bytes.equals(ZEROS.subarray(0, bytes.length));
 }
