@@ -42,12 +42,12 @@ const ROWS: readonly Row[] = [
   {
     driver: "qemu",
     program: "qemu-img",
+    isFirstUse: true,
     on: {
       missing: missing("qemu-img", "qemu-utils"),
-      fails: failed(/qemu-img create/, said),
-      hangs: again("qemu-img", 30),
-      lies: failed(/qemu-img create/, /no qcow2 file/, /--reinstall qemu-utils/),
-      "prints rubbish": failed(/qemu-img create/, /no qcow2 file/),
+      fails: failed(/is refused/, said),
+      lies: failed(/is refused/, /qemu-img cannot read it/),
+      "prints rubbish": failed(/is refused/, /qemu-img cannot read it/),
     },
   },
   {
@@ -103,7 +103,7 @@ const ROWS: readonly Row[] = [
     on: {
       missing: missing("qemu-system-x86_64", "qemu-system-x86"),
       fails: triedAgain(/machine ended/i, said),
-      hangs: { end: "active", words: [/did not open its control socket within 10 s/] },
+      hangs: { end: "active", words: [/did not answer on its control socket within 10 s/] },
       lies: triedAgain(/said nothing/, /dmesg/),
       "prints rubbish": triedAgain(/machine ended/i),
     },
