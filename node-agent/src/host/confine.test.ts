@@ -67,6 +67,20 @@ test("memory, processor time and files have an end", async () => {
   expect((await confined("head -c 200000000 /dev/zero | sort", { memoryMib: 64 })).exitCode).not.toBe(0);
 });
 
+test("a systemd that starts nothing is told as what it is, and asked again", async () => {
+  let answer: CommandResult = {
+    exitCode: 1,
+    stdout: "",
+    stderr: "Failed to connect to bus: No such file\n",
+    durationMs: 0,
+  };
+  const { run } = makeConfined({ commands: { run: async () => answer }, scope: SYSTEMD_SCOPE, isRoot: true });
+  const ask = async (): Promise<CommandResult> => await run(["qemu-img", "info"], { ...options, confinement: reader });
+  await expect(ask()).rejects.toMatchObject({ code: "driver_unavailable", message: expect.stringContaining("to bus") });
+  answer = { ...answer, exitCode: 0 };
+  expect(await ask()).toMatchObject({ exitCode: 0 });
+});
+
 test("under systemd it is a unit that has the same limits", async () => {
   let seen: readonly string[] = [];
   const recording = {
@@ -75,7 +89,7 @@ test("under systemd it is a unit that has the same limits", async () => {
       return { exitCode: 0, stdout: "", stderr: "", durationMs: 0 };
     },
   };
-  const { run } = makeConfined({ commands: recording, scope: SYSTEMD_SCOPE });
+  const { run } = makeConfined({ commands: recording, scope: SYSTEMD_SCOPE, isRoot: true });
   await run(["qemu-img", "info"], { ...options, confinement: reader });
   expect(seen[0]).toBe("systemd-run");
   expect(seen).toEqual(

@@ -1,3 +1,4 @@
+import { AppError } from "@hostler/shared/errors.ts";
 import type { CommandOptions, CommandResult, HostCommands } from "../ports/host-commands.ts";
 import { OWN_SCOPE, type HostScope } from "./host-scope.ts";
 
@@ -44,17 +45,20 @@ export function makeConfined(deps: {
   return {
     run: async (argv, { confinement, ...options }) => {
       const { rights } = confinement;
-      if (isUnit) return await commands.run(inUnit(argv, confinement, options.timeoutMs), options);
       if (!isRoot) return await commands.run(limited(argv, confinement), options);
-      const found = known.get(rights) ?? strongest(commands, confinement);
+      const found = known.get(rights) ?? (isUnit ? askSystemd : strongest)(commands, confinement);
       known.set(rights, found);
       found.catch(() => known.delete(rights));
-      return await commands.run((await found)(argv, confinement), options);
+      return await commands.run((await found)(argv, confinement, options.timeoutMs), options);
     },
   };
 }
 
-type Wrap = (argv: readonly [string, ...string[]], confinement: Confinement) => readonly [string, ...string[]];
+type Wrap = (
+  argv: readonly [string, ...string[]],
+  confinement: Confinement,
+  timeoutMs: number,
+) => readonly [string, ...string[]];
 
 /** Strongest first. */
 const WRAPS: readonly Wrap[] = [
@@ -66,10 +70,22 @@ const WRAPS: readonly Wrap[] = [
 async function strongest(commands: HostCommands, confinement: Confinement): Promise<Wrap> {
   const { signal } = new AbortController();
   for (const wrap of WRAPS) {
-    const { exitCode } = await commands.run(wrap(["true"], confinement), { timeoutMs: PROBE_TIMEOUT_MS, signal });
+    const argv = wrap(["true"], confinement, PROBE_TIMEOUT_MS);
+    const { exitCode } = await commands.run(argv, { timeoutMs: PROBE_TIMEOUT_MS, signal });
     if (exitCode === 0) return wrap;
   }
   return limited;
+}
+
+/** Before anything hostile is looked at: a systemd that starts nothing says nothing of an image. */
+async function askSystemd(commands: HostCommands, confinement: Confinement): Promise<Wrap> {
+  const { signal } = new AbortController();
+  const argv = inUnit(["true"], confinement, PROBE_TIMEOUT_MS);
+  const { exitCode, stderr } = await commands.run(argv, { timeoutMs: PROBE_TIMEOUT_MS, signal });
+  if (exitCode === 0) return inUnit;
+  throw new AppError("driver_unavailable", {
+    detail: `Images are read by programs in units of their own, and systemd-run starts none (${stderr.trim().slice(-300)}): apt-get install dbus, then systemctl start dbus.`,
+  });
 }
 
 /** The rest of the rights is gone also for programs that it starts: no set-user-id bit gives them back. */
