@@ -64,9 +64,17 @@ function countRules(tables: readonly string[]): number {
   return Math.max(...TABLE_FAMILIES.map((family) => families.filter((other) => other === family).length));
 }
 
-/** The pids of the slice's machines. A runtime that copies itself to start one is one. */
+/**
+ * The pids of the slice's machines. A runtime that copies itself to start one is one; when it is killed, its copy outlives it for a
+ * moment without a parent. So two are two only when both are there a moment later too.
+ */
 export async function machinesOf(allocationId: string): Promise<number[]> {
   const pids = (await readdir("/proc")).filter((name) => /^\d+$/.test(name)).map(Number);
+  const found = await machinesAmong(pids, allocationId);
+  return found.length < 2 ? found : await machinesAmong(found, allocationId);
+}
+
+async function machinesAmong(pids: readonly number[], allocationId: string): Promise<number[]> {
   const found: number[] = [];
   for (const pid of pids) {
     const commandLine = await readFile(`/proc/${pid}/cmdline`, "utf8").catch(() => "");
