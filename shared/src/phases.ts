@@ -17,7 +17,7 @@ export const PROVISION_PHASES = {
   bind: "Hand the GPUs to the slice",
   sanitize: "Reset the GPUs",
   fabric: "Join the NVLink fabric",
-  start: "Start the virtual machine",
+  start: "Start the machine",
   guest_ready: "Wait for the guest",
   commit: "Seal the journal",
 } as const;
@@ -28,7 +28,7 @@ export const PROVISION_PHASE_NAMES = Object.keys(PROVISION_PHASES) as readonly P
 export const RELEASE_PHASES = {
   drain: "Close the way in",
   power_down: "Ask the guest to shut down",
-  force_off: "End the virtual machine",
+  force_off: "End the machine",
   unit: "Remove its unit and sockets",
   evidence: "Keep the logs",
   fabric_off: "Leave the NVLink fabric",
