@@ -20,6 +20,8 @@ export interface SliceRequest {
   readonly name: string;
   readonly image: string;
   readonly gpus: number;
+  readonly memoryMib?: number;
+  readonly diskGib?: number;
   readonly labels?: Readonly<Record<string, string>>;
 }
 
@@ -29,8 +31,8 @@ export async function requestSlice(client: ApiClient, request: SliceRequest): Pr
     name: request.name,
     image: request.image,
     vcpus: 1,
-    memoryMib: 512,
-    diskGib: 2,
+    memoryMib: request.memoryMib ?? 512,
+    diskGib: request.diskGib ?? 2,
     gpus: { count: request.gpus, kind: null },
     labels: request.labels ?? {},
   };

@@ -1,8 +1,8 @@
-import { access, open, readFile } from "node:fs/promises";
+import { access, open } from "node:fs/promises";
 import { bindFunctions } from "@hostler/node-agent/host/pci/bind-driver.ts";
 import { readDevice, readDevices } from "@hostler/node-agent/host/pci/read-devices.ts";
 import { resetDevice } from "@hostler/node-agent/host/pci/reset-device.ts";
-import { CARDS, demand, raise, refusalOf, timed, uuidOf, type Figures, type Lab } from "./lab.ts";
+import { CARDS, demand, refusalOf, timed, uuidOf, type Figures, type Lab } from "./lab.ts";
 
 export type Case = (lab: Lab) => Promise<Figures>;
 
@@ -65,7 +65,7 @@ export const CASES: Readonly<Record<string, Case>> = {
   cycles: async (lab) => {
     const uuid = uuidOf(CARDS.disk);
     const agent = lab.agent();
-    const cycles = await cyclesAsked();
+    const cycles = lab.cycles;
     const [, allMs] = await timed(
       (async () => {
         for (let cycle = 0; cycle < cycles; cycle += 1) {
@@ -168,12 +168,6 @@ export const CASES: Readonly<Record<string, Case>> = {
     return { method: "overwrite", erase_ms: ms };
   },
 };
-
-/** Told on the kernel's command line, as all that a guest without a network can be told. */
-async function cyclesAsked(): Promise<number> {
-  const match = /hostler\.cycles=(\d+)/.exec(await readFile("/proc/cmdline", "utf8"));
-  return Number(match?.[1] ?? raise("the command line names no number of cycles"));
-}
 
 async function resetOfVirtualFunction(lab: Lab): Promise<string> {
   const address = CARDS.disk.replace(/0$/, "1");

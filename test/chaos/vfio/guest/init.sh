@@ -1,20 +1,34 @@
 #!/bin/busybox sh
-# The first program of the guest. It loads what the host's own boot would have loaded, and runs the cases.
+# The first program of the guest. Its root is the root of this very host, read-only, with a layer in memory above it: so every program
+# that tests have is there too. What a host's own boot would start is left out, and what it would load is loaded.
 /bin/busybox --install -s /bin
-export PATH=/usr/bin:/bin
+export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-ln -s /bin/busybox /bin/modprobe 2>/dev/null
-mkdir -p /hostler/node_modules/@hostler /run
-ln -s ../../shared /hostler/node_modules/@hostler/shared
-ln -s ../../node-agent /hostler/node_modules/@hostler/node-agent
-modprobe nvme
-modprobe e1000e
-modprobe xhci-pci
-modprobe vfio_iommu_type1
-echo '@@{"event":"booted"}'
-cd /hostler
-node --no-warnings test/chaos/vfio/guest/main.ts 2>&1
-echo "@@{\"event\":\"ended\",\"code\":$?}"
-poweroff -f
+for module in virtio_pci 9pnet_virtio 9p overlay virtio_net nvme e1000e xhci-pci vfio_iommu_type1; do modprobe $module; done
+
+mkdir -p /lower /layer /lab /root
+mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose host /lower
+mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose lab /lab
+mount -t tmpfs layer /layer
+mkdir /layer/up /layer/work
+mount -t overlay -o lowerdir=/lower,upperdir=/layer/up,workdir=/layer/work root /root
+. /lab/settings
+mkdir -p /root/opt/hostler /root/lib/modules
+mount --bind "/lower$REPOSITORY" /root/opt/hostler
+mount --bind "/lower$MODULES" /root/lib/modules
+for folder in tmp run var/tmp var/lib/hostler-agent var/cache/hostler-agent var/log etc/systemd/system; do
+  mkdir -p /root/$folder
+  # As large as an agent wants its disk to be; what is written is little.
+  mount -t tmpfs -o size=16g layer /root/$folder
+done
+cp -a /lab/root/. /root/
+: >/root/etc/fstab
+# Marks of containers: this host may be one, the guest is not.
+rm -f /root/.dockerenv /root/run/.containerenv
+ifconfig lo 127.0.0.1 up
+ifconfig eth0 10.0.2.15 netmask 255.255.255.0 up
+route add default gw 10.0.2.2
+umount /proc /sys
+exec switch_root /root /lib/systemd/systemd

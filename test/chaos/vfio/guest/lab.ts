@@ -1,4 +1,5 @@
 import { spawn, type ChildProcess } from "node:child_process";
+import { join } from "node:path";
 import { createInterface } from "node:readline";
 import { makePassthrough, type Passthrough } from "@hostler/node-agent/gpus/passthrough/make-passthrough.ts";
 import { makeHostCommands } from "@hostler/node-agent/host/host-commands.ts";
@@ -25,6 +26,8 @@ export type Figures = Readonly<Record<string, number | string>>;
 
 /** What a case is given: the agent's own code on this machine's own kernel. */
 export interface Lab extends PciDeps {
+  /** How often one card is given and taken back. */
+  readonly cycles: number;
   /** An agent as a start of it makes one, on the same state folder. */
   agent(): Passthrough;
   driverOf(address: string): Promise<string | null>;
@@ -35,12 +38,12 @@ export interface Lab extends PciDeps {
   tell(event: Readonly<Record<string, unknown>>): void;
 }
 
-const HOLDER = ["perl", "/hold-device.pl"] as const;
+const HOLDER = ["perl", join(import.meta.dirname, "hold-device.pl")] as const;
 const never = new AbortController().signal;
 
 export const uuidOf = (address: string): string => `GPU-${address.replaceAll(/[^0-9a-f]/g, "-")}`;
 
-export function openLab(): Lab {
+export function openLab(cycles: number): Lab {
   const base = {
     roots: HOST_ROOTS,
     clock: systemClock,
@@ -51,6 +54,7 @@ export function openLab(): Lab {
     String((await readDevice(HOST_ROOTS, address))?.iommuGroup ?? raise(`${address} has no group`));
   return {
     ...base,
+    cycles,
     agent: () =>
       makePassthrough({
         ...base,
