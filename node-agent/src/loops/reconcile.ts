@@ -6,7 +6,7 @@ import type { Reconciler } from "../reconcile/reconciler.ts";
 import type { Loop } from "./supervise.ts";
 
 /**
- * Compares the host with its own books, at the start and every minute. Slower than the list of slices, which tells machines that
+ * Compares the host with its own books, right after the start and every minute. Slower than the list of slices, which tells machines that
  * died: this is about what is left over, which waits for nobody. Each difference is a line in the log when it comes and
  * when it goes, and not in between.
  */
@@ -20,6 +20,8 @@ export function reconcileLoop(deps: {
     name: "reconcile",
     run: async (setStatus, signal) => {
       let told = new Map<string, Row>();
+      // What the agent before this one left half done goes on first: a dozen programs beside it would make it wait.
+      await clock.sleep(FIRST_LOOK_MS, signal);
       for (;;) {
         try {
           const report = await reconciler.reconcile(signal);
@@ -40,6 +42,7 @@ export function reconcileLoop(deps: {
   };
 }
 
+const FIRST_LOOK_MS = 1000;
 const PAUSE_MS = 60_000;
 /** Told at once in one look; what is beyond is told by `hostler-agent inspect`. */
 const TOLD_MAX = 50;
