@@ -2,6 +2,7 @@ import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
+import { guestImage } from "../../test/support/guest-image.ts";
 import { buildGuestImage } from "./build-guest-image.ts";
 import { cpioArchive } from "./cpio.ts";
 import { parsePolicy } from "./debian.ts";
@@ -13,11 +14,14 @@ beforeAll(async () => void (folder = await mkdtemp(join(tmpdir(), "hostler-image
 afterAll(async () => await rm(folder, { recursive: true, force: true }));
 
 test("two builds in different folders give the same bytes, under 40 MB", { timeout: 120_000 }, async () => {
-  const build = async (name: string) =>
-    await buildGuestImage({ outputDir: join(folder, name), cacheDir: CACHE, onProgress: () => undefined });
-  const first = await build("first");
-  const second = await build("second");
-  expect(second.manifest.sha256).toBe(first.manifest.sha256);
+  const first = await buildGuestImage({
+    outputDir: join(folder, "first"),
+    cacheDir: CACHE,
+    onProgress: () => undefined,
+  });
+  // The other one is what every test with a machine uses, built when it was first needed.
+  const other = await guestImage();
+  expect(other.manifest.sha256).toBe(first.manifest.sha256);
   expect(first.manifest.sizeBytes).toBeLessThan(40_000_000);
 });
 
