@@ -171,7 +171,8 @@ export const PLANTS = {
   machine: async (host, slice) => {
     // Any program under the real one's name: it is known by that and by its words.
     const program = join(host.folders.stateDir, slice.driver === "qemu" ? "qemu-system-x86_64" : "systemd-nspawn");
-    await writeFile(program, "#!/bin/sh\nsleep 600 & wait\n", { mode: 0o755 });
+    // It starts no other one: a shell's child has the shell's words until it becomes what it runs.
+    await writeFile(program, "#!/usr/bin/perl\nsleep 600;\n", { mode: 0o755 });
     const words = slice.driver === "qemu" ? `guest=${slice.allocationId}.${slice.generation}.1,x` : markOf(slice, "1");
     const supervisor = makeDetachedSupervisor({ clock: systemClock, stateDir: host.folders.stateDir });
     const log = { logPath: join(host.folders.stateDir, "machines.log"), signal: never };
