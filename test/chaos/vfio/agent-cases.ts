@@ -36,7 +36,7 @@ const CARD_DRIVER = "e1000e";
 /** Two emulations, one in the other. */
 const SLICE_TIMEOUT_MS = 240_000;
 
-/** The agent itself as its unit runs it, in their order; each leaves the card with the host. */
+/** The agent itself as its unit runs it. In their order: each goes on where the one before it ended, and the last leaves the card with the host. */
 export const AGENT_CASES: Readonly<Record<string, AgentCase>> = {
   agent_joins: async (lab) => {
     const token = await lab.operator.post(
@@ -138,6 +138,7 @@ function watchPresence(lab: AgentLab): { stop(): Promise<void> } {
     }
     return looksAway;
   })();
+  watching.catch(() => "Thrown when it is stopped.");
   return {
     stop: async () => {
       isOver = true;
