@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdir, readFile, writeFile } from "node:fs/promises";
+import { mkdir, writeFile } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { promisify } from "node:util";
 import { leftoversOf } from "../../../deploy/demo/leftovers.ts";
@@ -8,7 +8,7 @@ import { newId, shortName } from "@hostler/shared/ids.ts";
 import type { DriverName } from "@hostler/shared/tasks.ts";
 import { makeContainerDriver } from "../drivers/container/container-driver.ts";
 import { containerPaths } from "../drivers/container/container-paths.ts";
-import { mountPoints } from "../drivers/container/mounts.ts";
+import { readMounts } from "../host/mountinfo.ts";
 import { markOf } from "../drivers/container/slice-processes.ts";
 import { driverPlaces } from "../drivers/driver-places.ts";
 import { makeAddressPool } from "../drivers/network/addresses.ts";
@@ -93,8 +93,7 @@ export async function makeReconcileHost(): Promise<ReconcileHost> {
     remove: async () => {
       const supervisor = makeDetachedSupervisor({ clock: systemClock, stateDir: base.stateDir });
       for (const name of await supervisor.names()) await supervisor.stop(name, { graceMs: 100, signal: never });
-      for (const point of mountPoints(await readFile("/proc/self/mountinfo", "utf8")))
-        if (point.startsWith(base.runDir)) await run("umount", [point]);
+      for (const { place } of await readMounts()) if (place.startsWith(base.runDir)) await run("umount", [place]);
       await network.remove();
       await base.remove();
     },

@@ -1,6 +1,7 @@
-import { mkdir, readFile } from "node:fs/promises";
+import { mkdir } from "node:fs/promises";
 import { AppError } from "@hostler/shared/errors.ts";
 import { requireSuccess } from "../../host/host-commands.ts";
+import { deviceAt, readMounts } from "../../host/mountinfo.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 
 const TIMEOUT_MS = 30_000;
@@ -36,24 +37,5 @@ async function isMounted(path: string): Promise<boolean> {
 
 /** The block device that is mounted there, as `major:minor`; null when nothing is. */
 export async function deviceOfMount(path: string): Promise<string | null> {
-  return deviceAt(await readFile("/proc/self/mountinfo", "utf8"), path);
-}
-
-/** Of several mounts on one place the last one is seen. Spaces and the like are written as \\040 in the list. Pure. */
-export function deviceAt(mountinfo: string, path: string): string | null {
-  const mounts = mountinfo.split("\n").map((line) => line.split(" "));
-  return mounts.findLast((fields) => placeOf(fields) === path)?.[2] ?? null;
-}
-
-/** Every place at which something is mounted, as often as it is. Pure. */
-export function mountPoints(mountinfo: string): readonly string[] {
-  return mountinfo.split("\n").flatMap((line) => placeOf(line.split(" ")) ?? []);
-}
-
-function placeOf(fields: readonly string[]): string | undefined {
-  return fields[4]?.replaceAll(/\\([0-7]{3})/g, unescape);
-}
-
-function unescape(_text: string, octal: string): string {
-  return String.fromCharCode(Number.parseInt(octal, 8));
+  return deviceAt(await readMounts(), path);
 }

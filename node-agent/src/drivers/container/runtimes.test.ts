@@ -4,7 +4,7 @@ import type { HostCommands } from "../../ports/host-commands.ts";
 import { isRoot, makePlaces, makeSpec, never } from "../testing.ts";
 import { capabilityOf, decideRuntime, requireRuntime } from "./capability.ts";
 import { containerPaths, firstIdOf } from "./container-paths.ts";
-import { deviceAt } from "./mounts.ts";
+import { deviceAt, parseMountinfo } from "../../host/mountinfo.ts";
 import { nspawnRuntime } from "./nspawn.ts";
 import { podmanRuntime } from "./podman.ts";
 import { parseMark } from "./slice-processes.ts";
@@ -84,8 +84,8 @@ test("the device of a mount is that of the last mount on exactly that place", ()
     "30 1 7:1 / /run/a\\040b/root rw - ext4 /dev/loop1 rw",
     "31 1 7:2 / /run/a\\040b/root/deeper rw - ext4 /dev/loop2 rw",
   ].join("\n");
-  expect(deviceAt(list, "/run/a b/root")).toBe("7:1");
-  expect(deviceAt(list, "/run/a b")).toBeNull();
+  expect(deviceAt(parseMountinfo(list), "/run/a b/root")).toBe("7:1");
+  expect(deviceAt(parseMountinfo(list), "/run/a b")).toBeNull();
 });
 
 async function decide(host: HostCommands, programs: readonly string[]) {

@@ -4,7 +4,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import { startTimeOf } from "../../host/process-start-time.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
 import { IDS_PER_SLICE } from "./container-paths.ts";
-import { deviceAt } from "./mounts.ts";
+import { deviceAt, parseMountinfo } from "../../host/mountinfo.ts";
 
 /** The variable by which a container's command line tells whose it is. */
 const MARK = "HOSTLER_SLICE";
@@ -97,7 +97,7 @@ async function isFirstOfItsSpace(pid: number): Promise<boolean> {
 }
 
 async function rootDeviceOf(pid: number): Promise<string | null> {
-  return deviceAt(await readFile(`/proc/${pid}/mountinfo`, "utf8").catch(() => ""), "/");
+  return deviceAt(parseMountinfo(await readFile(`/proc/${pid}/mountinfo`, "utf8").catch(() => "")), "/");
 }
 
 async function processesOfRange(firstId: number): Promise<number[]> {

@@ -1,5 +1,5 @@
-import { readFile } from "node:fs/promises";
 import { isAppError } from "@hostler/shared/errors.ts";
+import { type Mount, readMounts } from "../../host/mountinfo.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 
 /** Kinds of file systems that keep files of this host, on its disks or in its memory. */
@@ -12,31 +12,16 @@ const SCAN_TIMEOUT_MS = 10 * 60_000;
 const LIST_BYTES_MAX = 64 * 1024 ** 2;
 
 /** Each mounted file system that keeps files here, once: by its root where that is mounted, else by all places it is mounted at. Pure. */
-export function localFileSystems(mountinfo: string): readonly string[] {
-  const mounts = mountinfo.split("\n").flatMap((line) => {
-    const [before = "", after = ""] = line.split(" - ");
-    const [, , device, root, place] = before.split(" ");
-    const kind = after.split(" ")[0] ?? "";
-    return device === undefined || root === undefined || place === undefined || !LOCAL.has(kind)
-      ? []
-      : [
-          {
-            device,
-            root,
-            place: place.replaceAll(/\\([0-7]{3})/g, (_, octal: string) =>
-              String.fromCharCode(Number.parseInt(octal, 8)),
-            ),
-          },
-        ];
-  });
-  return [...Map.groupBy(mounts, ({ device }) => device).values()].flatMap((same) => {
+export function localFileSystems(mounts: readonly Mount[]): readonly string[] {
+  const local = mounts.filter(({ kind }) => LOCAL.has(kind));
+  return [...Map.groupBy(local, ({ device }) => device).values()].flatMap((same) => {
     const whole = same.find(({ root }) => root === "/");
     return (whole === undefined ? same : [whole]).map(({ place }) => place);
   });
 }
 
 export async function readLocalFileSystems(): Promise<readonly string[]> {
-  return localFileSystems(await readFile("/proc/self/mountinfo", "utf8"));
+  return localFileSystems(await readMounts());
 }
 
 export interface Scan {

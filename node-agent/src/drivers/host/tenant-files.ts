@@ -1,10 +1,10 @@
-import { lstat, readdir, readFile, rm } from "node:fs/promises";
+import { lstat, readdir, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "@hostler/shared/errors.ts";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { DiskErasure } from "../../ports/slice-driver.ts";
-import { mountPoints } from "../container/mounts.ts";
+import { readMounts } from "../../host/mountinfo.ts";
 import { eraseFile, FILE_ERASURE } from "../slices/erase-file.ts";
 import { filesOf } from "./local-files.ts";
 
@@ -87,11 +87,9 @@ async function eraseEntry({ commands, uid, signal }: Erasing, path: string): Pro
 
 /** Removing a folder crosses mounts: what lies behind one may be anything. */
 async function unmountBelow({ commands, signal }: Erasing, folder: string): Promise<void> {
-  const below = mountPoints(await readFile("/proc/self/mountinfo", "utf8")).filter(
-    (point) => point === folder || point.startsWith(`${folder}/`),
-  );
-  for (const point of below.toReversed()) {
-    const argv = ["umount", point] as const;
+  const below = (await readMounts()).filter(({ place }) => place === folder || place.startsWith(`${folder}/`));
+  for (const { place } of below.toReversed()) {
+    const argv = ["umount", place] as const;
     requireSuccess(argv, await commands.run(argv, { timeoutMs: 30_000, signal }));
   }
 }

@@ -1,7 +1,6 @@
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { isShortName } from "@hostler/shared/ids.ts";
-import { mountPoints } from "../../drivers/container/mounts.ts";
+import { readMounts } from "../../host/mountinfo.ts";
 import { type HostSource, thing } from "../host-source.ts";
 
 /** What is mounted in the run folders of slices: a disk that is mounted cannot be erased. `runDirs`: one a driver. */
@@ -10,10 +9,9 @@ export function mounts(runDirs: readonly string[]): HostSource {
     name: "mounts",
     kinds: ["mount"],
     list: async () => {
-      const points = mountPoints(await readFile("/proc/self/mountinfo", "utf8"));
-      return points.flatMap((point) => {
-        const name = runDirs.map((runDir) => sliceBelow(runDir, point)).find((found) => found !== null) ?? null;
-        return name === null ? [] : [thing({ kind: "mount", name: point, owner: name })];
+      return (await readMounts()).flatMap(({ place }) => {
+        const name = runDirs.map((runDir) => sliceBelow(runDir, place)).find((found) => found !== null) ?? null;
+        return name === null ? [] : [thing({ kind: "mount", name: place, owner: name })];
       });
     },
   };
