@@ -95,8 +95,10 @@ async function publish(
   };
   await mkdir(options.outputDir, { recursive: true });
   const path = join(options.outputDir, "hostler-guest.qcow2");
-  await writeFile(`${path}.new`, bytes, { mode: 0o644 });
-  await rename(`${path}.new`, path);
+  // Named by the process: another build may be writing the same.
+  const unfinished = `${path}.${process.pid}.new`;
+  await writeFile(unfinished, bytes, { mode: 0o644 });
+  await rename(unfinished, path);
   // The manifest comes last: an image without one is built again.
   await writeFile(join(options.outputDir, "hostler-guest.json"), `${JSON.stringify(manifest, null, 2)}\n`);
   options.onProgress(`built ${path} (${manifest.sizeBytes} bytes, sha256 ${manifest.sha256})`);

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { access, mkdir, readdir, rename } from "node:fs/promises";
+import { access, mkdir, mkdtemp, readdir, rename, rm } from "node:fs/promises";
 import { delimiter, join } from "node:path";
 import { BUILD_HOST_PROGRAMS, GUEST_FILES, KERNEL_META_PACKAGE } from "./packages.ts";
 import { runProgram } from "./run-program.ts";
@@ -53,15 +53,19 @@ export async function fetchPackages(
   const names = Object.keys(versions);
   const present = await Promise.all(names.map(async (name) => await exists(pathOf(name))));
   const wanted = names.filter((_, index) => present[index] === false);
-  if (wanted.length > 0) {
-    await runProgram(["apt-get", "download", "--quiet", ...wanted.map((name) => `${name}=${versions[name]}`)], {
-      cwd: cacheDir,
-    });
+  if (wanted.length === 0) return Object.fromEntries(names.map((name) => [name, pathOf(name)]));
+  // In a folder of its own: another build may be fetching the same.
+  const folder = await mkdtemp(join(cacheDir, "fetching-"));
+  try {
+    const versioned = wanted.map((name) => `${name}=${versions[name]}`);
+    await runProgram(["apt-get", "download", "--quiet", ...versioned], { cwd: folder });
     for (const name of wanted) {
-      const file = (await readdir(cacheDir)).find((entry) => entry.startsWith(`${name}_`) && entry.endsWith(".deb"));
-      if (file === undefined) throw new Error(`apt-get download left no file of ${name} in ${cacheDir}`);
-      await rename(join(cacheDir, file), pathOf(name));
+      const file = (await readdir(folder)).find((entry) => entry.startsWith(`${name}_`) && entry.endsWith(".deb"));
+      if (file === undefined) throw new Error(`apt-get download left no file of ${name} in ${folder}`);
+      await rename(join(folder, file), pathOf(name));
     }
+  } finally {
+    await rm(folder, { recursive: true, force: true });
   }
   return Object.fromEntries(names.map((name) => [name, pathOf(name)]));
 }
