@@ -1,4 +1,5 @@
 import type { ApiClient } from "@hostler/cli/api-client.ts";
+import { VFIO_DRIVER } from "@hostler/node-agent/host/pci/bind-driver.ts";
 import { bootstrapTokenCreatedSchema, imageSchema, nodeSchema, type Node } from "@hostler/shared/api/nodes.ts";
 import { receiptListSchema } from "@hostler/shared/api/receipts.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
@@ -12,6 +13,7 @@ import {
 } from "../../../deploy/demo/journey.ts";
 import { waitFor } from "../../support/wait-for.ts";
 import type { Guest } from "./boot-guest.ts";
+import { demand } from "./guest/lab.ts";
 import { BOOT_SECTOR } from "./nested/boot-sector.ts";
 
 /** What the agent in the guest is watched by: the control plane's API, and a shell beside it. */
@@ -68,7 +70,7 @@ export const AGENT_CASES: Readonly<Record<string, AgentCase>> = {
     await followOperation(operator, id, { timeoutMs: SLICE_TIMEOUT_MS });
     const readyMs = Math.round(performance.now() - begunMs);
     demand((await readAllocation(operator, id)).state === "active", "it is not active");
-    demand((await driverOf(lab)) === "vfio-pci", `the card has the driver ${await driverOf(lab)}`);
+    demand((await driverOf(lab)) === VFIO_DRIVER, `the card has the driver ${await driverOf(lab)}`);
     const unit = await machineUnit(lab);
     await guest.run("systemctl restart hostler-agent");
     await waitFor("the agent is back", async () => (await nodeOf(lab))?.online, { timeoutMs: 60_000 });
@@ -146,8 +148,4 @@ function watchPresence(lab: AgentLab): { stop(): Promise<void> } {
       demand(looksAway === 0, `the host was away in ${looksAway} looks`);
     },
   };
-}
-
-function demand(isTrue: boolean, what: string): void {
-  if (!isTrue) throw new Error(what);
 }

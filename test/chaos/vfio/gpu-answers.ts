@@ -5,21 +5,23 @@ import { makeHealthReader } from "@hostler/node-agent/gpus/health/read-health.ts
 import { makeDriverGpus } from "@hostler/node-agent/gpus/nvidia/driver-gpus.ts";
 import { installStandIn } from "@hostler/node-agent/gpus/stand-in/install-stand-in.ts";
 import { runStandIn } from "@hostler/node-agent/gpus/stand-in/run-stand-in.ts";
-import { readState } from "@hostler/node-agent/gpus/stand-in/state.ts";
 import type { HostCommands } from "@hostler/node-agent/ports/host-commands.ts";
 
 const never = new AbortController().signal;
 
 /**
  * Writes an `nvidia-smi` for the guest into its root: a script with the answers of our stand-in, which would itself take many seconds
- * a call there. What the agent asks is found out by asking with the agent's own code. Resolves with the card's UUID.
+ * a call there. What the agent asks is found out by asking with the agent's own code.
  */
-export async function writeGpuAnswers(root: string, workDir: string, address: string): Promise<string> {
+export async function writeGpuAnswers(
+  root: string,
+  workDir: string,
+  { address, uuid }: { readonly address: string; readonly uuid: string },
+): Promise<void> {
   const folder = join(root, "opt/nvidia-smi");
   await mkdir(join(root, "usr/bin"), { recursive: true });
   await mkdir(folder, { recursive: true });
   await writeFile(join(folder, "address"), `${address}\n`);
-  const uuid = `GPU-${createHash("sha256").update(address).digest("hex").slice(0, 32)}`;
   const card = { card: "h100", busId: `0000${address}`, uuid, persistence: true } as const;
   for (const [shown, gpus] of [
     ["shown", [card]],
@@ -28,12 +30,11 @@ export async function writeGpuAnswers(root: string, workDir: string, address: st
     const answers = join(folder, shown);
     await mkdir(answers, { recursive: true });
     const statePath = await installStandIn(join(workDir, `stand-in-${shown}`), { gpus });
-    await askAll(recording(statePath, answers), (await readState(statePath)).gpus[0]?.uuid ?? uuid);
+    await askAll(recording(statePath, answers), uuid);
   }
   const program = join(root, "usr/bin/nvidia-smi");
   await copyFile(join(import.meta.dirname, "guest/nvidia-smi.sh"), program);
   await chmod(program, 0o755);
-  return uuid;
 }
 
 /** Whatever the agent asks or changes when it gives a whole card by VFIO. What fails is an answer too. */

@@ -1,17 +1,7 @@
 import { createHash } from "node:crypto";
-import {
-  access,
-  chmod,
-  mkdir,
-  mkdtemp,
-  readdir,
-  readFile,
-  realpath,
-  rename,
-  symlink,
-  writeFile,
-} from "node:fs/promises";
+import { chmod, mkdir, mkdtemp, readdir, readFile, realpath, rename, symlink, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
+import { exists } from "@hostler/node-agent/host/exists.ts";
 import { cpioArchive, type CpioEntry } from "../../../deploy/guest-image/cpio.ts";
 import { fetchPackages, packageVersions } from "../../../deploy/guest-image/debian.ts";
 import { runProgram } from "../../../deploy/guest-image/run-program.ts";
@@ -20,10 +10,10 @@ export const ROOT = join(import.meta.dirname, "../../..");
 /** The guest's kernel is the one of real hosts: the one for clouds has no drivers for the cards that the cases use. */
 const KERNEL_META_PACKAGE = "linux-image-amd64";
 const BUSYBOX_PACKAGE = "busybox-static";
-/** What the guest needs before it has its root. */
+/** What the guest loads before it has its root: the way there, and the drivers of the cards. */
 const MODULES = [
   ...["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_net"],
-  ...["nvme", "e1000e", "xhci-pci", "vfio-pci", "vfio_iommu_type1"],
+  ...["nvme", "e1000e", "xhci-pci", "vfio_iommu_type1"],
 ];
 const GUEST = join(import.meta.dirname, "guest");
 
@@ -172,47 +162,28 @@ async function unpacked(name: string, archive: string): Promise<string> {
   return folder;
 }
 
-/** The modules with what they need, in one folder, and the list of who needs whom that modprobe reads. */
+/** The modules with what they need, where the kernel package has them, and as much of its list of who needs whom. */
 async function moduleEntries(modulesFolder: string): Promise<CpioEntry[]> {
   const [version = ""] = await readdir(modulesFolder);
-  const all = await readdir(join(modulesFolder, version), { recursive: true });
-  const pathOf = new Map(
-    all.filter((path) => path.endsWith(".ko")).map((path) => [plain(basename(path, ".ko")), path]),
-  );
-  const contents = new Map<string, Buffer>();
-  const needs = new Map<string, readonly string[]>();
-  const waiting = MODULES.map(plain);
-  for (let name = waiting.pop(); name !== undefined; name = waiting.pop()) {
-    if (contents.has(name)) continue;
-    const path = pathOf.get(name);
-    if (path === undefined) throw new Error(`The kernel package has no module ${name}.`);
-    const content = await readFile(join(modulesFolder, version, path));
-    const named = /\0depends=([^\0]*)\0/.exec(content.toString("latin1"))?.[1] ?? "";
-    needs.set(
-      name,
-      named
-        .split(",")
-        .filter((need) => need !== "")
-        .map(plain),
-    );
-    contents.set(name, content);
-    waiting.push(...(needs.get(name) ?? []));
-  }
-  const allNeeds = (name: string): string[] => {
-    const direct = needs.get(name) ?? [];
-    // The last one is loaded first: what others need stands behind them.
-    return [...new Set([...direct, ...direct.flatMap(allNeeds)].toReversed())].toReversed();
-  };
-  const lines = [...needs.keys()].map(
-    (name) =>
-      `${name}.ko: ${allNeeds(name)
-        .map((need) => `${need}.ko`)
-        .join(" ")}`,
-  );
+  const lines = (await readFile(join(modulesFolder, version, "modules.dep"), "utf8")).split("\n");
+  const wanted = MODULES.map((name) => {
+    const line = lines.find((each) => plain(each).includes(`/${plain(name)}.ko:`));
+    if (line === undefined) throw new Error(`The kernel package has no module ${name}.`);
+    return line;
+  });
+  const paths = [...new Set(wanted.flatMap((line) => line.replace(":", "").split(" ")))].filter((path) => path !== "");
+  const needed = lines.filter((line) => paths.includes(line.split(":")[0] ?? ""));
   const folder = `lib/modules/${version}`;
   return [
-    ...[...contents].map(([name, content]) => ({ path: `${folder}/${name}.ko`, mode: 0o644, content })),
-    { path: `${folder}/modules.dep`, mode: 0o644, content: Buffer.from(`${lines.join("\n")}\n`) },
+    ...(await Promise.all(
+      paths.map(async (path) => ({
+        path: `${folder}/${path}`,
+        mode: 0o644,
+        content: await readFile(join(modulesFolder, version, path)),
+      })),
+    )),
+    { path: `${folder}/modules.dep`, mode: 0o644, content: Buffer.from(`${needed.join("\n")}\n`) },
+    { path: "modules", mode: 0o644, content: Buffer.from(MODULES.map((name) => `${name}\n`).join("")) },
   ];
 }
 
@@ -226,11 +197,4 @@ function withFolders(files: readonly CpioEntry[]): readonly CpioEntry[] {
 
 function plain(name: string): string {
   return name.replaceAll("-", "_");
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await access(path).then(
-    () => true,
-    () => false,
-  );
 }

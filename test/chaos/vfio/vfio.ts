@@ -8,6 +8,7 @@ import { clientFor, prepareTenancy, startControlPlaneProgram } from "../../../de
 import { AGENT_CASES, type AgentLab } from "./agent-cases.ts";
 import { bootGuest } from "./boot-guest.ts";
 import { writeGpuAnswers } from "./gpu-answers.ts";
+import { CARDS, uuidOf } from "./guest/lab.ts";
 import { prepareGuestBoot, ROOT } from "./guest-boot.ts";
 
 /** The cases that must have run; see `agent-cases.ts`, `guest/cases.ts` and `guest/hard-cases.ts` for what each shows. */
@@ -20,7 +21,7 @@ const WHOLE_RUN_S_MAX = 300;
 /** Where the guest's network, which QEMU makes, shows this host. */
 const HOST_FROM_GUEST = "10.0.2.2";
 /** The card that stands for the GPU that slices get. */
-const AGENT_CARD = "0000:02:00.0";
+const AGENT_CARD = { address: CARDS.driven, uuid: uuidOf(CARDS.driven) };
 
 /** Runs in the guest, which has this repository too. */
 const GUEST_PROGRAM = new URL("./guest/main.ts", import.meta.url);
@@ -64,10 +65,9 @@ async function actVfio(options: SuiteOptions): Promise<SuiteOutcome> {
     options.say("preparing the guest");
     const plane = await startPlane(workDir);
     closing.push(plane.close);
-    const made = { uuid: "" };
     const boot = await prepareGuestBoot(workDir, {
       agentArgs: ["--drivers", "qemu", "--network", "user", "--accelerator", "tcg"],
-      overlay: async (root) => void (made.uuid = await writeGpuAnswers(root, workDir, AGENT_CARD)),
+      overlay: async (root) => await writeGpuAnswers(root, workDir, AGENT_CARD),
     });
     options.say("booting it, emulated");
     const begun = performance.now();
@@ -80,7 +80,7 @@ async function actVfio(options: SuiteOptions): Promise<SuiteOutcome> {
     });
     closing.push(guest.end);
     options.say(`it is up after ${Math.round(performance.now() - begun)} ms`);
-    await runAgentCases({ guest, ...plane, address: AGENT_CARD, uuid: made.uuid, slices: [] }, note);
+    await runAgentCases({ guest, ...plane, ...AGENT_CARD, slices: [] }, note);
     const program = join("/opt/hostler", relative(ROOT, fileURLToPath(GUEST_PROGRAM)));
     await guest.run(`/usr/bin/node --no-warnings ${program} ${cycles} >/dev/ttyS0 2>&1`);
     if (cases.some((line) => !line.isOk)) for (const line of guest.log.slice(-60)) options.say(line);

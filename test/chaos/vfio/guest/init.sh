@@ -6,7 +6,7 @@ export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-for module in virtio_pci 9pnet_virtio 9p overlay virtio_net nvme e1000e xhci-pci vfio_iommu_type1; do modprobe $module; done
+while read -r module; do modprobe "$module"; done </modules
 
 mkdir -p /lower /layer /lab /root
 mount -t 9p -o ro,trans=virtio,version=9p2000.L,msize=512000,cache=loose host /lower
