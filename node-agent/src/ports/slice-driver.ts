@@ -83,6 +83,11 @@ export interface DriverCapability {
   readonly access?: HostAccess;
 }
 
+/** Generations of one allocation are slices of their own. */
+export function isSameSlice(one: SliceReference, other: SliceReference): boolean {
+  return one.allocationId === other.allocationId && one.generation === other.generation;
+}
+
 /** What of a slice is on the host, read from the host itself. */
 export interface SliceSurvey {
   /** `unclear`: a process is there, but whether it is a machine that runs cannot be told. Whoever looks later may know. */

@@ -9,7 +9,13 @@ import { startTimeOf } from "../../host/process-start-time.ts";
 import type { HostScope } from "../../host/host-scope.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
-import type { CreateContext, Facts, Machine, SliceReference } from "../../ports/slice-driver.ts";
+import {
+  type CreateContext,
+  type Facts,
+  isSameSlice,
+  type Machine,
+  type SliceReference,
+} from "../../ports/slice-driver.ts";
 import { tapName } from "../network/host-links.ts";
 import { exitedError, waitForReadyLine } from "../slices/guest-console.ts";
 import { exists } from "../../host/exists.ts";
@@ -189,8 +195,7 @@ async function isWhole(
 
 export async function isContainerOf(slice: SliceReference, pid: number): Promise<boolean> {
   const owner = await sliceOfProcess(pid);
-  const isOurs = owner?.allocationId === slice.allocationId && owner.generation === slice.generation;
-  return isOurs && (await findLeader(pid)) !== null;
+  return owner !== null && isSameSlice(owner, slice) && (await findLeader(pid)) !== null;
 }
 
 /** Makes the cable with its other end in the container, where the runtime leaves that to us. */

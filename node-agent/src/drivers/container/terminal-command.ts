@@ -1,7 +1,7 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import { prefixed, type HostScope } from "../../host/host-scope.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
-import type { SliceReference, TerminalCommand } from "../../ports/slice-driver.ts";
+import { isSameSlice, type SliceReference, type TerminalCommand } from "../../ports/slice-driver.ts";
 import { containerPaths, type ContainerPlaces } from "./container-paths.ts";
 import { GUEST_BUSYBOX, GUEST_SEED } from "./guest-init.ts";
 import { PROCESSES_MAX } from "./runtime.ts";
@@ -30,7 +30,7 @@ export async function terminalCommand(
   const found = await deps.supervisor.inspect(containerPaths(deps.places, slice).name);
   const owner = found.state === "running" ? await sliceOfProcess(found.pid) : null;
   const leader = found.state === "running" ? await findLeader(found.pid) : null;
-  if (leader === null || owner?.allocationId !== slice.allocationId || owner.generation !== slice.generation)
+  if (leader === null || owner === null || !isSameSlice(owner, slice))
     throw new AppError("terminal_unavailable", { detail: "The container does not run on this host." });
   return { argv: prefixed(deps.scope.terminal, enterArgv(leader)), env: HOST_ENVIRONMENT };
 }

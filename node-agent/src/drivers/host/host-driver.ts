@@ -3,7 +3,13 @@ import { AppError } from "@hostler/shared/errors.ts";
 import { hostAccessOf, type HostAccess, type SliceSpec } from "@hostler/shared/tasks.ts";
 import { findProgram, type FindProgram } from "../../host/find-program.ts";
 import { PROGRAM_PACKAGES } from "../../host/host-commands.ts";
-import type { DriverCapability, Facts, SliceDriver, SliceReference } from "../../ports/slice-driver.ts";
+import {
+  type DriverCapability,
+  type Facts,
+  isSameSlice,
+  type SliceDriver,
+  type SliceReference,
+} from "../../ports/slice-driver.ts";
 import { listSliceFolders } from "../slices/slice-folder.ts";
 import { makeNetwork, makeSeed, readSshPort } from "./access.ts";
 import { readAccounts } from "./account-files.ts";
@@ -103,7 +109,7 @@ async function preflight(deps: HostDriverDeps, spec: SliceSpec, signal: AbortSig
       detail: "Bare metal has the host's own network: it has no limit of bandwidth.",
     });
   const mine = await listSlices(deps.places);
-  const others = [...(await deps.otherSlices(signal)), ...mine].filter((other) => !isSame(other, spec));
+  const others = [...(await deps.otherSlices(signal)), ...mine].filter((other) => !isSameSlice(other, spec));
   if (others.length > 0)
     throw new AppError("capacity_unavailable", {
       detail: `Bare metal is the whole host, and this one still has ${others.map(({ allocationId }) => allocationId).join(", ")}.`,
@@ -117,9 +123,5 @@ async function listSlices(places: HostPlaces): Promise<readonly SliceReference[]
   const fromAccounts = (await readAccounts(places.etcDir)).flatMap(({ name, comment }) =>
     shortNameOf(name) === null ? [] : (parseComment(comment) ?? []),
   );
-  return [...fromFolders, ...fromAccounts.filter((one) => !fromFolders.some((other) => isSame(one, other)))];
-}
-
-function isSame(one: SliceReference, other: SliceReference): boolean {
-  return one.allocationId === other.allocationId && one.generation === other.generation;
+  return [...fromFolders, ...fromAccounts.filter((one) => !fromFolders.some((other) => isSameSlice(one, other)))];
 }

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import { AppError } from "@hostler/shared/errors.ts";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
-import type { SliceReference } from "../../ports/slice-driver.ts";
+import { isSameSlice, type SliceReference } from "../../ports/slice-driver.ts";
 import { replaceFile } from "../slices/slice-folder.ts";
 import { readAccounts, readGroups, type Account } from "./account-files.ts";
 import { commentOf, parseComment, type HostPlaces, type Tenant } from "./tenant-account.ts";
@@ -23,9 +23,7 @@ export async function findAccount(places: HostPlaces, tenant: Tenant, slice: Sli
   if (found === undefined || found.uid !== tenant.uid) return null;
   const owner = parseComment(found.comment);
   // A tenant may have changed the comment; then the name and the number, which are ours alone, say whose it is.
-  const isAnothers =
-    owner !== null && (owner.allocationId !== slice.allocationId || owner.generation !== slice.generation);
-  return isAnothers ? null : found;
+  return owner !== null && !isSameSlice(owner, slice) ? null : found;
 }
 
 /** Group and account, without a password: a key or the web terminal is the only way in. Half of it there is made whole. */

@@ -1,4 +1,4 @@
-import { readFile, rm } from "node:fs/promises";
+import { rm } from "node:fs/promises";
 import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
 import { hostAccessOf, type SliceSpec } from "@hostler/shared/tasks.ts";
@@ -7,7 +7,7 @@ import { exists } from "../../host/exists.ts";
 import { prefixed, type HostScope } from "../../host/host-scope.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { CreateContext, Machine, SliceReference, TerminalCommand } from "../../ports/slice-driver.ts";
-import { closeSliceFolder, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
+import { belongsToAnother, closeSliceFolder, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
 import { SCRIPT } from "./home.ts";
 import { tenantOf, type Tenant } from "./tenant-account.ts";
 import { removeIpc } from "./tenant-ipc.ts";
@@ -113,8 +113,7 @@ async function provesLogin(
 
 async function removeLogin(deps: MachineDeps, slice: SliceReference, signal: AbortSignal): Promise<void> {
   const tenant = tenantOf(deps.places, slice);
-  const isAnothers = await belongsToAnother(tenant, slice);
-  if (isAnothers) return;
+  if (await belongsToAnother(tenant, slice)) return;
   await rm(tenant.machine, { force: true });
   await rm(`${tenant.machine}.new`, { force: true });
   for (let round = 1; ; round += 1) {
@@ -129,14 +128,6 @@ async function removeLogin(deps: MachineDeps, slice: SliceReference, signal: Abo
       throw new AppError("command_timeout", { detail: `Something starts processes as ${tenant.uid} again and again.` });
   }
   await closeSliceFolder(tenant);
-}
-
-/** Two slices with one short name: the folder says which of them is here. */
-async function belongsToAnother(tenant: Tenant, slice: SliceReference): Promise<boolean> {
-  const text = await readFile(tenant.owner, "utf8").catch(() => null);
-  if (text === null) return false;
-  const owner = z.object({ allocationId: z.string(), generation: z.int() }).parse(JSON.parse(text));
-  return owner.allocationId !== slice.allocationId || owner.generation !== slice.generation;
 }
 
 /** A login shell of the tenant, as `ssh` gives it; it works without sshd. */

@@ -2,7 +2,7 @@ import { mkdir, open, readdir, readFile, rename, rm, rmdir } from "node:fs/promi
 import { dirname, join } from "node:path";
 import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
-import type { CreateContext, SliceReference } from "../../ports/slice-driver.ts";
+import { type CreateContext, isSameSlice, type SliceReference } from "../../ports/slice-driver.ts";
 import type { QemuPlaces, SlicePaths } from "./slice-paths.ts";
 
 const ownerSchema = z.object({
@@ -41,7 +41,7 @@ async function claimFolder(
 ): Promise<void> {
   await mkdir(paths.folder, { recursive: true, mode: 0o700 });
   const owner = await readOwner(paths.owner);
-  if (owner !== null && (owner.allocationId !== slice.allocationId || owner.generation !== slice.generation))
+  if (owner !== null && !isSameSlice(owner, slice))
     throw new AppError("journal_conflict", { detail: `The folder ${paths.folder} belongs to ${owner.allocationId}.` });
   if (owner !== null && BigInt(fence) < BigInt(owner.fence))
     throw new AppError("lease_stale", {
@@ -57,6 +57,12 @@ export async function closeSliceFolder(paths: SlicePaths): Promise<void> {
   const names = await readdir(paths.folder).catch(() => []);
   if (names.every((name) => /^(?:owner\.json|history\.json(?:\.new)?|\w+\.log)$/.test(name)))
     await rm(paths.folder, { recursive: true, force: true });
+}
+
+/** Whether the folder is one of another slice with the same short name. */
+export async function belongsToAnother(paths: Pick<SlicePaths, "owner">, slice: SliceReference): Promise<boolean> {
+  const owner = await readOwner(paths.owner);
+  return owner !== null && !isSameSlice(owner, slice);
 }
 
 export async function listSliceFolders(places: QemuPlaces): Promise<SliceReference[]> {

@@ -1,6 +1,7 @@
 import { AppError } from "@hostler/shared/errors.ts";
 import type { DiskReceipt, SlotReceipt } from "@hostler/shared/receipts.ts";
 import * as z from "zod";
+import { isSameSlice } from "../../ports/slice-driver.ts";
 import { rowOf } from "../each-slot.ts";
 import { NEEDED, nothing, type Phase, type ReleaseContext, RETRY_NEVER } from "../phase.ts";
 import { receiptOf } from "../receipts.ts";
@@ -16,9 +17,7 @@ export const giveBack: Phase<ReleaseContext> = {
   probe: async () => NEEDED,
   apply: async (context) => {
     const { driver, slice, ledger, owner, signal } = context;
-    const left = (await driver.listSlices(signal)).filter(
-      (other) => other.allocationId === slice.allocationId && other.generation === slice.generation,
-    );
+    const left = (await driver.listSlices(signal)).filter((other) => isSameSlice(other, slice));
     if (left.length > 0)
       throw new AppError("command_failed", { detail: "The driver still shows objects of the slice on the host." });
     const receipts = context.gpuUuids.map((uuid) => receiptIn(context, uuid));
