@@ -95,10 +95,17 @@ export interface SliceSurvey {
   readonly hasDisk: boolean;
 }
 
+/**
+ * How slices of a driver use memory and processors: `placed` on what the host sets aside for them where its operator wants that,
+ * `shared` with everything else, or not at all, and then why.
+ */
+export type ComputeUse = { readonly kind: "placed" | "shared" } | { readonly kind: "none"; readonly why: string };
+
 /** A way to run slices. Product code: the mock is one too, with every failure reachable from a label. */
 export interface SliceDriver {
   readonly name: DriverName;
   readonly gpuAccess: GpuAccess;
+  readonly compute: ComputeUse;
   capability(signal: AbortSignal): Promise<DriverCapability>;
   /** Rejects with what is wrong when this spec cannot run here now (memory, disk, a missing program). Changes nothing. */
   preflight(spec: SliceSpec, signal: AbortSignal): Promise<Facts>;

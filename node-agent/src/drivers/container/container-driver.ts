@@ -65,6 +65,7 @@ export function makeContainerDriver(deps: ContainerDriverDeps): SliceDriver {
   return {
     name: "container",
     gpuAccess: "device_nodes",
+    compute: { kind: "shared" },
     capability: async (signal) => capabilityOf(await verdict(signal)),
     preflight: async (spec, signal) => {
       const { runtime } = requireRuntime(await verdict(signal));

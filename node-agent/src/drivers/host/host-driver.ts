@@ -45,6 +45,7 @@ export function makeHostDriver(deps: HostDriverDeps): SliceDriver {
   return {
     name: "host",
     gpuAccess: "device_nodes",
+    compute: { kind: "none", why: "The slice has all memory and processors of the host." },
     capability: async (signal) => await capabilityOf(deps, signal),
     preflight: async (spec, signal) => await preflight(deps, spec, signal),
     image: { isCached: async () => true, create: async () => ({ source: "the host as it is installed" }) },

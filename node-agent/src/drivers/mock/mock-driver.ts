@@ -65,6 +65,7 @@ export function makeMockDriver(deps: {
   return {
     name: "mock",
     gpuAccess: "device_nodes",
+    compute: { kind: "none", why: "The mock driver uses no memory." },
     capability: async () => ({ usable: true, accelerator: "none", note: "Mock: runs nothing." }),
     preflight: async (spec, signal) => {
       await steer(spec, "preflight", signal);

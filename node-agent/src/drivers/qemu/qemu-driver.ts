@@ -92,6 +92,7 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
   return {
     name: "qemu",
     gpuAccess: "vfio",
+    compute: { kind: "placed" },
     capability: async (signal) => await capability(deps, { missing: await missing(), accelerator }, signal),
     preflight: async (spec, signal) => {
       const [first] = await missing();

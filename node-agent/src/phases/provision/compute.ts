@@ -15,8 +15,7 @@ export const compute: Phase<ProvisionContext> = {
   timeoutMs: 5 * 60_000,
   retry: RETRY_NEVER,
   probe: async ({ driver, slice, signal }) => {
-    if (driver.name === "mock") return notNeeded("The mock driver uses no memory.");
-    if (driver.name === "host") return notNeeded("The slice has all memory and processors of the host.");
+    if (driver.compute.kind === "none") return notNeeded(driver.compute.why);
     // A machine that runs already uses the memory that would be looked for.
     return (await driver.machine.inspect(slice, signal)) === "present" ? DONE : NEEDED;
   },
@@ -33,7 +32,7 @@ export const compute: Phase<ProvisionContext> = {
 
 async function takeShare(context: ProvisionContext): Promise<ComputeShare | null> {
   const { spec, driver, owner, signal, compute: host } = context;
-  if (host === undefined || driver.name !== "qemu") return null;
+  if (host === undefined || driver.compute.kind !== "placed") return null;
   return await host.take(owner, { ...spec, gpuAddresses: await gpuAddresses(context) }, signal);
 }
 

@@ -14,7 +14,7 @@ export const preflight: Phase<ProvisionContext> = {
     if (!capability.usable) throw new AppError("driver_unavailable", { detail: capability.note });
     if (spec.gpuUuids.length > 0) await gpus.requireAssignable(spec.gpuUuids, driver.gpuAccess, signal);
     // Checked in words here, so that nobody meets it in the middle of building.
-    if (driver.name === "qemu") await context.compute?.check({ ...spec, gpuAddresses: [] });
+    if (driver.compute.kind === "placed") await context.compute?.check({ ...spec, gpuAddresses: [] });
     const found = await driver.preflight(spec, signal);
     return { accelerator: capability.accelerator, gpusSimulated: gpus.simulated, ...found };
   },
