@@ -3,6 +3,7 @@ import { AppError } from "@hostler/shared/errors.ts";
 import type { HostObject, SliceReference } from "../../ports/slice-driver.ts";
 import {
   aliasOf,
+  applyRules,
   hasRules,
   isOursOrUnnamed,
   macOf,
@@ -41,7 +42,7 @@ export function makeNetwork(deps: NetworkDeps): HostObject {
       const paths = containerPaths(deps.places, spec);
       await openSliceFolder(paths, spec, context);
       const { script, facts } = await prepareRules(deps, spec, signal);
-      await runOk(deps.commands, ["nft", "-f", "-"], signal, script);
+      await applyRules(deps.commands, paths.name, script, signal);
       await replaceFile(paths.network, JSON.stringify({ mode: "veth" }));
       return { mode: "veth", mac: macOf(spec), interface: tapName(paths.name), ...facts };
     },

@@ -9,7 +9,7 @@ import type { HostScope } from "../../host/host-scope.ts";
 import type { CommandResult, HostCommands } from "../../ports/host-commands.ts";
 import type { FetchOptions, ImageCache } from "../images/image-cache.ts";
 import { refused } from "../images/image-header.ts";
-import { makeSharedWork } from "../images/shared-work.ts";
+import { makeSharedWork } from "@hostler/shared/shared-work.ts";
 import { exists } from "../../host/exists.ts";
 import { replaceFile, syncFolder } from "../slices/slice-folder.ts";
 import { ENTRIES_MAX, readListing, type ArchiveContents } from "./archive-listing.ts";

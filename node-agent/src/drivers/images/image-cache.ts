@@ -16,7 +16,7 @@ import { downloadImage } from "./image-download.ts";
 import { DOWNLOADS, isVerified, noteUse, recordVerified } from "./image-files.ts";
 import { readVirtualSize } from "./image-header.ts";
 import { makeImageRoom, type ImageRoom } from "./image-room.ts";
-import { makeSharedWork } from "./shared-work.ts";
+import { makeSharedWork } from "@hostler/shared/shared-work.ts";
 
 /** Base images by content. A file under its hash is whole and verified; bases are never written again. */
 export interface ImageCache extends Pick<ImageRoom, "freeUp"> {

@@ -4,12 +4,12 @@ import { expect, onTestFinished, test } from "vitest";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import { makeMemoryFiles } from "../../testing/memory-files.ts";
 import { addressesOf, makeAddressPool } from "./addresses.ts";
-import { parseResolvers } from "./egress.ts";
+import { parseResolvers } from "./host-routes.ts";
 import { readPortsInUse } from "./host-ports.ts";
 import { makeSpec, never } from "../testing.ts";
 
 function hostWithRoutes(...routes: readonly string[]): HostCommands {
-  const stdout = JSON.stringify(routes.map((dst) => ({ dst })));
+  const stdout = `[]\n[]\n${JSON.stringify(routes.map((dst) => ({ dst })))}\n`;
   return { run: async () => ({ exitCode: 0, stdout, stderr: "", durationMs: 1 }) };
 }
 

@@ -3,11 +3,11 @@ import { AppError } from "@hostler/shared/errors.ts";
 import { shortName } from "@hostler/shared/ids.ts";
 import type { SlicePort } from "@hostler/shared/tasks.ts";
 import * as z from "zod";
-import { parseAnswer, requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
 import { choosePorts, portLedgerSchema, readPortsInUse, type PortLedger, type PortMapping } from "./host-ports.ts";
+import { readHostRoutes, SLICE_RANGE } from "./host-routes.ts";
 import { DEFAULT_NETWORK_POLICY, type PortRange } from "./network-policy.ts";
 
 /** A slice's own subnet of four addresses: the host's end and the guest's end of its cable. */
@@ -35,7 +35,6 @@ export interface AddressPool {
 
 const PATH = "addresses.json";
 const PORTS_PATH = "ports.json";
-const RANGE = "10.203.0.0/16";
 /** The range holds this many subnets of four. */
 const SUBNETS = 16_384;
 const ledgerSchema = z.record(
@@ -45,7 +44,6 @@ const ledgerSchema = z.record(
     .min(0)
     .max(SUBNETS - 1),
 );
-const routesSchema = z.array(z.looseObject({ dst: z.string() }));
 
 export function makeAddressPool(deps: {
   readonly files: StateFiles;
@@ -73,13 +71,16 @@ export function makeAddressPool(deps: {
         const known = ledger[name];
         if (known !== undefined) return addressesOf(known);
         // Another agent, or something that is not ours, may use parts of the range on this host.
-        const taken = new Set([...Object.values(ledger), ...(await routedSubnets(deps.commands, signal))]);
+        const taken = new Set([
+          ...Object.values(ledger),
+          ...(await readHostRoutes(deps.commands, signal)).taken.flatMap(subnetsOf),
+        ]);
         const index = Array.from({ length: SUBNETS }, (_, candidate) => candidate).find(
           (candidate) => !taken.has(candidate),
         );
         if (index === undefined)
           throw new AppError("capacity_unavailable", {
-            detail: `All ${SUBNETS} subnets of ${RANGE} are in use on this host, by slices or by its own routes (ip route show root ${RANGE}).`,
+            detail: `All ${SUBNETS} subnets of ${SLICE_RANGE} are in use on this host, by slices or by its own routes (ip route show root ${SLICE_RANGE}).`,
           });
         await deps.files.replace(PATH, JSON.stringify({ ...ledger, [name]: index }));
         return addressesOf(index);
@@ -113,12 +114,6 @@ export function makeAddressPool(deps: {
 export function addressesOf(index: number): SliceAddresses {
   const end = (offset: number): string => `10.203.${index >> 6}.${((index & 63) << 2) + offset}`;
   return { host: end(1), guest: end(2), index, prefixLength: 30 };
-}
-
-async function routedSubnets(commands: HostCommands, signal: AbortSignal): Promise<number[]> {
-  const argv = ["ip", "-j", "-4", "route", "show", "root", RANGE] as const;
-  const { stdout } = requireSuccess(argv, await commands.run(argv, { timeoutMs: 10_000, signal }));
-  return parseAnswer(argv, stdout || "[]", routesSchema).flatMap(({ dst }) => subnetsOf(dst));
 }
 
 /** The subnets of four that a route such as `10.203.0.64/27` covers; a route without a length is one address. */

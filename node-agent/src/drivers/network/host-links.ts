@@ -78,6 +78,23 @@ export async function hasRules(commands: HostCommands, name: string, signal: Abo
   return (await readFamilies(commands, name, signal)).length === TABLE_FAMILIES.length;
 }
 
+/**
+ * Puts the slice's rules up in one transaction, in place of those that stand. `name`: the slice's short name; `script`: see
+ * `rulesOf`. Tables that go make the kernel wait for 10 ms and more, so that is asked for only where there are any.
+ */
+export async function applyRules(
+  commands: HostCommands,
+  name: string,
+  script: string,
+  signal: AbortSignal,
+): Promise<void> {
+  const argv = ["nft", "-f", "-"] as const;
+  const result = await commands.run(argv, { timeoutMs: TIMEOUT_MS, signal, input: script });
+  if (result.exitCode !== 0 && (await readFamilies(commands, name, signal)).length > 0)
+    return await runOk(commands, argv, signal, `${deletionOf(tableName(name))}${script}`);
+  requireSuccess(argv, result);
+}
+
 /** Removes the slice's rules; none there is success. */
 export async function removeRules(commands: HostCommands, name: string, signal: AbortSignal): Promise<void> {
   if ((await readFamilies(commands, name, signal)).length === 0) return;

@@ -40,8 +40,8 @@ export function deletionOf(table: string): string {
 }
 
 /**
- * The slice's tables, whole, as one nftables transaction: applying it again replaces them, and they are never half there. Whatever
- * is not named is dropped in both directions. What comes from the tap must carry the slice's own MAC and address. The tables of
+ * The slice's tables, whole, as one nftables transaction that is refused where one of them stands; behind `deletionOf` it replaces
+ * them. They are never half there. Whatever is not named is dropped in both directions. What comes from the tap must carry the slice's own MAC and address. The tables of
  * `inet` never see ARP: the host would tell there which addresses it has elsewhere, and note whatever senders a guest makes up,
  * until its table of neighbours is full.
  *
@@ -50,7 +50,8 @@ export function deletionOf(table: string): string {
  */
 export function rulesOf(rules: NetworkRules): string {
   const { table, tap, mac, hostAddress, guestAddress, egress, mark } = rules;
-  return `${deletionOf(table)}table arp ${table} {
+  const created = TABLE_FAMILIES.map((family) => `create table ${family} ${table}\n`).join("");
+  return `${created}table arp ${table} {
   chain input {
     type filter hook input priority filter; policy accept;
     iifname "${tap}" arp saddr ether ${mac} arp saddr ip ${guestAddress} arp daddr ip ${hostAddress} counter accept

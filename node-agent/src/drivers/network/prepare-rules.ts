@@ -6,7 +6,7 @@ import * as z from "zod";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { Facts, SliceReference } from "../../ports/slice-driver.ts";
 import type { AddressPool, SliceAddresses } from "./addresses.ts";
-import { readEgress } from "./egress.ts";
+import { readHostRoutes } from "./host-routes.ts";
 import { macOf, tableName, tapName } from "./host-links.ts";
 import type { NetworkPolicy } from "./network-policy.ts";
 import { rulesOf } from "./network-rules.ts";
@@ -19,7 +19,7 @@ export interface RuleDeps {
 
 /** Everything that the rules of a slice's cable say, before any of it is applied. */
 export interface PreparedRules {
-  /** For `nft -f -`. */
+  /** For `applyRules`. */
   readonly script: string;
   readonly addresses: SliceAddresses;
   /** For the journal and the tenant. */
@@ -32,9 +32,9 @@ const SOMEWHERE = "192.0.2.1";
 
 export async function prepareRules(deps: RuleDeps, spec: SliceSpec, signal: AbortSignal): Promise<PreparedRules> {
   const name = shortName(spec.allocationId, spec.generation);
-  const [addresses, egress, ports] = await Promise.all([
+  const [addresses, { egress }, ports] = await Promise.all([
     deps.addresses.allocate(spec, signal),
-    readEgress(deps.commands, signal),
+    readHostRoutes(deps.commands, signal),
     preparePorts(deps, spec, signal),
   ]);
   const { host, guest } = addresses;
@@ -63,7 +63,7 @@ export async function preparePorts(deps: RuleDeps, spec: SliceSpec, signal: Abor
 
 /** Rejects a slice that asks for ports where the host forwards nothing: another host may. */
 export async function requirePorts(commands: HostCommands, spec: SliceSpec, signal: AbortSignal): Promise<void> {
-  if (spec.ports === undefined || (await readEgress(commands, signal)).kind !== "none") return;
+  if (spec.ports === undefined || (await readHostRoutes(commands, signal)).egress.kind !== "none") return;
   throw new AppError("capacity_unavailable", {
     detail:
       "The slice asks for ports, and this host forwards nothing: it has no default route, or net.ipv4.ip_forward is 0.",

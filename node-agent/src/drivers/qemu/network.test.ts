@@ -8,7 +8,7 @@ import { makeMemoryFiles } from "../../testing/memory-files.ts";
 import { makeAddressPool } from "../network/addresses.ts";
 import { DEFAULT_NETWORK_POLICY as policy } from "../network/network-policy.ts";
 import { rulesOf } from "../network/network-rules.ts";
-import { macOf, tapName } from "../network/host-links.ts";
+import { applyRules, macOf, tapName } from "../network/host-links.ts";
 import { listTapSlices, makeNetwork, requireNetwork } from "./network.ts";
 import { commands, isRoot, makeContext, makePlaces, makeSpec, makeTestNetwork, never } from "../testing.ts";
 
@@ -34,7 +34,7 @@ async function setUp() {
   const name = shortName(spec.allocationId, spec.generation);
   const nft = async (...args: readonly string[]): Promise<string> =>
     (await run("ip", ["netns", "exec", host.name, "nft", ...args])).stdout;
-  return { places, host, spec, files, network, nft, tap: tapName(name), table: `hostler_${name}` };
+  return { places, host, spec, files, network, nft, name, tap: tapName(name), table: `hostler_${name}` };
 }
 
 test.skipIf(!hasTap)("a tap has its owner, its address and its rules, and goes with all of them", async () => {
@@ -95,14 +95,16 @@ test.skipIf(!hasTap)("an interface whose maker died before naming it is removed"
 });
 
 test.skipIf(!hasTap)("a table that nftables refuses leaves the one before it as it was", async () => {
-  const { host, spec, network, nft, table, tap } = await setUp();
+  const { host, spec, network, nft, table, tap, name } = await setUp();
   await network.create(spec, makeContext());
   const before = await nft("list", "table", "inet", table);
   const ends = { mac: "not-a-mac", hostAddress: "10.203.0.1", guestAddress: "10.203.0.2" };
   const closed = { egress: { kind: "none" }, mark: 1, ports: [], bandwidthMbitPerSecond: null } as const;
   const broken = rulesOf({ table, tap, ...ends, ...closed });
-  const result = await host.commands.run(["nft", "-f", "-"], { timeoutMs: 10_000, signal: never, input: broken });
-  expect(result.exitCode).not.toBe(0);
+  await expect(applyRules(host.commands, name, broken, never)).rejects.toMatchObject({
+    code: "command_failed",
+    detail: expect.stringContaining("not-a-mac"),
+  });
   expect(await nft("list", "table", "inet", table)).toBe(before);
 });
 

@@ -6,6 +6,7 @@ import type { HostCommands } from "../../ports/host-commands.ts";
 import type { CreateContext, Facts, HostObject, SliceReference } from "../../ports/slice-driver.ts";
 import {
   aliasOf,
+  applyRules,
   hasRules,
   isOursOrUnnamed,
   listLinkSlices,
@@ -75,11 +76,12 @@ export function makeNetwork(deps: NetworkDeps): HostObject {
 /** The rules stand before the interface does, since they go by its name: nothing ever passes without them. */
 async function createTap(deps: NetworkDeps, spec: SliceSpec, { signal }: CreateContext): Promise<Facts> {
   const { commands } = deps;
-  const tap = tapName(slicePaths(deps.places, spec).name);
+  const { name } = slicePaths(deps.places, spec);
+  const tap = tapName(name);
   const [link, rules] = await Promise.all([readLink(commands, tap, signal), prepareRules(deps, spec, signal)]);
   if (link !== null && !isOursOrUnnamed(link, aliasOf(OWNER, spec)))
     throw new AppError("journal_conflict", { detail: `The interface ${tap} belongs to ${link.alias}.` });
-  await runOk(commands, ["nft", "-f", "-"], signal, rules.script);
+  await applyRules(commands, name, rules.script, signal);
   const { host, prefixLength } = rules.addresses;
   const steps = [
     ...(link === null ? [`tuntap add dev ${tap} mode tap`] : []),
