@@ -65,8 +65,7 @@ export function makeDetachedSupervisor(deps: {
       signal.throwIfAborted();
       if ((await inspect(name)).state === "running")
         throw new AppError("conflict", { detail: `A process runs under the name ${name} already.` });
-      const find = deps.find ?? findProgram;
-      const command = [...(await placedBy(find, placement)), await found(find, argv[0]), ...argv.slice(1)];
+      const command = await commandOf(deps.find, argv, placement);
       await mkdir(folder, { recursive: true, mode: 0o700 });
       // From here until the new record is written, only note and mark tell: an old record would hide the process.
       await writeFile(startingPath(name), "", { mode: 0o600 });
@@ -106,6 +105,18 @@ async function found(find: FindProgram, name: string): Promise<string> {
   const program = await find(name);
   if (program === null) throw missingProgram(name);
   return program;
+}
+
+/** The kernel looks through PATH for it, but behind another program nobody would tell that it is missing. */
+async function commandOf(
+  find: FindProgram | undefined,
+  argv: readonly [string, ...string[]],
+  placement?: ProcessPlacement,
+): Promise<readonly string[]> {
+  const [name, ...args] = argv;
+  const before = await placedBy(find ?? findProgram, placement);
+  const isFirst = find === undefined && before.length === 0;
+  return [...before, isFirst ? name : await found(find ?? findProgram, name), ...args];
 }
 
 /** Programs that set their own limits and then become the one that follows, under the same pid. */

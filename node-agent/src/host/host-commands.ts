@@ -1,10 +1,10 @@
 import { delimiter } from "node:path";
 import type { Clock } from "@hostler/shared/clock.ts";
-import { AppError } from "@hostler/shared/errors.ts";
+import { AppError, describeError } from "@hostler/shared/errors.ts";
 import type { FinishedCommand } from "../ports/command-log.ts";
 import type * as z from "zod";
 import type { CommandOptions, CommandResult, HostCommands } from "../ports/host-commands.ts";
-import { findProgram, searchFolders, type FindProgram } from "./find-program.ts";
+import { searchFolders, type FindProgram } from "./find-program.ts";
 import { runProgram, type ProgramEnd, type RunningProgram, type RunProgram } from "./run-program.ts";
 
 /** Which Debian package brings a program, for the message when it is missing. */
@@ -48,7 +48,7 @@ const KILL_GRACE_MS = 2000;
 
 /**
  * Programs of this host, each with a deadline that ends its children too. `run`: how they are started; as our own children unless
- * given. `note` is told of each, however it ended.
+ * given. `find`: where they are; the kernel looks through PATH unless given. `note` is told of each, however it ended.
  */
 export function makeHostCommands(deps: {
   readonly clock: Clock;
@@ -56,7 +56,7 @@ export function makeHostCommands(deps: {
   readonly run?: RunProgram;
   readonly note?: (command: FinishedCommand) => void;
 }): HostCommands {
-  const { clock, find = findProgram, run = runProgram, note = () => undefined } = deps;
+  const { clock, find, run = runProgram, note = () => undefined } = deps;
   return {
     run: async (argv, options) => {
       options.signal.throwIfAborted();
@@ -69,7 +69,7 @@ export function makeHostCommands(deps: {
         note({ argv, startedAt, durationMs, ...how, stdout, stderr });
         return durationMs;
       };
-      const program = await find(name);
+      const program = find === undefined ? name : await find(name);
       if (program === null) {
         const error = missingProgram(name);
         noteEnd({ end: "not_started", ...NO_EXIT }, { stdout: "", stderr: error.message });
@@ -79,7 +79,8 @@ export function makeHostCommands(deps: {
       const running = run({ program, args, env: programEnvironment(), input, outputBytesMax });
       const end = await endOf(clock, running, { name, options });
       if ("error" in end) {
-        noteEnd({ end: end.end, ...NO_EXIT }, end.output ?? { stdout: "", stderr: "" });
+        const stderr = end.end === "not_started" ? describeError(end.error) : "";
+        noteEnd({ end: end.end, ...NO_EXIT }, end.output ?? { stdout: "", stderr });
         throw end.error;
       }
       const { exitCode, signal, stdout, stderr } = end;
@@ -186,7 +187,7 @@ async function killGroup(clock: Clock, running: RunningProgram): Promise<Program
   return null;
 }
 
-/** What the operating system says of a program that is gone, or whose interpreter is. */
+/** What the operating system says of a program that is gone, or whose interpreter is, or that may not be run. */
 export function isMissing(error: unknown): boolean {
-  return error instanceof Error && "code" in error && error.code === "ENOENT";
+  return error instanceof Error && "code" in error && (error.code === "ENOENT" || error.code === "EACCES");
 }

@@ -3,7 +3,7 @@ import { constants } from "node:os";
 
 /** One run of a program, as data: it may travel to another process. */
 export interface ProgramRun {
-  /** A whole path. */
+  /** A whole path, or a name that is looked for in the environment's PATH. */
   readonly program: string;
   readonly args: readonly string[];
   /** The whole environment. */
