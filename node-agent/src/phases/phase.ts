@@ -10,7 +10,7 @@ import type { CreateContext, Facts, SliceDriver, SliceReference } from "../ports
 /**
  * One idempotent step of a task. `apply` runs only when `probe` says that it is needed, `verify` reads the host back,
  * `undo` leaves nothing behind. Each may run any number of times, also after a crash half-way through `apply` or `undo`.
- * The runner journals `begin` before `probe` and `end` after `verify`, so a phase need not remember anything.
+ * `probe` changes nothing. The runner journals `begin` after it and `end` after `verify`, so a phase need not remember anything.
  */
 export interface Phase<Context> {
   readonly name: PhaseName;

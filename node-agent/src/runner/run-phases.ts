@@ -12,7 +12,8 @@ import type { CreateContext, Facts } from "../ports/slice-driver.ts";
 import { withDeadline } from "./deadline.ts";
 
 /**
- * Walks the phases of one task over one slice. For each phase: journal `begin`, probe, apply, verify, journal `end`.
+ * Walks the phases of one task over one slice. For each phase: probe, journal `begin`, apply, verify, journal `end`. A probe changes
+ * nothing, so a phase that is not needed has no `begin`.
  *
  * Phases that say so run side by side with their neighbours; the next one begins when all of them are done.
  *
@@ -130,10 +131,8 @@ async function applyPhase<Context>(run: PhaseRun<Context>, phase: Phase<Context>
   const record = run.journal.state[run.task][phase.name];
   const settled = record?.status === "done" || record?.status === "not_needed" ? record.status : null;
   await attempts(run, phase, "apply", async (attempt, startedAtMs) => {
-    const begin = async (): Promise<void> => await journalBegin(run, phase, "apply", attempt);
     const end = async (status: "done" | "not_needed", facts: Facts): Promise<void> =>
       await journalEnd(run, phase, { direction: "apply", status, facts, startedAtMs });
-    if (settled === null) await begin();
     const probe = await effect(run, phase, "apply", attempt, async (context) => await phase.probe(context));
     if (probe.state !== "needed") {
       if (settled === null) await end(probe.state, {});
@@ -142,7 +141,7 @@ async function applyPhase<Context>(run: PhaseRun<Context>, phase: Phase<Context>
         message: settled === null ? whyOf(probe) : "Still in place from an earlier run.",
       };
     }
-    if (settled !== null) await begin();
+    await journalBegin(run, phase, "apply", attempt);
     const facts = await effect(run, phase, "apply", attempt, async (context) => await phase.apply(context));
     await effect(run, phase, "apply", attempt, async (context) => await phase.verify(context));
     await end("done", facts);

@@ -5,7 +5,7 @@ import type { PhaseName } from "@hostler/shared/phases.ts";
 import { expect, test } from "vitest";
 import { makeJournalStore } from "../journal/journal-file.ts";
 import { makeLog } from "../log.ts";
-import { NEEDED, nothing, type Phase, RETRY_NEVER } from "../phases/phase.ts";
+import { NEEDED, nothing, notNeeded, type Phase, RETRY_NEVER } from "../phases/phase.ts";
 import type { CreateContext, Facts } from "../ports/slice-driver.ts";
 import { makeMemoryFiles } from "../testing/memory-files.ts";
 import { applyPhases, undoPhases, type NewEvent, type PhaseRun } from "./run-phases.ts";
@@ -13,7 +13,7 @@ import { applyPhases, undoPhases, type NewEvent, type PhaseRun } from "./run-pha
 type Apply = (context: CreateContext) => Promise<Facts>;
 const never = new AbortController().signal;
 
-async function setUp(applies: Partial<Record<PhaseName, Apply>>) {
+async function setUp(applies: Partial<Record<PhaseName, Apply>>, unneeded: readonly PhaseName[] = []) {
   const files = makeMemoryFiles();
   const slice = { allocationId: newId("allocation", systemClock), generation: 1 };
   const journals = makeJournalStore({ files, clock: systemClock });
@@ -24,7 +24,7 @@ async function setUp(applies: Partial<Record<PhaseName, Apply>>) {
     timeoutMs: 10_000,
     retry: RETRY_NEVER,
     isSideBySide,
-    probe: async () => NEEDED,
+    probe: async () => (unneeded.includes(name) ? notNeeded("nothing to do") : NEEDED),
     apply: applies[name] ?? (async () => ({})),
     verify: nothing,
     undo: async () => void undone.push(name),
@@ -51,7 +51,7 @@ async function setUp(applies: Partial<Record<PhaseName, Apply>>) {
     log: makeLog("silent"),
     contextOf: (base) => base,
   };
-  return { run, journal, undone, events, reopen: async () => (await journals.open(slice))?.state };
+  return { run, journal, undone, events, files, reopen: async () => (await journals.open(slice))?.state };
 }
 
 test("phases that say so are under way at the same time, and the next waits for all of them", async () => {
@@ -90,4 +90,22 @@ test("the first that fails stops the others, and all that began is undone", asyn
   expect(told).toContain("network: Called off, because seed failed.");
   expect(await undoPhases(run)).toEqual([]);
   expect(undone).toEqual(["network", "seed", "disk", "image"]);
+});
+
+test("an effect comes after its begin, and what is not needed never began and is not undone", async () => {
+  const seen: unknown[] = [];
+  const compute: Apply = async () => {
+    seen.push(run.journal.state.provision["compute"]?.status);
+    throw new AppError("command_failed", { detail: "no" });
+  };
+  const { run, undone, files, reopen } = await setUp({ compute }, ["image", "seed"]);
+  expect(await applyPhases(run)).toMatchObject({ phase: "compute" });
+  expect(seen).toEqual(["begun"]);
+  const [text = ""] = [...files.texts].filter(([path]) => path.endsWith(".jsonl")).map(([, content]) => content);
+  const begun = text.split("\n").filter((line) => line.includes('"begin"'));
+  const phases = new Set(begun.map((line) => /"phase":"(\w+)"/.exec(line)?.[1]));
+  expect(phases).toEqual(new Set(["disk", "network", "compute"]));
+  expect((await reopen())?.provision["seed"]?.status).toBe("not_needed");
+  expect(await undoPhases(run)).toEqual([]);
+  expect(undone).toEqual(["compute", "network", "disk"]);
 });
