@@ -41,8 +41,13 @@ export function makeDiskFiles(root: string): StateFiles {
     append: async (path, text) => {
       await translated(path, async () => {
         const target = at(path);
-        await makeFolder(dirname(target));
-        const isNew = await writeSynced(target, constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND, text);
+        const append = async (): Promise<boolean> =>
+          await writeSynced(target, constants.O_WRONLY | constants.O_CREAT | constants.O_APPEND, text);
+        const isNew = await append().catch(async (error: unknown) => {
+          if (!isErrno(error, "ENOENT")) throw error;
+          await makeFolder(dirname(target));
+          return await append();
+        });
         if (isNew) await syncFolder(dirname(target));
       });
     },

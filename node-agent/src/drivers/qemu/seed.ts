@@ -40,8 +40,11 @@ export function makeSeed(deps: SeedDeps): HostObject {
       await openSliceFolder(paths, spec, context);
       const run: Run = async (argv) =>
         void requireSuccess(argv, await deps.commands.run(argv, { timeoutMs: PROGRAM_TIMEOUT_MS, signal }));
-      if (!(await exists(paths.readyToken))) await replaceFile(paths.readyToken, randomBytes(16).toString("hex"));
-      const [network] = await Promise.all([seedNetwork(deps, spec, signal), makePlatformKey(paths, run)]);
+      const [network] = await Promise.all([
+        seedNetwork(deps, spec, signal),
+        makePlatformKey(paths, run),
+        makeReadyToken(paths),
+      ]);
       const files = seedFiles(spec, {
         readyToken: await readFile(paths.readyToken, "utf8"),
         platformPublicKey: (await readFile(`${paths.platformKey}.pub`, "utf8")).trim(),
@@ -67,6 +70,10 @@ export function makeSeed(deps: SeedDeps): HostObject {
       await closeSliceFolder(paths);
     },
   };
+}
+
+async function makeReadyToken(paths: SlicePaths): Promise<void> {
+  if (!(await exists(paths.readyToken))) await replaceFile(paths.readyToken, randomBytes(16).toString("hex"));
 }
 
 /** ssh-keygen writes the public half last, so a key without it was interrupted. */
@@ -100,7 +107,10 @@ async function writeIso(paths: SlicePaths, files: Readonly<Record<string, string
   await rm(draft, { recursive: true, force: true });
   try {
     await mkdir(draft, { mode: 0o700 });
-    for (const [name, text] of Object.entries(files)) await writeFile(join(draft, name), text, { mode: 0o600 });
+    const drafts = Object.entries(files).map(async ([name, text]) => {
+      await writeFile(join(draft, name), text, { mode: 0o600 });
+    });
+    await Promise.all(drafts);
     // Made before genisoimage opens it, so that it is never readable by others.
     await writeFile(iso, "", { mode: 0o600 });
     const contents = Object.keys(files).map((name) => join(draft, name));
