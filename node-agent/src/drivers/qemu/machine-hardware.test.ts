@@ -36,7 +36,7 @@ test("memory on hugepages is bound to its node, filled at the start, and no file
     "host-nodes": [1, 0],
     policy: "bind",
   });
-  expect(argv.join(" ")).toContain("-machine q35,memory-backend=ram0 ");
+  expect(argv.join(" ")).toContain("-machine q35,memory-backend=ram0,");
   expect(argv.join(" ")).toContain("-smp 4 -m 2050M");
 });
 
@@ -60,7 +60,7 @@ test("each passed-through device has a root port of its own, and UEFI keeps room
   expect(bios.join(" ")).not.toContain("X-PciMmio64Mb");
   const uefi = argvWith({ devices, windowMib: 262_144, firmwareCode: "/usr/share/OVMF/OVMF_CODE_4M.fd" });
   expect(uefi).toContain("name=opt/ovmf/X-PciMmio64Mb,string=262144");
-  expect(uefi.join(" ")).toContain("-machine q35,pflash0=code,pflash1=vars ");
+  expect(uefi.join(" ")).toContain("-machine q35,pflash0=code,pflash1=vars,");
 });
 
 test("the plain machine has none of it", () => {
