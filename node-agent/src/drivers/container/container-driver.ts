@@ -1,6 +1,5 @@
 import { join } from "node:path";
 import type { Clock } from "@hostler/shared/clock.ts";
-import { AppError } from "@hostler/shared/errors.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { FindProgram } from "../../host/find-program.ts";
 import { inScope, type HostScope } from "../../host/host-scope.ts";
@@ -11,6 +10,7 @@ import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { Facts, SliceDriver, SliceReference, SliceSurvey } from "../../ports/slice-driver.ts";
 import { makeImageCache, type ImageCache } from "../images/image-cache.ts";
 import { ROOT_FILE_SYSTEMS } from "../images/image-files.ts";
+import { requireDiskRoom } from "../images/disk-room.ts";
 import { refused } from "../images/image-header.ts";
 import type { AddressPool } from "../network/addresses.ts";
 import { listLinkSlices } from "../network/host-links.ts";
@@ -48,10 +48,6 @@ export interface ContainerDriverDeps {
   readonly readyTimeoutMs?: number;
 }
 
-/** Left free on the host's disk: the journal and the logs must still fit. */
-const DISK_RESERVE_GIB = 1;
-const GIB = 1024 ** 3;
-
 /** Containers: a root file system on a disk of its own, in name spaces of its own, behind the same rules as a virtual machine. */
 export function makeContainerDriver(deps: ContainerDriverDeps): SliceDriver {
   const { places, commands } = deps;
@@ -70,7 +66,7 @@ export function makeContainerDriver(deps: ContainerDriverDeps): SliceDriver {
     preflight: async (spec, signal) => {
       const { runtime } = requireRuntime(await verdict(signal));
       await requirePorts(commands, spec, signal);
-      return { runtime: runtime.name, ...(await preflight(deps, bases, spec)) };
+      return { runtime: runtime.name, ...(await preflight(deps, { bases, images }, spec)) };
     },
     image: {
       isCached: async (spec) => (await bases.find(spec.image)) !== null,
@@ -105,7 +101,11 @@ function makeVerdict(deps: ContainerDriverDeps, host: HostCommands): (signal: Ab
   };
 }
 
-async function preflight(deps: ContainerDriverDeps, bases: RootFileSystems, spec: SliceSpec): Promise<Facts> {
+async function preflight(
+  deps: ContainerDriverDeps,
+  { bases, images }: { readonly bases: RootFileSystems; readonly images: ImageCache },
+  spec: SliceSpec,
+): Promise<Facts> {
   if (spec.image.format !== "tar")
     throw refused(spec.image.name, "it is a disk for virtual machines", "Import a root file system as tar.");
   if (spec.gpuUuids.length > 0 && deps.areGpusSimulated)
@@ -113,13 +113,9 @@ async function preflight(deps: ContainerDriverDeps, bases: RootFileSystems, spec
       { gpus: spec.gpuUuids.length },
       "the slice holds its GPUs; they are not visible inside the container",
     );
-  const freeGib = await deps.diskFreeGib();
   // Packed and unpacked; how large it is unpacked is only known when it is here, and is checked again then.
-  const imageGib = (await bases.find(spec.image)) === null ? Math.ceil((3 * spec.image.sizeBytes) / GIB) : 0;
-  if (freeGib < DISK_RESERVE_GIB + imageGib)
-    throw new AppError("disk_full", {
-      detail: `${freeGib} GiB are free under ${deps.places.stateDir}; the image takes about ${imageGib} and ${DISK_RESERVE_GIB} must stay free.`,
-    });
+  const imageBytes = (await bases.find(spec.image)) === null ? 3 * spec.image.sizeBytes : 0;
+  const freeGib = await requireDiskRoom({ ...deps, stateDir: deps.places.stateDir, images }, imageBytes);
   return { diskFreeGib: freeGib };
 }
 

@@ -19,7 +19,7 @@ import { makeImageRoom, type ImageRoom } from "./image-room.ts";
 import { makeSharedWork } from "@hostler/shared/shared-work.ts";
 
 /** Base images by content. A file under its hash is whole and verified; bases are never written again. */
-export interface ImageCache extends Pick<ImageRoom, "freeUp"> {
+export interface ImageCache extends Pick<ImageRoom, "freeUp" | "unusedBytes"> {
   pathOf(image: ImageReference): string;
   /** Whether the file is there as it was when it was verified in this boot (size, time and inode unchanged). */
   isCached(image: ImageReference): Promise<boolean>;
@@ -106,6 +106,7 @@ export function makeImageCache(deps: ImageCacheDeps): ImageCache {
     hold,
     use,
     freeUp: room.freeUp,
+    unusedBytes: room.unusedBytes,
   };
 }
 

@@ -11,6 +11,7 @@ import { makeDisk } from "../qemu/disk.ts";
 import { makeHostImages } from "../qemu/host-images.ts";
 import { slicePaths } from "../slices/slice-paths.ts";
 import { commands, isRoot, makeContext, makeImage, makePlaces, makeSpec, never } from "../testing.ts";
+import { requireDiskRoom } from "./disk-room.ts";
 import type { ImageCache, ImageCacheDeps } from "./image-cache.ts";
 import { listCached, removeCached } from "./image-files.ts";
 
@@ -166,3 +167,27 @@ test.skipIf(!isRoot)(
     expect(await kept()).toEqual(new Set([b.sha256, c.sha256]));
   },
 );
+
+test("a slice is refused for the disk only where the images that nobody uses would not make room either", async () => {
+  const { places, add, start } = await setUp();
+  const images = start();
+  const [a, b] = [add(), add()];
+  for (const image of [a, b]) await images.fetch(image, options);
+  expect(await images.unusedBytes()).toBeGreaterThanOrEqual(2 * MIB);
+  const release = await images.hold(a);
+  const unused = await images.unusedBytes();
+  expect(unused).toBeGreaterThanOrEqual(MIB);
+  expect(unused).toBeLessThan(2 * MIB);
+  release();
+
+  const hostWith = (unusedGib: number) => ({
+    ...{ stateDir: places.stateDir, diskFreeGib: async () => 2 },
+    images: { unusedBytes: async () => unusedGib * 1024 * MIB },
+  });
+  expect(await requireDiskRoom(hostWith(0), 1024 * MIB)).toBe(2);
+  expect(await requireDiskRoom(hostWith(3), 4 * 1024 * MIB)).toBe(2);
+  await expect(requireDiskRoom(hostWith(2), 4 * 1024 * MIB)).rejects.toMatchObject({
+    code: "disk_full",
+    detail: expect.stringMatching(/^2 GiB are free under .* nobody uses take 2; the image takes about 4 and 1 must/),
+  });
+});

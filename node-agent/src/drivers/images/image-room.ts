@@ -10,6 +10,8 @@ export interface ImageRoom {
   makeRoom(sha256: string, bytes: number): Promise<void>;
   /** Whatever the budget: removes until so many bytes were given back. Resolves with how many were. */
   freeUp(bytes: number): Promise<number>;
+  /** What all images take that could go now. */
+  unusedBytes(): Promise<number>;
 }
 
 interface ImageRoomDeps {
@@ -35,6 +37,8 @@ export function makeImageRoom(deps: ImageRoomDeps): ImageRoom {
     removals.set(image.sha256, removal);
     await removal;
   };
+  const isFree = ({ sha256 }: CachedFiles, inUse: ReadonlySet<string>): boolean =>
+    !holders.has(sha256) && !inUse.has(sha256);
   /** Nobody can begin to hold an image between the question and the removal: both are one step of the event loop. */
   const removeWhile = async (isEnough: (freed: number) => boolean): Promise<number> => {
     let freed = 0;
@@ -42,7 +46,7 @@ export function makeImageRoom(deps: ImageRoomDeps): ImageRoom {
     const inUse = await deps.basesInUse();
     for (const image of await listCached(deps.folder)) {
       if (isEnough(freed)) return freed;
-      if (holders.has(image.sha256) || inUse.has(image.sha256)) continue;
+      if (!isFree(image, inUse)) continue;
       await remove(image);
       freed += image.bytes;
     }
@@ -75,6 +79,11 @@ export function makeImageRoom(deps: ImageRoomDeps): ImageRoom {
     // One after another: several that look at once would each find too little, or the same.
     makeRoom: async (sha256, bytes) => await inTurn(async () => await makeRoom(sha256, bytes)),
     freeUp: async (bytes) => await removeWhile((freed) => freed >= bytes),
+    unusedBytes: async () => {
+      const inUse = await deps.basesInUse();
+      const images = await listCached(deps.folder);
+      return images.reduce((sum, image) => sum + (isFree(image, inUse) ? image.bytes : 0), 0);
+    },
   };
 }
 

@@ -17,6 +17,7 @@ import { decideAccelerator, type Accelerator, type AcceleratorVerdict } from "./
 import { makeAddressPool, type AddressPool } from "../network/addresses.ts";
 import { makeDisk } from "./disk.ts";
 import { makeHostImages } from "./host-images.ts";
+import { requireDiskRoom } from "../images/disk-room.ts";
 import { refused } from "../images/image-header.ts";
 import type { ImageCache } from "../images/image-cache.ts";
 import { parseMachineName } from "./machine-argv.ts";
@@ -60,9 +61,6 @@ export interface QemuDriverDeps {
 const ALWAYS = ["qemu-system-x86_64", "qemu-img", "genisoimage", "ssh", "ssh-keygen", "socat"] as const;
 const FOR_TAP = ["ip", "nft"] as const;
 const VSOCK_DEVICE = "/dev/vhost-vsock";
-/** Left free on the host's disk: the journal and the logs must still fit. */
-const DISK_RESERVE_GIB = 1;
-const GIB = 1024 ** 3;
 
 /** Virtual machines by QEMU, with KVM where it works and by emulation where it does not. */
 export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
@@ -121,12 +119,8 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
 async function preflight(deps: QemuDriverDeps, images: ImageCache, spec: SliceSpec): Promise<Facts> {
   if (spec.image.format === "tar")
     throw refused(spec.image.name, "it is the root file system of a container", "Ask for the container driver.");
-  const freeGib = await deps.diskFreeGib();
-  const imageGib = (await images.isCached(spec.image)) ? 0 : Math.ceil(spec.image.sizeBytes / GIB);
-  if (freeGib < DISK_RESERVE_GIB + imageGib)
-    throw new AppError("disk_full", {
-      detail: `${freeGib} GiB are free under ${deps.places.stateDir}; the image takes ${imageGib} and ${DISK_RESERVE_GIB} must stay free.`,
-    });
+  const imageBytes = (await images.isCached(spec.image)) ? 0 : spec.image.sizeBytes;
+  const freeGib = await requireDiskRoom({ ...deps, stateDir: deps.places.stateDir, images }, imageBytes);
   return { network: deps.network, diskFreeGib: freeGib };
 }
 
