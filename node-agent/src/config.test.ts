@@ -5,10 +5,12 @@ const policyOf = (...args: readonly string[]) => readRunConfig(args, {}).network
 
 test("what slices get of the network is as given, or the default", () => {
   const portRange = { first: 30_000, last: 32_767 };
-  expect(policyOf()).toEqual({ portRange, portAddress: null, bandwidthMbitPerSecond: null });
-  expect(policyOf("--port-range=2000-2000", "--port-address=2001:db8::1", "--slice-bandwidth=1000")).toEqual({
+  expect(policyOf()).toEqual({ portRange, portAddress: null, ipv6Prefix: null, bandwidthMbitPerSecond: null });
+  const given = ["--port-range=2000-2000", "--port-address=2001:db8::1", "--ipv6-prefix=FD12::/64"];
+  expect(policyOf(...given, "--slice-bandwidth=1000")).toEqual({
     portRange: { first: 2000, last: 2000 },
     portAddress: "2001:db8::1",
+    ipv6Prefix: expect.objectContaining({ text: "fd12::/64" }),
     bandwidthMbitPerSecond: 1000,
   });
 });
@@ -20,6 +22,8 @@ test.each([
   ["port-range", "30000-70000"],
   ["port-address", "a b"],
   ["port-address", "-x"],
+  ["ipv6-prefix", "fd12::1/64"],
+  ["ipv6-prefix", "10.0.0.0/16"],
   ["slice-bandwidth", "0"],
   ["slice-bandwidth", "1.5"],
   ["slice-bandwidth", "10mbit"],

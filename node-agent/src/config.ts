@@ -10,6 +10,7 @@ import {
   type HostAccess,
 } from "@hostler/shared/tasks.ts";
 import type { Accelerator } from "./drivers/qemu/accelerator.ts";
+import { parseIpv6Prefix, type Ipv6Prefix } from "./drivers/network/ipv6.ts";
 import { DEFAULT_NETWORK_POLICY, type NetworkPolicy, type PortRange } from "./drivers/network/network-policy.ts";
 import type { NetworkMode } from "./drivers/qemu/network.ts";
 import { parseSimulatedGpus, type SimulatedGpuPlan } from "./gpus/simulated.ts";
@@ -73,6 +74,10 @@ export const RUN_OPTIONS = {
     type: "string",
     help: "Where tenants reach those ports; unless given, the address that this host's connections go out from.",
   },
+  "ipv6-prefix": {
+    type: "string",
+    help: "IPv6 for slices: a prefix of 16 to 112 bits, private such as fd12:3456:789a::/112, or one that is routed to this host.",
+  },
   "slice-bandwidth": {
     type: "string",
     help: "The most that one slice gets in each direction, Mbit/s; not limited unless given.",
@@ -131,6 +136,7 @@ export function readRunConfig(args: readonly string[], environment: NodeJS.Proce
     networkPolicy: {
       portRange: portRangeOf(values["port-range"] ?? RANGE_TEXT),
       portAddress: portAddressOf(values["port-address"]),
+      ipv6Prefix: ipv6PrefixOf(values["ipv6-prefix"]),
       bandwidthMbitPerSecond: bandwidthOf(values["slice-bandwidth"]),
     },
     accelerator: acceleratorOf(oneOf("--accelerator", values.accelerator ?? "auto", ["auto", "kvm", "tcg"])),
@@ -223,6 +229,18 @@ function portAddressOf(text: string | undefined): string | null {
   if (!/^[0-9a-zA-Z](?:[0-9a-zA-Z.:-]{0,251}[0-9a-zA-Z])?$/.test(text))
     throw expected("--port-address", text, "a name or an address");
   return text;
+}
+
+function ipv6PrefixOf(text: string | undefined): Ipv6Prefix | null {
+  if (text === undefined) return null;
+  const prefix = parseIpv6Prefix(text);
+  if (prefix === null)
+    throw expected(
+      "--ipv6-prefix",
+      text,
+      "a whole prefix of 16 to 112 bits in 2000::/3 or fd00::/8, such as fd12:3456:789a::/112",
+    );
+  return prefix;
 }
 
 function bandwidthOf(text: string | undefined): number | null {

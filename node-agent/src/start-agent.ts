@@ -117,7 +117,8 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   );
   const areGpusSimulated = gpus.simulated;
   const supervisor = await chooseSupervisor({ commands, clock, stateDir: config.stateDir, note: noteCommand });
-  const addresses = makeAddressPool({ files, commands, portRange: config.networkPolicy.portRange });
+  const { portRange, ipv6Prefix } = config.networkPolicy;
+  const addresses = makeAddressPool({ files, commands, portRange, ipv6Prefix });
   const network = config.drivers.includes("qemu")
     ? await chooseNetworkMode(commands, config.network, stopping.signal)
     : "user";

@@ -10,7 +10,10 @@ const PLACES = { stateDir: "/var/lib/hostler-agent", runDir: "/run/hostler-agent
 const SETTINGS: SeedSettings = {
   readyToken: "0123456789abcdef",
   platformPublicKey: "ssh-ed25519 AAAAplatform",
-  network: { mac: "52:54:00:00:00:01", address: null, gateway: null, resolvers: [] },
+  network: {
+    ...{ mac: "52:54:00:00:00:01", address: null, gateway: null, resolvers: [] },
+    ...{ address6: null, gateway6: null },
+  },
 };
 
 /** Where a text may stand in a slice spec. */

@@ -40,6 +40,8 @@ $b ip address add "$(value ADDRESS)" dev ${GUEST_LINK} || fail "the network has 
 $b ip link set dev ${GUEST_LINK} up || fail "the network does not come up"
 gateway=$(value GATEWAY)
 [ -n "$gateway" ] && $b ip route add default via "$gateway"
+address6=$(value ADDRESS6)
+[ -n "$address6" ] && $b ip -6 address add "$address6" dev ${GUEST_LINK} && $b ip -6 route add default via "$(value GATEWAY6)"
 servers=$(value DNS)
 if [ -n "$servers" ]; then
   $b rm -f /etc/resolv.conf

@@ -1,7 +1,11 @@
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import type { SliceDriver } from "../../ports/slice-driver.ts";
-import { makeContext, makeTestNetwork, never, type TestNetwork } from "../testing.ts";
+import { makeMemoryFiles } from "../../testing/memory-files.ts";
+import { makeAddressPool } from "../network/addresses.ts";
+import { parseIpv6Prefix } from "../network/ipv6.ts";
+import { connectToOutside, HOST_ADDRESSES, OUTSIDE } from "../network/test-outside.ts";
+import { makeContext, never } from "../testing.ts";
 import { build, canRunContainers, inGuest, makeContainerHost, type ContainerHost } from "./test-host.ts";
 
 const isUsable = await canRunContainers();
@@ -13,22 +17,6 @@ afterAll(async () => {
   if (isUsable) await host.remove();
 });
 
-/** A second name space as the rest of the world, at 203.0.113.1, and also at addresses that no slice may reach. */
-async function connectToOutside(): Promise<TestNetwork> {
-  const outside = await makeTestNetwork();
-  const { network } = host;
-  await network.ip("link", "add", "out0", "type", "veth", "peer", "name", "in0", "netns", outside.name);
-  await network.ip("address", "add", "203.0.113.2/24", "dev", "out0");
-  await network.ip("link", "set", "out0", "up");
-  await network.ip("route", "add", "default", "via", "203.0.113.1");
-  for (const address of ["203.0.113.1/24", "192.168.77.1/32", "169.254.169.254/32"])
-    await outside.ip("address", "add", address, "dev", "in0");
-  await outside.ip("link", "set", "in0", "up");
-  const forward = ["sysctl", "-q", "-w", "net.ipv4.ip_forward=1"] as const;
-  await network.commands.run(forward, { timeoutMs: 10_000, signal: never });
-  return outside;
-}
-
 const ping = (address: string): string => `ping -c 1 -W 1 ${address} >/dev/null 2>&1 && echo reached ${address}`;
 
 async function reached(driver: SliceDriver, spec: SliceSpec, lines: readonly string[]): Promise<string[]> {
@@ -39,17 +27,21 @@ async function reached(driver: SliceDriver, spec: SliceSpec, lines: readonly str
 test.skipIf(!isUsable)(
   "on a host that forwards, a container reaches the outside and nothing private, and cannot lie about itself",
   async () => {
-    const outside = await connectToOutside();
+    const outside = await connectToOutside(host.network);
     onTestFinished(async () => await outside.remove());
-    const driver = host.makeDriver();
+    const ipv6Prefix = parseIpv6Prefix("fd12:3456::/64");
+    const { commands } = host;
+    const driver = host.makeDriver({ addresses: makeAddressPool({ files: makeMemoryFiles(), commands, ipv6Prefix }) });
     const [first, second] = [host.makeSpec(), host.makeSpec()];
     for (const spec of [first, second]) {
       await build(driver, spec);
       await driver.machine.waitReady(spec, makeContext());
     }
     // The outside, two private places, the host's own addresses, and the other slice.
-    const places = ["203.0.113.1", "192.168.77.1", "169.254.169.254", "203.0.113.2", "10.203.0.1", "10.203.0.6"];
-    expect(await reached(driver, first, places.map(ping))).toEqual(["reached 203.0.113.1"]);
+    const places = [...Object.values(OUTSIDE), ...Object.values(HOST_ADDRESSES), "10.203.0.1", "10.203.0.6"];
+    const ends = ["fd12:3456::1", "fd12:3456::5", "fd12:3456::6"];
+    const outward = ["reached 203.0.113.1", "reached 2001:db8::1"];
+    expect(await reached(driver, first, [...places, ...ends].map(ping))).toEqual(outward);
     expect((await inGuest(driver, second, "ip address show dev eth0")).text).toContain("10.203.0.6/30");
     // Root of a container has its network in hand: the host judges what comes out of it.
     expect(

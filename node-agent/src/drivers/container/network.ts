@@ -7,6 +7,7 @@ import {
   hasRules,
   isOursOrUnnamed,
   macOf,
+  raiseSteps,
   readLink,
   removeRules,
   runOk,
@@ -72,13 +73,7 @@ export async function raiseLink(deps: NetworkDeps, slice: SliceReference, signal
   const link = tapName(name);
   if (!(await hasRules(commands, name, signal)))
     throw new AppError("journal_conflict", { detail: `The rules of ${link} are not there; make the network first.` });
-  const { host, prefixLength } = await deps.addresses.allocate(slice, signal);
-  const steps = [
-    `link set dev ${link} alias ${aliasOf(LINK_OWNER, slice)}`,
-    `link set dev ${link} addrgenmode none`,
-    `address replace ${host}/${prefixLength} dev ${link}`,
-    `link set dev ${link} up`,
-  ];
+  const steps = raiseSteps(link, aliasOf(LINK_OWNER, slice), await deps.addresses.allocate(slice, signal));
   await runOk(commands, ["ip", "-batch", "-"], signal, `${steps.join("\n")}\n`);
 }
 

@@ -6,6 +6,7 @@ import { makeMemoryFiles } from "../../testing/memory-files.ts";
 import { addressesOf, makeAddressPool } from "./addresses.ts";
 import { parseResolvers } from "./host-routes.ts";
 import { readPortsInUse } from "./host-ports.ts";
+import { parseIpv6Prefix } from "./ipv6.ts";
 import { makeSpec, never } from "../testing.ts";
 
 function hostWithRoutes(...routes: readonly string[]): HostCommands {
@@ -108,4 +109,24 @@ test("an ip that prints what is no answer is named", async () => {
     code: "command_failed",
     detail: expect.stringMatching(/^ip .*apt-get install --reinstall iproute2/),
   });
+});
+
+test("addresses of IPv6 are given where the host forwards it and has a way out, and nowhere else", async () => {
+  const forwarding = (isOn: boolean): string =>
+    JSON.stringify([{ family: "inet6", interface: "all", forwarding: isOn }]);
+  const givenBy = async (isOn: boolean, ways: readonly unknown[], prefix: string | null) => {
+    const commands: HostCommands = {
+      run: async (argv) => {
+        const stdout = argv.includes("-6") ? JSON.stringify(ways) : `[]\n${forwarding(isOn)}\n[]\n`;
+        return { exitCode: 0, stdout, stderr: "", durationMs: 1 };
+      },
+    };
+    const ipv6Prefix = prefix === null ? null : parseIpv6Prefix(prefix);
+    return (await makeAddressPool({ files: makeMemoryFiles(), commands, ipv6Prefix }).allocate(makeSpec(), never)).ipv6;
+  };
+  const way = [{ dst: "default" }];
+  expect(await givenBy(true, way, "fd12::/64")).toMatchObject({ host: "fd12::1", guest: "fd12::2" });
+  expect(await givenBy(true, way, null)).toBeNull();
+  expect(await givenBy(false, way, "fd12::/64")).toBeNull();
+  expect(await givenBy(true, [], "fd12::/64")).toBeNull();
 });

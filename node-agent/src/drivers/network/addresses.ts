@@ -8,10 +8,11 @@ import type { SliceReference } from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
 import { choosePorts, portLedgerSchema, readPortsInUse, type PortLedger, type PortMapping } from "./host-ports.ts";
 import { readHostRoutes, SLICE_RANGE } from "./host-routes.ts";
+import { ipv6EndsOf, type Ipv6Ends, type Ipv6Prefix } from "./ipv6.ts";
 import { DEFAULT_NETWORK_POLICY, type PortRange } from "./network-policy.ts";
 
 /** A slice's own subnet of four addresses: the host's end and the guest's end of its cable. */
-export interface SliceAddresses {
+export interface SliceSubnet {
   readonly host: string;
   readonly guest: string;
   /** Which of this host's subnets it is; no two slices have the same, so other ranges are cut by it too. */
@@ -19,18 +20,23 @@ export interface SliceAddresses {
   readonly prefixLength: 30;
 }
 
+export interface SliceAddresses extends SliceSubnet {
+  /** The same subnet of the operator's prefix; null where none was given, or the host has no way out by IPv6. */
+  readonly ipv6: Ipv6Ends | null;
+}
+
 /** Which subnet and which ports of this host each slice has. Asking again gives the same; freeing what is not there is success. */
 export interface AddressPool {
   allocate(slice: SliceReference, signal: AbortSignal): Promise<SliceAddresses>;
   /** What the slice has; null when it has nothing. */
-  find(slice: SliceReference): Promise<SliceAddresses | null>;
+  find(slice: SliceReference): Promise<SliceSubnet | null>;
   /** The ports of the host that lead to these of the slice; whatever else it had comes free. */
   holdPorts(slice: SliceReference, wanted: readonly SlicePort[]): Promise<readonly PortMapping[]>;
   portsOf(slice: SliceReference): Promise<readonly PortMapping[]>;
   /** The addresses and the ports. */
   free(slice: SliceReference): Promise<void>;
   /** Everything that is given out, with the short name of the slice that has it. */
-  list(): Promise<readonly (SliceAddresses & { readonly owner: string })[]>;
+  list(): Promise<readonly (SliceSubnet & { readonly owner: string })[]>;
 }
 
 const PATH = "addresses.json";
@@ -49,10 +55,15 @@ export function makeAddressPool(deps: {
   readonly files: StateFiles;
   readonly commands: HostCommands;
   readonly portRange?: PortRange;
+  readonly ipv6Prefix?: Ipv6Prefix | null;
   /** What programs of the host listen on; for tests. */
   readonly portsInUse?: typeof readPortsInUse;
 }): AddressPool {
-  const { portRange: range = DEFAULT_NETWORK_POLICY.portRange, portsInUse = readPortsInUse } = deps;
+  const { portRange: range = DEFAULT_NETWORK_POLICY.portRange, portsInUse = readPortsInUse, ipv6Prefix = null } = deps;
+  const addressesAt = async (index: number, signal: AbortSignal): Promise<SliceAddresses> => {
+    const hasIpv6 = ipv6Prefix !== null && (await readHostRoutes(deps.commands, signal)).forwardsIpv6;
+    return { ...addressesOf(index), ipv6: hasIpv6 ? ipv6EndsOf(ipv6Prefix, index) : null };
+  };
   const read = async (): Promise<z.infer<typeof ledgerSchema>> => {
     const text = await deps.files.read(PATH);
     return text === null ? {} : ledgerSchema.parse(JSON.parse(text));
@@ -69,7 +80,7 @@ export function makeAddressPool(deps: {
         const ledger = await read();
         const name = shortName(slice.allocationId, slice.generation);
         const known = ledger[name];
-        if (known !== undefined) return addressesOf(known);
+        if (known !== undefined) return await addressesAt(known, signal);
         // Another agent, or something that is not ours, may use parts of the range on this host.
         const taken = new Set([
           ...Object.values(ledger),
@@ -83,7 +94,7 @@ export function makeAddressPool(deps: {
             detail: `All ${SUBNETS} subnets of ${SLICE_RANGE} are in use on this host, by slices or by its own routes (ip route show root ${SLICE_RANGE}).`,
           });
         await deps.files.replace(PATH, JSON.stringify({ ...ledger, [name]: index }));
-        return addressesOf(index);
+        return await addressesAt(index, signal);
       }),
     find: async (slice) => {
       const known = (await read())[shortName(slice.allocationId, slice.generation)];
@@ -111,7 +122,7 @@ export function makeAddressPool(deps: {
   };
 }
 
-export function addressesOf(index: number): SliceAddresses {
+export function addressesOf(index: number): SliceSubnet {
   const end = (offset: number): string => `10.203.${index >> 6}.${((index & 63) << 2) + offset}`;
   return { host: end(1), guest: end(2), index, prefixLength: 30 };
 }

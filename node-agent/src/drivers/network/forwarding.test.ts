@@ -5,7 +5,8 @@ import type { SlicePort } from "@hostler/shared/tasks.ts";
 import { waitFor } from "../../../../test/support/wait-for.ts";
 import { isRoot } from "../testing.ts";
 import type { PortMapping } from "./host-ports.ts";
-import { HOST_ADDRESSES, inside, layCables, OUTSIDE, type Cables, type Guest } from "./test-cables.ts";
+import { inside, layCables, type Cables, type Guest } from "./test-cables.ts";
+import { HOST_ADDRESSES, OUTSIDE } from "./test-outside.ts";
 
 const hasTap =
   isRoot &&

@@ -4,6 +4,7 @@ import * as z from "zod";
 import { parseAnswer, requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
+import type { SliceAddresses } from "./addresses.ts";
 import { deletionOf, TABLE_FAMILIES } from "./network-rules.ts";
 
 export const linksSchema = z.array(
@@ -71,6 +72,21 @@ export async function readLink(commands: HostCommands, name: string, signal: Abo
   if (result === null || result.exitCode !== 0) return null;
   const link = parseAnswer(argv, result.stdout || "[]", linksSchema).at(0);
   return link === undefined ? null : { alias: link.ifalias ?? null, isUp: link.flags?.includes("UP") === true };
+}
+
+/** For `ip -batch`: the host's end of a slice's cable gets its owner's name and its addresses, and is opened last. */
+export function raiseSteps(
+  link: string,
+  alias: string,
+  { host, prefixLength, ipv6 }: Omit<SliceAddresses, "guest" | "index">,
+): readonly string[] {
+  return [
+    `link set dev ${link} alias ${alias}`,
+    `link set dev ${link} addrgenmode none`,
+    `address replace ${host}/${prefixLength} dev ${link}`,
+    ...(ipv6 === null ? [] : [`address replace ${ipv6.host}/${ipv6.prefixLength} dev ${link} nodad`]),
+    `link set dev ${link} up`,
+  ];
 }
 
 /** Whether the slice's rules stand, all of them. `name`: the slice's short name. */

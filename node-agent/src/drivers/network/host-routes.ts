@@ -13,6 +13,8 @@ export const SLICE_RANGE = "10.203.0.0/16";
 export interface HostRoutes {
   /** Whether slices may reach the outside: only where the host has a default route and its operator lets it forward already. */
   readonly egress: Egress;
+  /** Whether slices that have IPv6 may reach the outside by it: again only where there is a way, and the host forwards. */
+  readonly forwardsIpv6: boolean;
   /** What the host routes already within `SLICE_RANGE`, such as `10.203.0.64/27`; one address has no length. */
   readonly taken: readonly string[];
 }
@@ -24,6 +26,9 @@ const routesSchema = z.array(z.looseObject({ dst: z.string() }));
 /** One process for all: each answers in a line of its own. */
 const ASK = ["ip", "-j", "-batch", "-"] as const;
 const QUESTIONS = ["route show default", "netconf show", `route show root ${SLICE_RANGE}`] as const;
+/** Within the others, `ip` shows no routes of IPv6. */
+const ASK_IPV6 = ["ip", "-j", "-6", "route", "show", "default"] as const;
+const TIMEOUT_MS = 10_000;
 const RESOLVERS_MAX = 3;
 
 /** Who asks now, by whom they ask. */
@@ -42,7 +47,7 @@ export async function readHostRoutes(commands: HostCommands, signal: AbortSignal
 
 async function askForRoutes(commands: HostCommands, signal: AbortSignal): Promise<HostRoutes> {
   const input = QUESTIONS.map((question) => `${question}\n`).join("");
-  const asked = await commands.run(ASK, { timeoutMs: 10_000, signal, input });
+  const asked = await commands.run(ASK, { timeoutMs: TIMEOUT_MS, signal, input });
   const answers = requireSuccess(ASK, asked).stdout.trim().split("\n");
   const [ways = "", settings = "", taken = ""] = answers;
   if (answers.length !== QUESTIONS.length)
@@ -51,13 +56,20 @@ async function askForRoutes(commands: HostCommands, signal: AbortSignal): Promis
       `it answered ${answers.filter((answer) => answer !== "").length} of ${QUESTIONS.length} questions`,
     );
   const hasWay = parseAnswer(ASK, ways, routesSchema).length > 0;
-  const forwards = parseAnswer(ASK, settings, netconfSchema).some(
-    (setting) => setting.family === "inet" && setting.interface === "all" && setting.forwarding === true,
+  const forwarding = parseAnswer(ASK, settings, netconfSchema).filter(
+    (setting) => setting.interface === "all" && setting.forwarding === true,
   );
+  const forwards = (family: string): boolean => forwarding.some((setting) => setting.family === family);
   return {
-    egress: hasWay && forwards ? await masquerade() : { kind: "none" },
+    egress: hasWay && forwards("inet") ? await masquerade() : { kind: "none" },
+    forwardsIpv6: forwards("inet6") && (await hasWayByIpv6(commands, signal)),
     taken: parseAnswer(ASK, taken, routesSchema).map(({ dst }) => dst),
   };
+}
+
+async function hasWayByIpv6(commands: HostCommands, signal: AbortSignal): Promise<boolean> {
+  const { stdout } = requireSuccess(ASK_IPV6, await commands.run(ASK_IPV6, { timeoutMs: TIMEOUT_MS, signal }));
+  return parseAnswer(ASK_IPV6, stdout || "[]", routesSchema).length > 0;
 }
 
 async function masquerade(): Promise<Egress> {

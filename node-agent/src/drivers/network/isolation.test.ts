@@ -2,8 +2,9 @@ import { access } from "node:fs/promises";
 import { expect, onTestFinished, test } from "vitest";
 import { waitFor } from "../../../../test/support/wait-for.ts";
 import { isRoot } from "../testing.ts";
-import { allowed, ATTACKS, type Attack, type Situation } from "./test-attacks.ts";
-import { inside, layCables, OUTSIDE, type Cables, type Guest } from "./test-cables.ts";
+import { allowed, allowedByIpv6, ATTACKS, ATTACKS_BY_IPV6, type Attack, type Situation } from "./test-attacks.ts";
+import { inside, layCables, type Cables, type Guest } from "./test-cables.ts";
+import { OUTSIDE } from "./test-outside.ts";
 
 const hasTap =
   isRoot &&
@@ -29,16 +30,24 @@ async function send({ cables, attacker, victim }: Pair, attack: Attack): Promise
   return situation;
 }
 
-/** The guest gets an answer from outside: all that went through its cable before has come through. */
-async function awaitAnswer(guest: Guest): Promise<void> {
-  await waitFor(
-    "an answer from outside",
-    async () =>
-      await inside(guest.network, ["busybox", "ping", "-q", "-c", "1", "-W", "1", OUTSIDE.public]).then(
-        () => true,
-        () => false,
-      ),
-  );
+/** The guest gets answers from outside: all that went through its cable before has come through. */
+async function awaitAnswers(guest: Guest): Promise<void> {
+  for (const [program, place] of [
+    ["ping", OUTSIDE.public],
+    ["ping6", OUTSIDE.public6],
+  ] as const)
+    await waitFor(
+      `an answer from ${place}`,
+      async () =>
+        await inside(guest.network, ["busybox", program, "-q", "-c", "1", "-W", "1", place]).then(
+          () => true,
+          () => false,
+        ),
+    );
+}
+
+async function callFromOutside({ cables, attacker }: Pair, text: string): Promise<void> {
+  await inside(cables.outside, ["socat", "-u", "STDIN", `UDP6-SENDTO:[${attacker.address6}]:9`], Buffer.from(text));
 }
 
 /** As a host without any of our thoughts would plug them in. */
@@ -48,18 +57,31 @@ async function joinByBridge({ host, machine, container }: Cables): Promise<void>
   for (const { tap } of [machine, container]) await host.ip("link", "set", "dev", tap, "master", "br0");
 }
 
-test.skipIf(!hasTap).for(["machine", "container"] as const)(
-  "the %s reaches the outside, and neither its neighbour nor the host nor metadata, whatever it sends",
+const KINDS = [
+  ["machine", "routed", "2001:db8:5::/112"],
+  ["container", "private", "fd12:3456:789a::/112"],
+] as const;
+/** Those by IPv6 first: without rules, one of the others makes the host send to the attacker what is for the outside. */
+const EVERY_ATTACK = [...ATTACKS_BY_IPV6, ...ATTACKS];
+
+test.skipIf(!hasTap).for(KINDS)(
+  "the %s, of IPv6 %s, reaches the outside, and neither its neighbour nor the host nor metadata, whatever it sends",
   { timeout: 120_000 },
-  async (kind) => {
-    const cables = await layCables();
+  async ([kind, , prefix]) => {
+    const cables = await layCables({}, prefix);
     onTestFinished(cables.remove);
     const pair = { cables, attacker: cables[kind], victim: cables[kind === "machine" ? "container" : "machine"] };
     const attempts: { readonly attack: Attack; readonly situation: Situation }[] = [];
-    for (const attack of ATTACKS) attempts.push({ attack, situation: await send(pair, attack) });
-    const proper = await send(pair, allowed);
-    await waitFor("what is allowed", async () => await allowed.hasSucceeded(proper));
-    for (const guest of [pair.attacker, pair.victim]) await awaitAnswer(guest);
+    for (const attack of EVERY_ATTACK) attempts.push({ attack, situation: await send(pair, attack) });
+    for (const attack of [allowed, allowedByIpv6]) {
+      const proper = await send(pair, attack);
+      await waitFor(attack.name, async () => await attack.hasSucceeded(proper));
+    }
+    for (const guest of [pair.attacker, pair.victim]) await awaitAnswers(guest);
+    // Nobody outside begins a conversation with a slice, also where its address is known.
+    await callFromOutside(pair, "<unasked>");
+    await awaitAnswers(pair.attacker);
+    expect(await pair.attacker.ear.heard("<unasked>")).toBe(false);
     const succeeded = await Promise.all(
       attempts.map(async ({ attack, situation }) => ((await attack.hasSucceeded(situation)) ? [attack.name] : [])),
     );
@@ -67,9 +89,11 @@ test.skipIf(!hasTap).for(["machine", "container"] as const)(
 
     // Each of them does what it is after where the rules are not: this test can fail.
     await cables.nft("flush", "ruleset");
+    await callFromOutside(pair, "<without rules>");
+    await waitFor("a call from outside", async () => await pair.attacker.ear.heard("<without rules>"));
     for (const control of ["without rules", "shared bridge"] as const) {
       if (control === "shared bridge") await joinByBridge(cables);
-      for (const attack of ATTACKS.filter((one) => one.control === control)) {
+      for (const attack of EVERY_ATTACK.filter((one) => one.control === control)) {
         const situation = await send(pair, attack);
         await waitFor(`${attack.name}, ${control}`, async () => await attack.hasSucceeded(situation));
       }

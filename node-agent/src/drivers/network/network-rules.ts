@@ -1,3 +1,4 @@
+import { octetsOf, solicitedNodeOf, type Ipv6Ends } from "./ipv6.ts";
 import type { PortMapping } from "./host-ports.ts";
 
 /** What a slice may reach: nothing, or the outside through the host's own address. Never the host, other slices or private networks. */
@@ -11,6 +12,8 @@ export interface NetworkRules {
   readonly hostAddress: string;
   readonly guestAddress: string;
   readonly egress: Egress;
+  /** Null: the slice has no IPv6, and nothing of it passes. */
+  readonly ipv6: Ipv6Ends | null;
   /** Written into the slice's connections; another slice's is another. */
   readonly mark: number;
   readonly ports: readonly PortMapping[];
@@ -29,6 +32,8 @@ const NOT_OUTSIDE = [
   "192.168.0.0/16",
   "224.0.0.0/3",
 ];
+/** Of the global addresses, tunnels that carry an address of IPv4 inside (RFC 4380, RFC 3056). */
+const NOT_OUTSIDE_BY_IPV6 = ["2001::/32", "2002::/16"];
 const BYTES_PER_MBIT = 125_000;
 
 /** A slice has a table in each, of the same name. */
@@ -49,7 +54,7 @@ export function deletionOf(table: string): string {
  * outside does not reach the next slice at the same address; a connection that this slice goes on with becomes its own.
  */
 export function rulesOf(rules: NetworkRules): string {
-  const { table, tap, mac, hostAddress, guestAddress, egress, mark } = rules;
+  const { table, tap, mac, hostAddress, guestAddress, egress, ipv6, mark } = rules;
   const created = TABLE_FAMILIES.map((family) => `create table ${family} ${table}\n`).join("");
   return `${created}table arp ${table} {
   chain input {
@@ -62,17 +67,17 @@ table inet ${table} {
   chain spoof {
     type filter hook prerouting priority raw; policy accept;
     iifname "${tap}" ether saddr != ${mac} counter drop
-    iifname "${tap}" meta nfproto ipv6 counter drop
+    iifname "${tap}" ${ipv6 === null ? "meta nfproto ipv6" : `ip6 saddr != ${ipv6.guest}`} counter drop
     iifname "${tap}" ip saddr != ${guestAddress} counter drop
   }
   chain input {
     type filter hook input priority filter; policy accept;
-    iifname "${tap}" counter drop
+${neighbours(rules, "from the slice")}    iifname "${tap}" counter drop
   }
   chain output {
     type filter hook output priority filter; policy accept;
     oifname "${tap}" icmp type destination-unreachable icmp code frag-needed counter accept
-    oifname "${tap}" counter drop
+${neighbours(rules, "to the slice")}    oifname "${tap}" counter drop
   }
   chain forward {
     type filter hook forward priority filter; policy accept;
@@ -83,9 +88,9 @@ ${admission(rules)}    oifname "${tap}" counter drop
   }
   chain outward {
 ${outward(egress, mark)}
-    counter drop
+${outwardByIpv6(rules)}    counter drop
   }
-${egress.kind === "none" ? "" : masquerade(rules)}${translation(rules)}}
+${masquerade(rules)}${translation(rules)}}
 `;
 }
 
@@ -114,11 +119,41 @@ function allowResolvers(resolvers: readonly string[], mark: number): string {
 `;
 }
 
-function masquerade({ tap, guestAddress }: NetworkRules): string {
+/**
+ * How two ends of a cable find each other by IPv6: each asks for the other, and answers for itself. Of the host nobody learns another
+ * address, and it notes nobody but the slice. Bytes 8 to 23 of both messages are the address that they are about (RFC 4861, 4.3).
+ */
+function neighbours({ tap, ipv6 }: NetworkRules, way: "from the slice" | "to the slice"): string {
+  if (ipv6 === null) return "";
+  const [card, asked, other] =
+    way === "from the slice" ? ["iifname", ipv6.host, ipv6.guest] : ["oifname", ipv6.guest, ipv6.host];
+  const destination = `ip6 daddr { ${asked}, ${solicitedNodeOf(asked)} }`;
+  const lines = [
+    `${destination} icmpv6 type nd-neighbor-solicit ip6 hoplimit 255 @th,64,128 ${octetsOf(asked)}`,
+    `ip6 daddr ${asked} icmpv6 type nd-neighbor-advert ip6 hoplimit 255 @th,64,128 ${octetsOf(other)}`,
+    ...(way === "to the slice" ? ["icmpv6 type packet-too-big"] : []),
+  ];
+  return lines.map((line) => `    ${card} "${tap}" ${line} counter accept\n`).join("");
+}
+
+/** Only what is global, and nothing of the operator's prefix: the neighbours are there. */
+function outwardByIpv6({ ipv6, mark }: NetworkRules): string {
+  if (ipv6 === null) return "";
+  const inside = [...NOT_OUTSIDE_BY_IPV6, ...(ipv6.prefix.isPrivate ? [] : [ipv6.prefix.text])];
+  return `    ip6 daddr { ${inside.join(", ")} } counter drop
+    ip6 daddr 2000::/3 ct direction original ct mark set ${mark} counter accept
+`;
+}
+
+function masquerade({ tap, egress, guestAddress, ipv6 }: NetworkRules): string {
+  const sources = [
+    ...(egress.kind === "none" ? [] : [`ip saddr ${guestAddress}`]),
+    ...(ipv6?.prefix.isPrivate === true ? [`ip6 saddr ${ipv6.guest}`] : []),
+  ];
+  if (sources.length === 0) return "";
   return `  chain translate {
     type nat hook postrouting priority srcnat; policy accept;
-    ip saddr ${guestAddress} oifname != "${tap}" counter masquerade
-  }
+${sources.map((source) => `    ${source} oifname != "${tap}" counter masquerade\n`).join("")}  }
 `;
 }
 

@@ -37,14 +37,15 @@ export async function prepareRules(deps: RuleDeps, spec: SliceSpec, signal: Abor
     readHostRoutes(deps.commands, signal),
     preparePorts(deps, spec, signal),
   ]);
-  const { host, guest } = addresses;
+  const { host, guest, ipv6 } = addresses;
   const bandwidth = bandwidthOf(deps.policy, spec);
   const script = rulesOf({
     ...{ table: tableName(name), tap: tapName(name), mac: macOf(spec), hostAddress: host, guestAddress: guest },
-    ...{ egress, mark: markOf(spec), ports: ports.mappings, bandwidthMbitPerSecond: bandwidth },
+    ...{ egress, ipv6, mark: markOf(spec), ports: ports.mappings, bandwidthMbitPerSecond: bandwidth },
   });
   const facts = {
-    ...{ address: guest, policy: egress.kind === "none" ? "deny" : "outbound", ...ports.facts },
+    ...{ address: guest, policy: egress.kind === "none" && ipv6 === null ? "deny" : "outbound", ...ports.facts },
+    ...(ipv6 === null ? {} : { address6: ipv6.guest }),
     ...(bandwidth === null ? {} : { bandwidthMbitPerSecond: bandwidth }),
   };
   return { script, addresses, facts };

@@ -11,11 +11,16 @@ export async function seedNetworkOf(
   slice: SliceReference,
   signal: AbortSignal,
 ): Promise<SeedNetwork> {
-  const [{ guest, host, prefixLength }, { egress }] = await Promise.all([
+  const [{ guest, host, prefixLength, ipv6 }, { egress }] = await Promise.all([
     deps.addresses.allocate(slice, signal),
     readHostRoutes(deps.commands, signal),
   ]);
   const address = `${guest}/${prefixLength}`;
-  if (egress.kind === "none") return { mac: macOf(slice), address, gateway: null, resolvers: [] };
-  return { mac: macOf(slice), address, gateway: host, resolvers: egress.resolvers };
+  const way =
+    egress.kind === "none" ? { gateway: null, resolvers: [] } : { gateway: host, resolvers: egress.resolvers };
+  return {
+    ...{ mac: macOf(slice), address, ...way },
+    address6: ipv6 === null ? null : `${ipv6.guest}/${ipv6.prefixLength}`,
+    gateway6: ipv6 === null ? null : ipv6.host,
+  };
 }

@@ -1,4 +1,4 @@
-import { HOST_ADDRESSES, HOST_PORT, OUTSIDE, type Cables, type Guest } from "./test-cables.ts";
+import { HOST_PORT, type Cables, type Guest } from "./test-cables.ts";
 import {
   arp,
   BROADCAST,
@@ -11,6 +11,7 @@ import {
   udp4,
   udp6,
 } from "./test-frames.ts";
+import { HOST_ADDRESSES, OUTSIDE } from "./test-outside.ts";
 
 export interface Situation {
   readonly cables: Cables;
@@ -54,6 +55,14 @@ const routed =
     const packet = udp4({ from: attacker.address, to }, port, marker);
     return [ethernet({ from: attacker.mac, to: gatewayMac }, "ipv4", packet)];
   };
+/** The same by IPv6. */
+const routed6 =
+  (port: number, addressOf: (situation: Situation) => string, from?: (situation: Situation) => string): Frames =>
+  (situation) => {
+    const ends = { from: from?.(situation) ?? situation.attacker.address6, to: addressOf(situation) };
+    const macs = { from: situation.attacker.mac, to: situation.gatewayMac };
+    return [ethernet(macs, "ipv6", udp6(ends, port, situation.marker))];
+  };
 /** A datagram to everybody on the same wire. */
 const shouted = ({ attacker, marker }: Situation, to: string, port: number): Buffer =>
   ethernet({ from: attacker.mac, to: BROADCAST }, "ipv4", udp4({ from: attacker.address, to }, port, marker));
@@ -61,6 +70,9 @@ const linkLocal = "fe80::bad";
 const ALL_NODES = { mac: "33:33:00:00:00:01", address: "ff02::1" } as const;
 /** Of a place that the host knows only if somebody told it. */
 const STRANGER = "10.203.99.99";
+const STRANGER_BY_IPV6 = "2001:db8:99::99";
+/** An address of IPv4, the metadata service, in one of IPv6 (RFC 3056). */
+const TUNNELLED = "2002:a9fe:a9fe::1";
 
 const ON_NEIGHBOUR: readonly Attack[] = [
   withoutRules(
@@ -241,10 +253,64 @@ const ON_OTHERS: readonly Attack[] = [
   ),
 ];
 
+/** What a slice that has IPv6 can try besides. */
+export const ATTACKS_BY_IPV6: readonly Attack[] = [
+  withoutRules(
+    "a datagram to the neighbour by IPv6",
+    routed6(9, ({ victim }) => victim.address6),
+    byVictim,
+  ),
+  ...(
+    [
+      ["the host's end of the cable", ({ attacker }) => attacker.gateway6],
+      ["the host's end of another cable", ({ victim }) => victim.gateway6],
+      ["the host's address outside", () => HOST_ADDRESSES.ipv6],
+    ] satisfies [string, (situation: Situation) => string][]
+  ).map(([name, addressOf]) => withoutRules(`by IPv6, a port of ${name}`, routed6(HOST_PORT, addressOf), byHost)),
+  withoutRules(
+    "a private address of IPv6 behind the host",
+    routed6(9, () => OUTSIDE.private6),
+    byOutside,
+  ),
+  withoutRules(
+    "an address of IPv4 in one of IPv6",
+    routed6(9, () => TUNNELLED),
+    byOutside,
+  ),
+  withoutRules(
+    "the outside under the neighbour's address of IPv6",
+    routed6(
+      9,
+      () => OUTSIDE.public6,
+      ({ victim }) => victim.address6,
+    ),
+    byOutside,
+  ),
+  withoutRules(
+    "an entry of its own in the host's neighbours by IPv6",
+    ({ attacker, gatewayMac, marker }) => [
+      ethernet(
+        { from: attacker.mac, to: gatewayMac },
+        "ipv6",
+        neighbourSolicitation({
+          ...{ from: STRANGER_BY_IPV6, to: attacker.gateway6, target: attacker.gateway6, marker },
+        }),
+      ),
+    ],
+    async ({ cables, attacker }) =>
+      (await cables.host.ip("-6", "neigh", "show", "dev", attacker.tap)).includes(STRANGER_BY_IPV6),
+  ),
+];
+
 export const ATTACKS: readonly Attack[] = [...ON_NEIGHBOUR, ...ON_HOST, ...ON_OTHERS];
 /** What a slice may do, sent in the same way. */
 export const allowed: Attack = withoutRules(
   "a datagram to the outside",
   routed(9, () => OUTSIDE.public),
+  byOutside,
+);
+export const allowedByIpv6: Attack = withoutRules(
+  "a datagram to the outside by IPv6",
+  routed6(9, () => OUTSIDE.public6),
   byOutside,
 );

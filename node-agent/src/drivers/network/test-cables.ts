@@ -13,7 +13,9 @@ import * as qemu from "../qemu/network.ts";
 import { makeContext, makeSpec, makeTestNetwork, never, type TestNetwork } from "../testing.ts";
 import { makeAddressPool } from "./addresses.ts";
 import { macOf, tapName } from "./host-links.ts";
+import { parseIpv6Prefix } from "./ipv6.ts";
 import { DEFAULT_NETWORK_POLICY } from "./network-policy.ts";
+import { connectToOutside, HOST_ADDRESSES } from "./test-outside.ts";
 
 /** What a port of the host, or an address outside, heard of the text. */
 export interface Ear {
@@ -28,6 +30,9 @@ export interface Guest {
   readonly mac: string;
   readonly address: string;
   readonly gateway: string;
+  /** Empty where the slice has no IPv6. */
+  readonly address6: string;
+  readonly gateway6: string;
   readonly facts: Facts;
   /** Hears everything that comes through the cable. */
   readonly ear: Ear;
@@ -56,30 +61,30 @@ export interface Cables {
 type SocketTable = "packet" | "udp" | "udp6" | "tcp";
 
 export const HOST_PORT = 7444;
-/** The host's own address to the outside, and who is there. */
-export const HOST_ADDRESSES = { ipv4: "203.0.113.2", ipv6: "2001:db8::2" } as const;
-export const OUTSIDE = { public: "203.0.113.1", private: "192.168.77.1", metadata: "169.254.169.254" } as const;
-
 /** The program that starts others in a name space. */
 const ENTER = "ip";
 
 type Cleanup = () => Promise<unknown>;
 
 /** A host that forwards, in name spaces, with a machine and a container plugged in by the drivers' own code. */
-export async function layCables(wish: Partial<SliceSpec> = {}): Promise<Cables> {
+export async function layCables(wish: Partial<SliceSpec> = {}, ipv6Prefix: string | null = null): Promise<Cables> {
   const cleanups: Cleanup[] = [];
   const remove = async (): Promise<void> => {
     for (const cleanup of cleanups.toReversed()) await cleanup();
   };
   try {
-    return { ...(await lay(wish, cleanups)), remove };
+    return { ...(await lay(wish, ipv6Prefix, cleanups)), remove };
   } catch (error) {
     await remove();
     throw error;
   }
 }
 
-async function lay(wish: Partial<SliceSpec>, cleanups: Cleanup[]): Promise<Omit<Cables, "remove">> {
+async function lay(
+  wish: Partial<SliceSpec>,
+  ipv6Prefix: string | null,
+  cleanups: Cleanup[],
+): Promise<Omit<Cables, "remove">> {
   const folder = await mkdtemp(join(tmpdir(), "hq-"));
   cleanups.push(async () => await rm(folder, { recursive: true, force: true }));
   const makeNetwork = async (): Promise<TestNetwork> => {
@@ -87,8 +92,10 @@ async function lay(wish: Partial<SliceSpec>, cleanups: Cleanup[]): Promise<Omit<
     cleanups.push(network.remove);
     return network;
   };
-  const [host, outside] = [await makeNetwork(), await makeNetwork()];
-  await connect(host, outside);
+  const host = await makeNetwork();
+  const outside = await connectToOutside(host);
+  cleanups.push(outside.remove);
+  await outside.ip("route", "add", "10.203.0.0/16", "via", HOST_ADDRESSES.ipv4);
   const listen = makeListen(folder, cleanups);
   const heardByHost = [
     await listen(host, `UDP4-RECV:${HOST_PORT}`, "udp"),
@@ -97,7 +104,10 @@ async function lay(wish: Partial<SliceSpec>, cleanups: Cleanup[]): Promise<Omit<
   ];
   const outsideEar = await listen(outside, "INTERFACE:in0", "packet");
   const scene: Scene = { host, folder, cleanups, listen, guest: await makeNetwork(), spec: makeSpec(wish) };
-  const addresses = makeAddressPool({ files: makeMemoryFiles(), commands: host.commands });
+  const prefix = ipv6Prefix === null ? null : parseIpv6Prefix(ipv6Prefix);
+  const addresses = makeAddressPool({ files: makeMemoryFiles(), commands: host.commands, ipv6Prefix: prefix });
+  // Also of a private one: the rules do not count on nobody knowing the way.
+  if (prefix !== null) await outside.ip("-6", "route", "add", prefix.text, "via", HOST_ADDRESSES.ipv6);
   const places = { stateDir: join(folder, "state"), runDir: join(folder, "run") };
   const deps = { places, commands: host.commands, addresses, policy: DEFAULT_NETWORK_POLICY };
   const machine = await plug(scene, qemu.makeNetwork({ ...deps, mode: "tap" }), carryFrames);
@@ -135,22 +145,6 @@ interface Scene {
   readonly listen: ReturnType<typeof makeListen>;
 }
 
-async function connect(host: TestNetwork, outside: TestNetwork): Promise<void> {
-  await host.ip("link", "set", "lo", "up");
-  await host.ip("link", "add", "out0", "type", "veth", "peer", "name", "in0", "netns", outside.name);
-  await host.ip("address", "add", `${HOST_ADDRESSES.ipv4}/24`, "dev", "out0");
-  await host.ip("address", "add", `${HOST_ADDRESSES.ipv6}/64`, "dev", "out0", "nodad");
-  await host.ip("link", "set", "out0", "up");
-  await host.ip("route", "add", "default", "via", OUTSIDE.public);
-  for (const address of [`${OUTSIDE.public}/24`, `${OUTSIDE.private}/32`, `${OUTSIDE.metadata}/32`])
-    await outside.ip("address", "add", address, "dev", "in0");
-  await outside.ip("link", "set", "in0", "up");
-  // What a host in the field may be set to; the rules do not count on it.
-  const settings = ["net.ipv4.ip_forward=1", "net.ipv4.conf.all.rp_filter=0", "net.ipv6.conf.all.accept_ra=1"];
-  await inside(host, ["sysctl", "-q", "-w", ...settings]);
-  await inside(outside, ["ip", "route", "add", "10.203.0.0/16", "via", HOST_ADDRESSES.ipv4]);
-}
-
 /** Makes the slice's network as its driver does, then the guest's end, set up as the seed says. */
 async function plug(
   scene: Scene,
@@ -168,8 +162,15 @@ async function plug(
   await guest.ip("address", "add", `${address}/30`, "dev", "eth0");
   await guest.ip("link", "set", "eth0", "up");
   await guest.ip("route", "add", "default", "via", gateway);
+  const address6 = typeof facts["address6"] === "string" ? facts["address6"] : "";
+  // The host's end is the number before the guest's, which is even.
+  const gateway6 = address6.replace(/[0-9a-f]$/, (last) => (Number.parseInt(last, 16) - 1).toString(16));
+  if (address6 !== "") {
+    await guest.ip("address", "add", `${address6}/126`, "dev", "eth0", "nodad");
+    await guest.ip("-6", "route", "add", "default", "via", gateway6);
+  }
   return {
-    ...{ spec, network: guest, tap, mac: macOf(spec), address, gateway, facts },
+    ...{ spec, network: guest, tap, mac: macOf(spec), address, gateway, address6, gateway6, facts },
     ear: await listen(guest, "INTERFACE:eth0", "packet"),
     send: async (...frames) => {
       for (const frame of frames) await inside(guest, ["socat", "-u", "STDIN", "INTERFACE:eth0"], frame);

@@ -99,7 +99,7 @@ test.skipIf(!hasTap)("a table that nftables refuses leaves the one before it as 
   await network.create(spec, makeContext());
   const before = await nft("list", "table", "inet", table);
   const ends = { mac: "not-a-mac", hostAddress: "10.203.0.1", guestAddress: "10.203.0.2" };
-  const closed = { egress: { kind: "none" }, mark: 1, ports: [], bandwidthMbitPerSecond: null } as const;
+  const closed = { egress: { kind: "none" }, ipv6: null, mark: 1, ports: [], bandwidthMbitPerSecond: null } as const;
   const broken = rulesOf({ table, tap, ...ends, ...closed });
   await expect(applyRules(host.commands, name, broken, never)).rejects.toMatchObject({
     code: "command_failed",

@@ -11,6 +11,7 @@ import {
   isOursOrUnnamed,
   listLinkSlices,
   macOf,
+  raiseSteps,
   readLink,
   removeRules,
   runOk,
@@ -82,13 +83,9 @@ async function createTap(deps: NetworkDeps, spec: SliceSpec, { signal }: CreateC
   if (link !== null && !isOursOrUnnamed(link, aliasOf(OWNER, spec)))
     throw new AppError("journal_conflict", { detail: `The interface ${tap} belongs to ${link.alias}.` });
   await applyRules(commands, name, rules.script, signal);
-  const { host, prefixLength } = rules.addresses;
   const steps = [
     ...(link === null ? [`tuntap add dev ${tap} mode tap`] : []),
-    `link set dev ${tap} alias ${aliasOf(OWNER, spec)}`,
-    `link set dev ${tap} addrgenmode none`,
-    `address replace ${host}/${prefixLength} dev ${tap}`,
-    `link set dev ${tap} up`,
+    ...raiseSteps(tap, aliasOf(OWNER, spec), rules.addresses),
   ];
   await runOk(commands, ["ip", "-batch", "-"], signal, `${steps.join("\n")}\n`);
   return { tap, ...rules.facts };

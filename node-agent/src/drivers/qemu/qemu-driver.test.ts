@@ -1,7 +1,5 @@
-import { execFile } from "node:child_process";
 import { access, readFile, rename, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { promisify } from "node:util";
 import { systemClock } from "@hostler/shared/clock.ts";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
@@ -13,6 +11,10 @@ import { makeFindProgram } from "../../host/find-program.ts";
 import { makeHostCommands } from "../../host/host-commands.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { SliceDriver } from "../../ports/slice-driver.ts";
+import { makeDiskFiles } from "../../journal/disk-files.ts";
+import { makeAddressPool } from "../network/addresses.ts";
+import { parseIpv6Prefix } from "../network/ipv6.ts";
+import { connectToOutside, HOST_ADDRESSES, OUTSIDE } from "../network/test-outside.ts";
 import type { QemuDriverDeps } from "./qemu-driver.ts";
 import { KEY_ERASURE } from "../slices/erase-file.ts";
 import { slicePaths } from "../slices/slice-paths.ts";
@@ -29,7 +31,6 @@ import {
   type TestPlaces,
 } from "../testing.ts";
 
-const run = promisify(execFile);
 const hasTap =
   isRoot &&
   (await access("/dev/net/tun").then(
@@ -238,15 +239,19 @@ test.skipIf(!hasTap)(
     if (network === null) throw new Error("no network");
     const outside = await connectToOutside(network);
     onTestFinished(async () => await outside.remove());
-    const driver = makeDriver();
+    const ipv6Prefix = parseIpv6Prefix("2001:db8:5::/64");
+    await outside.ip("-6", "route", "add", "2001:db8:5::/64", "via", HOST_ADDRESSES.ipv6);
+    const pool = { files: makeDiskFiles(places.stateDir), commands: network.commands, ipv6Prefix };
+    const driver = makeDriver({ addresses: makeAddressPool(pool) });
     const spec = makeSpec({ image });
     await build(driver, spec);
     await driver.machine.waitReady(spec, makeContext());
-    const addresses = ["203.0.113.1", "192.168.77.1", "169.254.169.254", "203.0.113.2", "10.203.0.1"];
+    const hosts = [...Object.values(HOST_ADDRESSES), "10.203.0.1", "2001:db8:5::1"];
+    const addresses = [...Object.values(OUTSIDE), ...hosts];
     const ping = (address: string, flags = ""): string =>
-      `ping -c 1 -W 2 ${flags} ${address} >/dev/null 2>&1 && echo reached ${address} ${flags};`;
+      `ping -c 1 -W 1 ${flags} ${address} >/dev/null 2>&1 && echo reached ${address} ${flags};`;
     const answer = await asRoot(driver, spec, `${addresses.map((address) => ping(address)).join(" ")} true`);
-    expect(answer.text.trim()).toBe("reached 203.0.113.1");
+    expect(answer.text.trim().split(/\s*\n/)).toEqual(["reached 203.0.113.1", "reached 2001:db8::1"]);
     // The same packet from another address or another card is dropped.
     const forged = `ip address add 10.203.0.66/32 dev eth0; ${ping("203.0.113.1", "-I 10.203.0.66")} true`;
     expect((await asRoot(driver, spec, forged)).text).not.toContain("reached");
@@ -256,17 +261,3 @@ test.skipIf(!hasTap)(
   },
   120_000,
 );
-
-/** A second namespace as the rest of the world, at 203.0.113.1, and also at addresses that no slice may reach. */
-async function connectToOutside(host: TestNetwork): Promise<TestNetwork> {
-  const outside = await makeTestNetwork();
-  await host.ip("link", "add", "out0", "type", "veth", "peer", "name", "in0", "netns", outside.name);
-  await host.ip("address", "add", "203.0.113.2/24", "dev", "out0");
-  await host.ip("link", "set", "out0", "up");
-  await host.ip("route", "add", "default", "via", "203.0.113.1");
-  for (const address of ["203.0.113.1/24", "192.168.77.1/32", "169.254.169.254/32"])
-    await outside.ip("address", "add", address, "dev", "in0");
-  await outside.ip("link", "set", "in0", "up");
-  await run("ip", ["netns", "exec", host.name, "sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward"]);
-  return outside;
-}

@@ -93,8 +93,13 @@ test("half a seed is partial, is made whole, and is removed without a trace", as
   expect(await readdir(join(places.stateDir, "slices"))).toEqual([]);
 });
 
+const FIXED = {
+  ...{ mac: "52:54:00:00:00:01", address: "10.203.0.2/30", gateway: "10.203.0.1", resolvers: ["9.9.9.9"] },
+  ...{ address6: null, gateway6: null },
+} as const;
+
 test("a fixed address comes with its gateway and resolvers, in both dialects", () => {
-  const network = { mac: "52:54:00:00:00:01", address: "10.203.0.2/30", gateway: "10.203.0.1", resolvers: ["9.9.9.9"] };
+  const network = FIXED;
   const files = seedFiles(makeSpec(), { readyToken: "t", platformPublicKey: "k", network });
   expect(JSON.parse(files["network-config"] ?? "")).toEqual({
     version: 2,
@@ -108,6 +113,17 @@ test("a fixed address comes with its gateway and resolvers, in both dialects", (
     },
   });
   expect(files["hostler.env"]).toContain("ADDRESS=10.203.0.2/30\nGATEWAY=10.203.0.1\nDNS=9.9.9.9\n");
+});
+
+test("IPv6 comes beside it, with a way of its own, also where IPv4 has none", () => {
+  const ipv6 = { ...FIXED, gateway: null, resolvers: [], address6: "fd12::2/126", gateway6: "fd12::1" };
+  const files = seedFiles(makeSpec(), { readyToken: "t", platformPublicKey: "k", network: ipv6 });
+  expect(JSON.parse(files["network-config"] ?? "").ethernets.primary).toEqual({
+    match: { macaddress: FIXED.mac },
+    addresses: ["10.203.0.2/30", "fd12::2/126"],
+    routes: [{ to: "::/0", via: "fd12::1" }],
+  });
+  expect(files["hostler.env"]).toContain("ADDRESS6=fd12::2/126\nGATEWAY6=fd12::1\n");
 });
 
 test.each([

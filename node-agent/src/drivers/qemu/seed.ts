@@ -97,7 +97,11 @@ async function makePlatformKey(paths: SlicePaths, run: Run): Promise<void> {
 }
 
 async function seedNetwork(deps: SeedDeps, slice: SliceReference, signal: AbortSignal): Promise<SeedNetwork> {
-  if (deps.mode === "user") return { mac: macOf(slice), address: null, gateway: null, resolvers: [] };
+  if (deps.mode === "user")
+    return {
+      ...{ mac: macOf(slice), address: null, gateway: null, resolvers: [] },
+      ...{ address6: null, gateway6: null },
+    };
   return await seedNetworkOf(deps, slice, signal);
 }
 

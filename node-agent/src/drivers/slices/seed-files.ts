@@ -16,6 +16,9 @@ export interface SeedNetwork {
   readonly address: string | null;
   readonly gateway: string | null;
   readonly resolvers: readonly string[];
+  /** With its prefix length; null: the slice has no IPv6. */
+  readonly address6: string | null;
+  readonly gateway6: string | null;
 }
 
 /**
@@ -47,6 +50,8 @@ function environmentFile(spec: SliceSpec, { network, readyToken }: SeedSettings,
     ADDRESS: network.address ?? "",
     GATEWAY: network.gateway ?? "",
     DNS: network.resolvers.join(" "),
+    ADDRESS6: network.address6 ?? "",
+    GATEWAY6: network.gateway6 ?? "",
   };
   return Object.entries(values)
     .map(([name, value]) => `${name}=${value}\n`)
@@ -54,10 +59,14 @@ function environmentFile(spec: SliceSpec, { network, readyToken }: SeedSettings,
 }
 
 /** Version 2 of cloud-init's network configuration. */
-function networkConfig({ mac, address, gateway, resolvers }: SeedNetwork): unknown {
+function networkConfig({ mac, address, gateway, resolvers, address6, gateway6 }: SeedNetwork): unknown {
+  const routes = [
+    ...(gateway === null ? [] : [{ to: "0.0.0.0/0", via: gateway }]),
+    ...(gateway6 === null ? [] : [{ to: "::/0", via: gateway6 }]),
+  ];
   const fixed = {
-    addresses: [address],
-    ...(gateway === null ? {} : { routes: [{ to: "0.0.0.0/0", via: gateway }] }),
+    addresses: [address, ...(address6 === null ? [] : [address6])],
+    ...(routes.length === 0 ? {} : { routes }),
     ...(resolvers.length === 0 ? {} : { nameservers: { addresses: resolvers } }),
   };
   const card = { match: { macaddress: mac }, ...(address === null ? { dhcp4: true } : fixed) };
