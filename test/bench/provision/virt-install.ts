@@ -40,7 +40,9 @@ export async function measureVirtInstall(
     await waitFor("libvirtd answers", async () => await answers(), { timeoutMs: 30_000 });
     const times: number[] = [];
     for (let index = 0; index < options.runs; index += 1)
-      times.push(await installOnce(`hostler-bench-${index}`, join(folder, `${index}.qcow2`), options.image));
+      times.push(
+        await installOnce(`hostler-bench-${process.pid}-${index}`, join(folder, `${index}.qcow2`), options.image),
+      );
     say(`virt-install: ${Math.round(quantile(times, 0.5))} ms until it runs`);
     return {
       to_running_p50_ms: Math.round(quantile(times, 0.5)),
