@@ -58,6 +58,8 @@ export const HOST_TOOLS = [
     off: "virt-install beside us in the benchmark of provisioning",
     for: ["bench"],
   },
+  { package: "lvm2", program: "lvcreate", off: "disks on volumes in chaos vfio", for: ["chaos"] },
+  { package: "thin-provisioning-tools", program: "thin_check", off: "disks on volumes in chaos vfio", for: ["chaos"] },
   { package: "dbus-daemon", program: "dbus-daemon", off: "the agent under systemd in chaos vfio", for: ["chaos"] },
   { package: "chromium", program: "chromium", off: "the tests of the console", for: ["test"] },
 ];

@@ -31,6 +31,14 @@ test.each([
   expect(() => policyOf(`--${flag}=${text}`)).toThrow(`--${flag} ${text}: expected`);
 });
 
+test("disks are files unless a thin pool is named", () => {
+  expect(readRunConfig([], {}).thinPool).toBeNull();
+  expect(readRunConfig(["--disks", "files"], {}).thinPool).toBeNull();
+  expect(readRunConfig(["--disks", "lvm:vg0/slices"], {}).thinPool).toEqual({ group: "vg0", pool: "slices" });
+  for (const text of ["vg0/slices", "lvm:vg0", "zfs:tank", "lvm:a/b/c"])
+    expect(() => readRunConfig(["--disks", text], {}), text).toThrow(`--disks ${text}: expected`);
+});
+
 test("disks are plain and images have a quarter of their disk unless something else is asked for", () => {
   expect(readRunConfig([], {})).toMatchObject({ encryptDisks: false, imageBudgetBytes: null });
   const asked = readRunConfig(["--encrypt-disks", "--image-cache-gib", "1.5"], {});

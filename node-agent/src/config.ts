@@ -10,6 +10,7 @@ import {
   type HostAccess,
 } from "@hostler/shared/tasks.ts";
 import type { Accelerator } from "./drivers/qemu/accelerator.ts";
+import { parseThinPool, type ThinPool } from "./drivers/volumes/thin-pool.ts";
 import { parseIpv6Prefix, type Ipv6Prefix } from "./drivers/network/ipv6.ts";
 import { DEFAULT_NETWORK_POLICY, type NetworkPolicy, type PortRange } from "./drivers/network/network-policy.ts";
 import type { NetworkMode } from "./drivers/qemu/network.ts";
@@ -42,6 +43,8 @@ export interface AgentConfig {
   readonly platform: PlatformDefaults;
   /** New disks of virtual machines are encrypted, and do not outlive a boot of the host. */
   readonly encryptDisks: boolean;
+  /** Null: disks are files. */
+  readonly thinPool: ThinPool | null;
   /** Bytes that base images may take; null for a quarter of their file system. */
   readonly imageBudgetBytes: number | null;
   /** Where the mock driver writes when it acts; null unless a test asks for it. */
@@ -90,6 +93,10 @@ export const RUN_OPTIONS = {
   "encrypt-disks": {
     type: "boolean",
     help: "Encrypt disks of new virtual machines; keys stay in memory, so disks are lost when the host reboots.",
+  },
+  disks: {
+    type: "string",
+    help: "Where virtual machines keep what they write: files (unless given), or lvm:GROUP/POOL, volumes of a thin pool.",
   },
   drivers: { type: "string", help: "qemu (unless given), container, host, mock, or several with commas." },
   "rent-host": {
@@ -153,6 +160,7 @@ export function readRunConfig(args: readonly string[], environment: NodeJS.Proce
     },
     drivers,
     rentHost: consentOf(values["rent-host"], drivers),
+    thinPool: thinPoolOf(values.disks ?? "files"),
     encryptDisks: encryptionOf(values["encrypt-disks"] === true, drivers),
     imageBudgetBytes: values["image-cache-gib"] === undefined ? null : gibOf(values["image-cache-gib"]),
     mockEffectLog: environment["HOSTLER_AGENT_MOCK_EFFECTS"] ?? null,
@@ -264,6 +272,13 @@ function consentOf(text: string | undefined, drivers: readonly DriverName[]): Ho
     });
   if (!drivers.includes("host")) throw expected("--rent-host", text, "host among --drivers");
   return oneOf("--rent-host", text, hostAccessSchema.options);
+}
+
+function thinPoolOf(text: string): ThinPool | null {
+  if (text === "files") return null;
+  const thinPool = text.startsWith("lvm:") ? parseThinPool(text.slice("lvm:".length)) : null;
+  if (thinPool === null) throw expected("--disks", text, "files, or lvm:GROUP/POOL such as lvm:vg0/slices");
+  return thinPool;
 }
 
 /** Whoever asks for encryption is not given a driver that has none. */

@@ -10,6 +10,8 @@ import { makeContainerDriver } from "./drivers/container/container-driver.ts";
 import { makeHostDriver } from "./drivers/host/host-driver.ts";
 import { makeEffectLog } from "./drivers/mock/effect-log.ts";
 import { driverPlaces } from "./drivers/driver-places.ts";
+import { makeLvmVolumes } from "./drivers/volumes/lvm-volumes.ts";
+import type { Volumes } from "./drivers/volumes/volumes.ts";
 import { makeMockDriver } from "./drivers/mock/mock-driver.ts";
 import { makeAddressPool, type AddressPool } from "./drivers/network/addresses.ts";
 import { requireMemoryFolder } from "./drivers/qemu/disk-key.ts";
@@ -23,7 +25,7 @@ import { noteCommand } from "./host/command-log/command-scope.ts";
 import { makeHostReader, type HostReader } from "./host/facts.ts";
 import { makeElsewhereRunner } from "./host/run-elsewhere.ts";
 import { makeHostCommands } from "./host/host-commands.ts";
-import { isSystemdInCharge, readHostScope } from "./host/host-scope.ts";
+import { inScope, isSystemdInCharge, readHostScope, type HostScope } from "./host/host-scope.ts";
 import { chooseSupervisor } from "./host/process-supervisor.ts";
 import { lockStateDir } from "./host/state-lock.ts";
 import { readIdentity } from "./identity/identity-files.ts";
@@ -122,8 +124,11 @@ async function start(config: AgentConfig, log: Log, release: () => Promise<void>
   const network = config.drivers.includes("qemu")
     ? await chooseNetworkMode(commands, config.network, stopping.signal)
     : "user";
-  const shared = { files, commands, supervisor, addresses };
-  const driverDeps = { ...shared, controlPlane, log, host, areGpusSimulated, network };
+  const { thinPool } = config;
+  const scope = await readHostScope();
+  const volumes = thinPool === null ? null : makeLvmVolumes({ commands: inScope(commands, scope), thinPool });
+  const shared = { files, commands, supervisor, addresses, volumes };
+  const driverDeps = { ...shared, controlPlane, log, host, areGpusSimulated, network, scope };
   const drivers = await makeDrivers(config, driverDeps);
   const terminals = makeTerminals({ drivers, pty: nodePtyHost, controlPlane, clock, log, signal: stopping.signal });
   const ledger = makeHostLedger(files);
@@ -280,16 +285,17 @@ async function makeDrivers(
     readonly host: HostReader;
     readonly areGpusSimulated: boolean;
     readonly network: NetworkMode;
+    readonly volumes: Volumes | null;
+    readonly scope: HostScope;
   },
 ): Promise<ReadonlyMap<string, SliceDriver>> {
-  const { files, commands, log } = deps;
+  const { files, commands, log, scope } = deps;
   const drivers = new Map<string, SliceDriver>();
   if (config.drivers.includes("mock")) {
     const recordEffect = config.mockEffectLog === null ? {} : { recordEffect: makeEffectLog(config.mockEffectLog) };
     drivers.set("mock", makeMockDriver({ files, clock: systemClock, ...recordEffect }));
   }
   const places = driverPlaces(config);
-  const scope = await readHostScope();
   const { stateDir, imageBudgetBytes: budgetBytes } = config;
   const images = deps.controlPlane;
   const common = {
@@ -306,7 +312,8 @@ async function makeDrivers(
   if (config.drivers.includes("qemu")) {
     const { network } = deps;
     const { accelerator: forcedAccelerator, platform, encryptDisks } = config;
-    const own = { places: places.qemu, files, network, forcedAccelerator, platform, encryptDisks };
+    const { volumes } = deps;
+    const own = { places: places.qemu, files, network, forcedAccelerator, platform, encryptDisks, volumes };
     drivers.set("qemu", makeQemuDriver({ ...common, ...own }));
   }
   if (config.drivers.includes("container")) {

@@ -1,5 +1,6 @@
 import type { AddressPool } from "../drivers/network/addresses.ts";
 import type { QemuPlaces } from "../drivers/slices/slice-paths.ts";
+import type { Volumes } from "../drivers/volumes/volumes.ts";
 import type { HostLedger } from "../journal/host-ledger.ts";
 import type { HostCommands } from "../ports/host-commands.ts";
 import type { ProcessSupervisor } from "../ports/process-supervisor.ts";
@@ -16,6 +17,7 @@ import { networkObjects } from "./sources/network-objects.ts";
 import { runFolders } from "./sources/run-folders.ts";
 import { sliceFolders } from "./sources/slice-folders.ts";
 import { supervisedNames } from "./sources/supervised-names.ts";
+import { volumes } from "./sources/volumes.ts";
 
 export interface HostSourceDeps {
   /** One a driver; the first is the agent's own. */
@@ -28,6 +30,8 @@ export interface HostSourceDeps {
   readonly addresses: Pick<AddressPool, "list">;
   readonly ledger: Pick<HostLedger, "read">;
   readonly gpus: GpuSurvey;
+  /** Null, or left out, where disks are files. */
+  readonly volumes?: Pick<Volumes, "list"> | null;
   /** False where slices have no interfaces on the host, and the agent may not look for any. */
   readonly hasNetwork: boolean;
 }
@@ -40,6 +44,7 @@ export function hostSources(deps: HostSourceDeps): readonly HostSource[] {
     sliceFolders(stateDirs),
     runFolders(runDirs),
     mounts(runDirs),
+    ...(deps.volumes ? [volumes(deps.volumes)] : []),
     machines([...stateDirs, ...runDirs]),
     accounts(deps.etcDir ?? "/etc"),
     supervisedNames(deps.supervisor),

@@ -8,6 +8,7 @@ export const THING_KINDS = [
   "ledger row",
   "address",
   "disk",
+  "volume",
   "seed",
   "folder",
   "run folder",

@@ -14,6 +14,7 @@ export function remedyFor(thing: HostThing): string {
 const LISTED: readonly ThingKind[] = [
   "ledger row",
   "disk",
+  "volume",
   "seed",
   "folder",
   "machine",
@@ -27,6 +28,7 @@ const BY_HAND: Readonly<Record<ThingKind, (name: string) => string>> = {
   "ledger row": () => "Look at ledger.json in the agent's state folder.",
   address: () => `${SURE} stop the agent, take its line out of addresses.json, start the agent.`,
   disk: (name) => `${SURE} rm ${name}`,
+  volume: (name) => `${SURE} lvremove ${name}`,
   seed: (name) => `${SURE} rm -r ${name}`,
   folder: (name) => `${SURE} rm -r ${name}`,
   "run folder": (name) => `${SURE} rm -r ${name}`,

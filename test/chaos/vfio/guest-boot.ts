@@ -10,10 +10,11 @@ export const ROOT = join(import.meta.dirname, "../../..");
 /** The guest's kernel is the one of real hosts: the one for clouds has no drivers for the cards that the cases use. */
 const KERNEL_META_PACKAGE = "linux-image-amd64";
 const BUSYBOX_PACKAGE = "busybox-static";
-/** What the guest loads before it has its root: the way there, and the drivers of the cards. */
+/** What the guest loads before it has its root: the way there, the drivers of the cards, and what volumes are made with. */
 const MODULES = [
   ...["virtio_pci", "9pnet_virtio", "9p", "overlay", "virtio_net"],
   ...["nvme", "e1000e", "xhci-pci", "vfio_iommu_type1"],
+  ...["loop", "dm-thin-pool"],
 ];
 const GUEST = join(import.meta.dirname, "guest");
 

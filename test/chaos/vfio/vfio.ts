@@ -11,8 +11,8 @@ import { writeGpuAnswers } from "./gpu-answers.ts";
 import { CARDS, uuidOf } from "./guest/lab.ts";
 import { prepareGuestBoot, ROOT } from "./guest-boot.ts";
 
-/** The cases that must have run; see `agent-cases.ts`, `guest/cases.ts` and `guest/hard-cases.ts` for what each shows. */
-const CASES_EXPECTED = 15;
+/** The cases that must have run; see `agent-cases.ts`, and `cases.ts`, `volume-cases.ts` and `hard-cases.ts` in `guest/`, for what each shows. */
+const CASES_EXPECTED = 16;
 /** How often one card is given and taken back; `--runs` asks for another number. */
 const CYCLES = 10;
 const BEAT_GAP_MS_MAX = 1250;

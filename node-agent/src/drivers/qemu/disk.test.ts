@@ -7,8 +7,10 @@ import { expect, onTestFinished, test } from "vitest";
 import { requireMemoryFolder } from "./disk-key.ts";
 import { makeDisk } from "./disk.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
+import { exists } from "../../host/exists.ts";
 import { makeImageCache } from "../images/image-cache.ts";
 import { slicePaths } from "../slices/slice-paths.ts";
+import { canMakeLoops, makeTestVolumes } from "../volumes/test-volumes.ts";
 import {
   commands,
   isRoot,
@@ -22,10 +24,17 @@ import {
 } from "../testing.ts";
 
 const run = promisify(execFile);
+const hasLoops = await canMakeLoops();
+const CANARY = "canary of the tenant";
+const PLACES = [0, 300_000_000, 1024 ** 3 - 4096];
 
-async function setUp(options: { readonly areEncrypted?: boolean } = {}) {
+async function setUp(options: { readonly areEncrypted?: boolean; readonly hasVolumes?: boolean } = {}) {
   const places = await makePlaces();
-  onTestFinished(places.remove);
+  const volumes = makeTestVolumes(join(places.stateDir, "volumes"));
+  onTestFinished(async () => {
+    await volumes.close();
+    await places.remove();
+  });
   await mkdir(places.stateDir, { recursive: true });
   const bytes = await qcow2Bytes(places.stateDir);
   const images = makeImageCache({
@@ -40,7 +49,10 @@ async function setUp(options: { readonly areEncrypted?: boolean } = {}) {
     images,
     spec,
     paths: slicePaths(places, spec),
-    disk: makeDisk({ places, commands, images, ...options }),
+    volumes,
+    disk: makeDisk({ places, commands, images, ...options, ...(options.hasVolumes === true ? { volumes } : {}) }),
+    /** As an agent without volumes has it. */
+    makeFileDisk: () => makeDisk({ places, commands, images }),
   };
 }
 
@@ -193,4 +205,68 @@ test("keys are refused a folder that is on a drive", async () => {
     detail: expect.stringContaining("HOSTLER_AGENT_RUN_DIR"),
   });
   await requireMemoryFolder("/dev/shm");
+});
+
+test.runIf(hasLoops)(
+  "a disk on a volume is found after a boot, erased block by block, and goes with its volume",
+  async () => {
+    const { disk, spec, paths, volumes } = await setUp({ hasVolumes: true });
+    await disk.create(spec, makeContext());
+    expect(await disk.inspect(spec, never)).toBe("present");
+    const device = await open(volumes.devicePath(paths.name), "r+");
+    for (const offset of PLACES) await device.write(CANARY.repeat(50), offset);
+    await device.sync();
+    await device.close();
+    for (const offset of PLACES) expect(await volumes.textAt(paths.name, offset)).toContain(CANARY);
+    await volumes.close();
+    expect(await disk.inspect(spec, never)).toBe("present");
+    expect(await disk.create(spec, makeContext({ fence: "2" }))).toMatchObject({ sizeGib: 1 });
+    for (const offset of PLACES) expect(await volumes.textAt(paths.name, offset)).toContain(CANARY);
+
+    const left: string[] = [];
+    const { remove } = volumes;
+    volumes.remove = async (name, signal) => {
+      for (const offset of PLACES) left.push(await volumes.textAt(name, offset));
+      await remove(name, signal);
+    };
+    expect(await disk.erase(spec, never)).toEqual({
+      method: "overwrite with zeros, remove the volume",
+      readBack: expect.stringMatching(/^all 1073741824 bytes read back as zeros; unproven/),
+    });
+    expect(left).toEqual(PLACES.map(() => "\0".repeat(4096)));
+    expect(await disk.inspect(spec, never)).toBe("absent");
+    expect(await volumes.list(never)).toEqual([]);
+    await disk.remove(spec, never);
+  },
+);
+
+test.runIf(hasLoops)(
+  "a volume whose disk was never finished is found and goes, and another slice's is left alone",
+  async () => {
+    const { disk, spec, paths, volumes } = await setUp({ hasVolumes: true });
+    await volumes.create(paths.name, { bytes: 1024 ** 3, owner: spec }, never);
+    expect(await disk.inspect(spec, never)).toBe("partial");
+    await disk.remove(spec, never);
+    expect(await disk.inspect(spec, never)).toBe("absent");
+    await volumes.create(paths.name, { bytes: 1024 ** 3, owner: makeSpec() }, never);
+    await expect(disk.create(spec, makeContext())).rejects.toMatchObject({ code: "journal_conflict" });
+    await volumes.remove(paths.name, never);
+  },
+);
+
+test.runIf(hasLoops)("an agent that no longer knows of volumes does not lose what lies on one", async () => {
+  const { disk, spec, paths, volumes, makeFileDisk } = await setUp({ hasVolumes: true });
+  await disk.create(spec, makeContext());
+  const forgetful = makeFileDisk();
+  expect(await forgetful.inspect(spec, never)).toBe("present");
+  await expect(forgetful.erase(spec, never)).rejects.toMatchObject({ detail: expect.stringContaining("--disks") });
+  expect(await exists(volumes.devicePath(paths.name))).toBe(true);
+  expect(await disk.erase(spec, never)).toMatchObject({ method: "overwrite with zeros, remove the volume" });
+});
+
+test.runIf(hasLoops)("an encrypted disk on a volume needs its key alone to be gone", async () => {
+  const { disk, spec, volumes } = await setUp({ hasVolumes: true, areEncrypted: true });
+  expect(await disk.create(spec, makeContext())).toMatchObject({ encrypted: true });
+  expect(await disk.erase(spec, never)).toMatchObject({ method: "destroy the key, remove the volume" });
+  expect(await volumes.list(never)).toEqual([]);
 });

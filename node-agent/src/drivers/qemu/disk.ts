@@ -5,14 +5,17 @@ import { exists } from "../../host/exists.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { CreateContext, DiskErasure, DiskObject, SliceReference } from "../../ports/slice-driver.ts";
 import type { ImageCache } from "../images/image-cache.ts";
+import { eraseDevice } from "../slices/erase-device.ts";
 import { eraseFile } from "../slices/erase-file.ts";
 import { closeSliceFolder, openSliceFolder, translateNoSpace } from "../slices/slice-folder.ts";
 import { slicePaths, type QemuPlaces, type SlicePaths } from "../slices/slice-paths.ts";
+import type { Volumes } from "../volumes/volumes.ts";
 import { canOpen, destroyDiskKey, writeDiskKey } from "./disk-key.ts";
 import { readOverlay } from "./overlay-header.ts";
 import { writeOverlay } from "./write-overlay.ts";
 
 const GIB = 1024 ** 3;
+const VOLUME_KEY_ERASURE = "destroy the key, remove the volume";
 
 interface DiskDeps {
   readonly places: QemuPlaces;
@@ -20,10 +23,13 @@ interface DiskDeps {
   readonly images: ImageCache;
   /** Whether new disks are encrypted. One that is there stays as it was made. */
   readonly areEncrypted?: boolean;
+  /** Where new disks keep what guests write; null, or left out, in their own files. One that is there stays as it was made. */
+  readonly volumes?: Volumes | null;
 }
 
 /**
- * The slice's own disk: what it writes over its base image, which stays as it is. An encrypted one has a key that is in memory only
+ * The slice's own disk: what it writes over its base image, which stays as it is. Its tables are a file in the slice's folder; what
+ * they tell of lies in the same file, or on a volume of the host. An encrypted one has a key that is in memory only
  * and dies with it; after a boot of the host it is a disk that is lost.
  */
 export function makeDisk(deps: DiskDeps): DiskObject {
@@ -31,11 +37,16 @@ export function makeDisk(deps: DiskDeps): DiskObject {
   const erase = async (slice: SliceReference, signal: AbortSignal): Promise<DiskErasure> =>
     await eraseDisk(deps, pathsOf(slice), signal);
   return {
-    inspect: async (slice) => {
+    inspect: async (slice, signal) => {
       const paths = pathsOf(slice);
-      const found = await isOpenable(paths);
+      const found = await isOpenable(deps, paths, signal);
       if (found !== null) return found ? "present" : "partial";
-      return (await exists(draftOf(paths.disk))) || (await exists(paths.diskKey)) ? "partial" : "absent";
+      const remains = [
+        draftOf(paths.disk),
+        paths.diskKey,
+        ...(deps.volumes ? [deps.volumes.devicePath(paths.name)] : []),
+      ];
+      return (await Promise.all(remains.map(exists))).includes(true) ? "partial" : "absent";
     },
     create: async (spec, context) => {
       const { signal } = context;
@@ -55,9 +66,13 @@ export function makeDisk(deps: DiskDeps): DiskObject {
 const draftOf = (path: string): string => `${path}.new`;
 
 /** Null when there is no disk. One that is no qcow2 file is judged where its chain is. */
-async function isOpenable(paths: SlicePaths): Promise<boolean | null> {
+async function isOpenable({ volumes }: DiskDeps, paths: SlicePaths, signal: AbortSignal): Promise<boolean | null> {
   try {
-    return await canOpen(paths, await readOverlay(paths.disk));
+    const overlay = await readOverlay(paths.disk);
+    const device = overlay?.dataFile ?? null;
+    // After a boot it may be there and not show.
+    const hasData = device === null || (await exists(device)) || (await volumes?.open(paths.name, signal)) === true;
+    return hasData && (await canOpen(paths, overlay));
   } catch (error) {
     // It may be erased while it is looked at.
     if (error instanceof Error && "code" in error && error.code === "ENOENT") return null;
@@ -78,9 +93,11 @@ async function makeWhole(
     });
   await openSliceFolder(paths, spec, context);
   // A disk that is whole is kept: a machine may run on it already.
-  if (await isOpenable(paths)) return await verifyChain(deps, paths.disk, spec);
+  const { signal } = context;
+  if (await isOpenable(deps, paths, signal)) return await verifyChain(deps, paths.disk, spec);
   // What cannot be opened any more is nothing.
-  await eraseFile(deps.commands, paths.disk, { signal: context.signal, isCiphertext: true });
+  await eraseFile(deps.commands, paths.disk, { signal, isCiphertext: true });
+  await deps.volumes?.create(paths.name, { bytes: spec.diskGib * GIB, owner: spec }, signal);
   return await makeOverlay(deps, paths, spec);
 }
 
@@ -91,7 +108,11 @@ async function makeOverlay(deps: DiskDeps, paths: SlicePaths, spec: SliceSpec): 
     const passphrase = deps.areEncrypted === true ? await writeDiskKey(paths) : null;
     const backingFormat = spec.image.format === "raw" ? "raw" : "qcow2";
     const backingFile = deps.images.pathOf(spec.image);
-    await writeOverlay(draft, { virtualSizeBytes: spec.diskGib * GIB, backingFile, backingFormat, passphrase });
+    const dataFile = deps.volumes?.devicePath(paths.name) ?? null;
+    await writeOverlay(draft, {
+      ...{ virtualSizeBytes: spec.diskGib * GIB, backingFile, backingFormat },
+      ...{ passphrase, dataFile },
+    });
     const isEncrypted = await verifyChain(deps, draft, spec);
     await rename(draft, paths.disk);
     return isEncrypted;
@@ -108,23 +129,50 @@ async function makeOverlay(deps: DiskDeps, paths: SlicePaths, spec: SliceSpec): 
 async function verifyChain(deps: DiskDeps, path: string, spec: SliceSpec): Promise<boolean> {
   const overlay = await readOverlay(path);
   const base = deps.images.pathOf(spec.image);
-  if (overlay?.backingFile === base && overlay.virtualSizeBytes === spec.diskGib * GIB) return overlay.isEncrypted;
+  const device = deps.volumes?.devicePath(slicePaths(deps.places, spec).name) ?? null;
+  const isOnItsOwn = overlay !== null && (overlay.dataFile === null || overlay.dataFile === device);
+  if (isOnItsOwn && overlay.backingFile === base && overlay.virtualSizeBytes === spec.diskGib * GIB)
+    return overlay.isEncrypted;
   const found =
     overlay === null
       ? "no qcow2 file"
-      : `${overlay.virtualSizeBytes / GIB} GiB over ${overlay.backingFile ?? "nothing"}`;
+      : `${overlay.virtualSizeBytes / GIB} GiB over ${overlay.backingFile ?? "nothing"}, on ${overlay.dataFile ?? "itself"}`;
   throw new AppError("journal_conflict", {
     detail: `The disk ${path} is not ${spec.diskGib} GiB over ${base}: it is ${found}.`,
   });
 }
 
-/** The key first: from then on nobody reads the disk, whatever becomes of the rest. */
+/** The key first: from then on nobody reads the disk, whatever becomes of the rest. The tables last: they tell of the volume. */
 async function eraseDisk(deps: DiskDeps, paths: SlicePaths, signal: AbortSignal): Promise<DiskErasure> {
   const overlay = (await exists(paths.disk)) ? await readOverlay(paths.disk) : null;
   await destroyDiskKey(paths);
   await rm(draftOf(paths.disk), { force: true });
-  const isCiphertext = overlay?.isEncrypted === true;
-  const erasure = await eraseFile(deps.commands, paths.disk, { signal, isCiphertext });
+  const isEncrypted = overlay?.isEncrypted === true;
+  const ofVolume = await eraseVolume(deps, paths, { dataFile: overlay?.dataFile ?? null, isEncrypted, signal });
+  const ofFile = await eraseFile(deps.commands, paths.disk, { signal, isCiphertext: isEncrypted });
   await closeSliceFolder(paths);
+  return ofVolume ?? ofFile;
+}
+
+/** Null where there is none. */
+async function eraseVolume(
+  { volumes = null }: DiskDeps,
+  paths: SlicePaths,
+  disk: { readonly dataFile: string | null; readonly isEncrypted: boolean; readonly signal: AbortSignal },
+): Promise<DiskErasure | null> {
+  const path = disk.dataFile ?? volumes?.devicePath(paths.name) ?? null;
+  if (path === null) return null;
+  if (volumes?.devicePath(paths.name) !== path)
+    throw new AppError("driver_unavailable", {
+      detail: `What the slice wrote is on ${path}, and this agent was not told of such volumes: give it the --disks that it had.`,
+    });
+  if (!(await volumes.open(paths.name, disk.signal))) return null;
+  const erasure = disk.isEncrypted
+    ? {
+        method: VOLUME_KEY_ERASURE,
+        readBack: "the key is gone; unproven: pages of memory that the host had swapped out",
+      }
+    : await eraseDevice(path, disk.signal);
+  await volumes.remove(paths.name, disk.signal);
   return erasure;
 }

@@ -18,6 +18,8 @@ export interface MachineSettings {
   readonly hardware?: Hardware;
   /** The file with the key of the disk; null, or left out, when it is not encrypted. */
   readonly diskKey?: string | null;
+  /** The device that holds what the guest writes; null, or left out, where the disk's file does. */
+  readonly dataFile?: string | null;
 }
 
 /** Chardev of the serial console. */
@@ -53,7 +55,7 @@ export function machineArgv(
     // A guest that panics is kept as it is until its last words were read.
     ...["-action", "panic=pause", "-device", "pvpanic"],
     ...boardArgv(spec, paths, { ...hardware, accelerator }),
-    ...rootDisk(paths, settings.diskKey ?? null),
+    ...rootDisk(paths, settings),
     ...["-device", "virtio-blk-pci,drive=root,serial=root,bootindex=1"],
     ...["-blockdev", json({ driver: "raw", "node-name": "seed", "read-only": true, file: fileNode(paths.seed) })],
     ...["-device", "virtio-blk-pci,drive=seed,serial=seed"],
@@ -70,8 +72,14 @@ export function machineArgv(
   ];
 }
 
-function rootDisk(paths: SlicePaths, diskKey: string | null): string[] {
-  const root = { driver: "qcow2", "node-name": "root", file: fileNode(paths.disk), discard: "unmap" };
+function rootDisk(
+  paths: SlicePaths,
+  { diskKey = null, dataFile = null }: Pick<MachineSettings, "diskKey" | "dataFile">,
+): string[] {
+  const root = {
+    ...{ driver: "qcow2", "node-name": "root", file: fileNode(paths.disk), discard: "unmap" },
+    ...(dataFile === null ? {} : { "data-file": { driver: "host_device", filename: dataFile, discard: "unmap" } }),
+  };
   if (diskKey === null) return ["-blockdev", json(root)];
   const secret = { "qom-type": "secret", id: "disk-key", file: diskKey };
   const encrypt = { format: "luks", "key-secret": secret.id };

@@ -16,6 +16,7 @@ import { isNameOf, machineArgv, SERIAL_ID } from "./machine-argv.ts";
 import type { Hardware } from "./machine-hardware.ts";
 import type { MachineWatch } from "./machine-watch.ts";
 import type { NetworkMode } from "./network.ts";
+import { readOverlay } from "./overlay-header.ts";
 import { passedThrough, windowMib } from "./pass-through.ts";
 import { pinProcessors } from "./pin-processors.ts";
 import { firmwareCode, makeFirmwareVars, platformOf, removePlatform, type PlatformDefaults } from "./platform.ts";
@@ -138,7 +139,8 @@ async function start(
   if (hardware.hasTpm) await startTpm(deps, paths, signal);
   const forwards = await deps.addresses.portsOf(spec);
   const diskKey = (await exists(paths.diskKey)) ? paths.diskKey : null;
-  const settings = { accelerator, network: deps.network, forwards, fence, hardware, diskKey };
+  const dataFile = (await readOverlay(paths.disk))?.dataFile ?? null;
+  const settings = { accelerator, network: deps.network, forwards, fence, hardware, diskKey, dataFile };
   const argv = machineArgv(spec, paths, settings);
   const cpus = share?.cpus ?? [];
   const placement = { cpus, mayLockMemory: devices.length > 0 };

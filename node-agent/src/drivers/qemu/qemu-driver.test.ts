@@ -18,6 +18,7 @@ import { connectToOutside, HOST_ADDRESSES, OUTSIDE } from "../network/test-outsi
 import type { QemuDriverDeps } from "./qemu-driver.ts";
 import { KEY_ERASURE } from "../slices/erase-file.ts";
 import { slicePaths } from "../slices/slice-paths.ts";
+import { canMakeLoops, makeTestVolumes } from "../volumes/test-volumes.ts";
 import { asRoot, build, inGuest, makeTestDriver } from "./test-machine.ts";
 import {
   commands,
@@ -38,6 +39,7 @@ const hasTap =
     () => false,
   ));
 
+const hasLoops = await canMakeLoops();
 let places: TestPlaces;
 let image: SliceSpec["image"];
 let bytes: Buffer;
@@ -145,6 +147,35 @@ test("a machine on an encrypted disk keeps what it wrote over a restart, and the
   await removeAll(restarted, spec);
   expect(await leftovers(spec)).toEqual([]);
 }, 240_000);
+
+test.runIf(hasLoops)(
+  "a machine on a volume keeps what it wrote over a restart, and none of it in a file",
+  async () => {
+    const spec = makeSpec({ image });
+    const { disk, name } = slicePaths(places, spec);
+    const volumes = makeTestVolumes(join(places.stateDir, "volumes"));
+    onTestFinished(volumes.close);
+    const driver = makeDriver({ volumes });
+    await build(driver, spec);
+    await driver.machine.waitReady(spec, makeContext());
+    const write = `yes canary-of-a-volume | head -c 1048576 | dd of=/dev/vda bs=1M seek=1000 conv=fsync`;
+    expect(await asRoot(driver, spec, write)).toMatchObject({ code: 0 });
+    expect(await volumes.textAt(name, 1000 * 1024 ** 2)).toContain("canary-of-a-volume");
+    expect((await readFile(disk)).includes("canary-of-a-volume")).toBe(false);
+    await driver.machine.remove(spec, never);
+    // The host was restarted, and its devices are not there yet.
+    await volumes.close();
+    expect(await driver.survey(spec, never)).toEqual({ machine: "none", hasDisk: true });
+    await build(driver, spec);
+    await driver.machine.waitReady(spec, makeContext());
+    const found = await asRoot(driver, spec, "dd if=/dev/vda bs=1M skip=1000 count=1 | head -c 200");
+    expect(found.text).toContain("canary-of-a-volume");
+    await removeAll(driver, spec);
+    expect(await volumes.list(never)).toEqual([]);
+    expect(await leftovers(spec)).toEqual([]);
+  },
+  240_000,
+);
 
 test("a machine that dies while it boots says so, with the end of its console", async () => {
   const driver = makeDriver();

@@ -27,9 +27,11 @@ import type { NetworkPolicy } from "../network/network-policy.ts";
 import { listTapSlices, makeNetwork, requireNetwork, type NetworkMode } from "./network.ts";
 import { checkFirmware, FIRMWARE_FOLDER, PLAIN_PLATFORM, platformOf, type PlatformDefaults } from "./platform.ts";
 import { makeSeed } from "./seed.ts";
+import { DEVICE_ERASURE } from "../slices/erase-device.ts";
 import { FILE_ERASURE, KEY_ERASURE } from "../slices/erase-file.ts";
 import { listSliceFolders } from "../slices/slice-folder.ts";
 import { slicePaths, type QemuPlaces } from "../slices/slice-paths.ts";
+import type { Volumes } from "../volumes/volumes.ts";
 
 export interface QemuDriverDeps {
   readonly places: QemuPlaces;
@@ -46,6 +48,8 @@ export interface QemuDriverDeps {
   readonly forcedAccelerator: Accelerator | null;
   /** New disks are encrypted with keys that are in memory only. */
   readonly encryptDisks?: boolean;
+  /** Where new disks keep what guests write; null, or left out, in their own files. */
+  readonly volumes?: Volumes | null;
   /** GiB free where disks are kept. */
   readonly diskFreeGib: () => Promise<number>;
   /** Shared with the other drivers of this host; made from its file where this one is alone. */
@@ -60,6 +64,7 @@ export interface QemuDriverDeps {
 
 const ALWAYS = ["qemu-system-x86_64", "qemu-img", "genisoimage", "ssh", "ssh-keygen", "socat"] as const;
 const FOR_TAP = ["ip", "nft"] as const;
+const FOR_VOLUMES = ["lvs", "lvcreate", "lvchange", "lvremove"] as const;
 const VSOCK_DEVICE = "/dev/vhost-vsock";
 
 /** Virtual machines by QEMU, with KVM where it works and by emulation where it does not. */
@@ -73,7 +78,8 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
       { forced: deps.forcedAccelerator, signal },
     );
   const areEncrypted = deps.encryptDisks === true;
-  const disk = makeDisk({ places, commands, images, areEncrypted });
+  const { volumes = null } = deps;
+  const disk = makeDisk({ places, commands, images, areEncrypted, volumes });
   let areAllThere = false;
   /** Asked until all are there: a program that goes later says so itself. */
   const missing = async (): Promise<readonly string[]> => {
@@ -96,6 +102,7 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
       const [first] = await missing();
       if (first !== undefined) throw missingProgram(first);
       await requireNetwork({ commands, mode: deps.network, policy: deps.policy }, spec, signal);
+      await volumes?.requireRoom(signal);
       await checkPlatform(deps, platformOf(spec, platform), firmwareFolder);
       return await preflight(deps, images, spec);
     },
@@ -104,7 +111,7 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
       create: async (spec, { signal, report }) => ({ ...(await images.fetch(spec.image, { signal, report })) }),
     },
     disk,
-    diskErasure: areEncrypted ? KEY_ERASURE : FILE_ERASURE,
+    diskErasure: areEncrypted ? KEY_ERASURE : volumes === null ? FILE_ERASURE : DEVICE_ERASURE,
     seed: makeSeed({ places, commands, addresses, mode: deps.network }),
     network: makeNetwork({ places, commands, addresses, policy: deps.policy, mode: deps.network }),
     machine,
@@ -159,8 +166,9 @@ async function capability(
 }
 
 /** The programs that slices on this kind of network need and this host does not have. */
-export async function missingPrograms(deps: Pick<QemuDriverDeps, "network" | "find">): Promise<string[]> {
-  const wanted = deps.network === "tap" ? [...ALWAYS, ...FOR_TAP] : ALWAYS;
+export async function missingPrograms(deps: Pick<QemuDriverDeps, "network" | "volumes" | "find">): Promise<string[]> {
+  const { network, volumes = null } = deps;
+  const wanted = [...ALWAYS, ...(network === "tap" ? FOR_TAP : []), ...(volumes === null ? [] : FOR_VOLUMES)];
   const found = await Promise.all(wanted.map(deps.find ?? findProgram));
   return wanted.filter((_, index) => found[index] === null);
 }

@@ -8,6 +8,8 @@ export interface NewOverlay {
   readonly backingFormat: "qcow2" | "raw";
   /** What opens it; null for a disk that is not encrypted. */
   readonly passphrase: string | null;
+  /** The device that the guest's data goes to, at the guest's own offsets; null where it goes into the file itself. */
+  readonly dataFile: string | null;
 }
 
 const CLUSTER_BYTES = 65_536;
@@ -19,6 +21,8 @@ const ENTRY_BYTES = 8;
 const BYTES_PER_L1_ENTRY = (CLUSTER_BYTES / ENTRY_BYTES) * CLUSTER_BYTES;
 const EXTENSION_BACKING_FORMAT = 0xe2792aca;
 const EXTENSION_ENCRYPTION = 0x0537be77;
+const EXTENSION_DATA_FILE = 0x44415441;
+const HAS_DATA_FILE = 4n;
 const ENCRYPTED_WITH_LUKS = 2;
 /** What the format allows. */
 const BACKING_NAME_BYTES_MAX = 1023;
@@ -69,7 +73,7 @@ function layOut(overlay: NewOverlay): { readonly pieces: readonly Piece[]; reado
 }
 
 function headerOf(
-  { virtualSizeBytes, backingFile, backingFormat, passphrase }: NewOverlay,
+  { virtualSizeBytes, backingFile, backingFormat, passphrase, dataFile }: NewOverlay,
   tables: { readonly l1Entries: number; readonly l1Offset: number; readonly keyOffset: number },
 ): Buffer {
   const name = Buffer.from(backingFile);
@@ -81,6 +85,7 @@ function headerOf(
     place.writeBigUInt64BE(BigInt(LUKS_HEADER_BYTES), 8);
     extensions.push(extension(EXTENSION_ENCRYPTION, place));
   }
+  if (dataFile !== null) extensions.push(extension(EXTENSION_DATA_FILE, Buffer.from(dataFile)));
   const before = Buffer.concat([Buffer.alloc(HEADER_BYTES), ...extensions, Buffer.alloc(8)]);
   before.write("QFI\u00fb", 0, "latin1");
   before.writeUInt32BE(3, 4);
@@ -93,6 +98,7 @@ function headerOf(
   before.writeBigUInt64BE(BigInt(tables.l1Offset), 40);
   before.writeBigUInt64BE(BigInt(CLUSTER_BYTES), 48);
   before.writeUInt32BE(1, 56);
+  before.writeBigUInt64BE(dataFile === null ? 0n : HAS_DATA_FILE, 72);
   before.writeUInt32BE(Math.log2(COUNT_BYTES * 8), 96);
   before.writeUInt32BE(HEADER_BYTES, 100);
   return Buffer.concat([before, name]);

@@ -14,7 +14,8 @@ export const KEY_ERASURE = "destroy the key, truncate and unlink";
 /** File systems that write where the old bytes lie: ext2 to ext4, and XFS, whose shared blocks are the image's. */
 const WRITES_IN_PLACE = new Set([0xef53, 0x58465342]);
 const UNPROVEN = "unproven: blocks that the guest itself had discarded, and copies that the drive keeps";
-const CHUNK_BYTES = 1024 ** 2;
+/** Read, and written, at once. */
+export const CHUNK_BYTES = 1024 ** 2;
 const BLOCK_BYTES = 4096;
 /** Written and read back before the file is cut by it: an erasure that was interrupted goes on there. */
 const STEP_BYTES = 256 * 1024 ** 2;
@@ -120,7 +121,7 @@ const ZEROS = Buffer.alloc(CHUNK_BYTES);
  * False where there is nothing but zeros already. Only blocks that say something are written: those that were never written take no
  * space, and a disk that is full has none to give them.
  */
-async function writeZeros(file: FileHandle, chunk: Extent): Promise<boolean> {
+export async function writeZeros(file: FileHandle, chunk: Extent): Promise<boolean> {
   const buffer = await readChunk(file, chunk);
   let hasWritten = false;
   for (let at = 0; at < buffer.length; at += BLOCK_BYTES) {
@@ -133,7 +134,8 @@ async function writeZeros(file: FileHandle, chunk: Extent): Promise<boolean> {
   return hasWritten;
 }
 
-async function requireZeros(file: FileHandle, path: string, chunk: Extent): Promise<void> {
+/** Throws `command_failed` unless the bytes read as zeros. */
+export async function requireZeros(file: FileHandle, path: string, chunk: Extent): Promise<void> {
   if (isZero(await readChunk(file, chunk))) return;
   throw new AppError("command_failed", {
     detail: `The disk ${path} was overwritten, but at byte ${chunk.offset} it still reads something else. The host's disk may be broken.`,
