@@ -87,10 +87,10 @@ export function poolFolder(pageKib: PageKib): string {
   return `hugepages/hugepages-${pageKib}kB`;
 }
 
-/** What the kernel could give: free pages, and pages of files that were not used for a while. */
+/** What the kernel could give: free pages, and pages of files, which can be read again. A host that has run for a while has few of the former. */
 function freeMibOf(text: string): number {
   const kib = (name: string): number => Number(new RegExp(`${name}:\\s+(\\d+) kB`).exec(text)?.[1] ?? 0);
-  return Math.floor((kib("MemFree") + kib("Inactive\\(file\\)")) / 1024);
+  return Math.floor((kib("MemFree") + kib("Active\\(file\\)") + kib("Inactive\\(file\\)")) / 1024);
 }
 
 function parsed(path: string, text: string): readonly number[] {
