@@ -46,9 +46,9 @@ export function deletionOf(table: string): string {
 
 /**
  * The slice's tables, whole, as one nftables transaction that is refused where one of them stands; behind `deletionOf` it replaces
- * them. They are never half there. Whatever is not named is dropped in both directions. What comes from the tap must carry the slice's own MAC and address. The tables of
- * `inet` never see ARP: the host would tell there which addresses it has elsewhere, and note whatever senders a guest makes up,
- * until its table of neighbours is full.
+ * them. They are never half there. Whatever is not named is dropped in both directions. What comes from the tap must carry the
+ * slice's own MAC and address. The tables of `inet` never see ARP: the host would tell there which addresses it has elsewhere, and
+ * note whatever senders a guest makes up, until its table of neighbours is full.
  *
  * The kernel remembers connections for minutes after a slice is gone. They carry its mark, so that what is still answered from
  * outside does not reach the next slice at the same address; a connection that this slice goes on with becomes its own.

@@ -66,12 +66,13 @@ export function makeDisk(deps: DiskDeps): DiskObject {
 const draftOf = (path: string): string => `${path}.new`;
 
 /** Null when there is no disk. One that is no qcow2 file is judged where its chain is. */
-async function isOpenable({ volumes }: DiskDeps, paths: SlicePaths, signal: AbortSignal): Promise<boolean | null> {
+async function isOpenable(deps: DiskDeps, paths: SlicePaths, signal: AbortSignal): Promise<boolean | null> {
   try {
     const overlay = await readOverlay(paths.disk);
     const device = overlay?.dataFile ?? null;
     // After a boot it may be there and not show.
-    const hasData = device === null || (await exists(device)) || (await volumes?.open(paths.name, signal)) === true;
+    const hasData =
+      device === null || (await exists(device)) || (await volumesOf(deps, paths, device).open(paths.name, signal));
     return hasData && (await canOpen(paths, overlay));
   } catch (error) {
     // It may be erased while it is looked at.
@@ -156,16 +157,13 @@ async function eraseDisk(deps: DiskDeps, paths: SlicePaths, signal: AbortSignal)
 
 /** Null where there is none. */
 async function eraseVolume(
-  { volumes = null }: DiskDeps,
+  deps: DiskDeps,
   paths: SlicePaths,
   disk: { readonly dataFile: string | null; readonly isEncrypted: boolean; readonly signal: AbortSignal },
 ): Promise<DiskErasure | null> {
-  const path = disk.dataFile ?? volumes?.devicePath(paths.name) ?? null;
+  const path = disk.dataFile ?? deps.volumes?.devicePath(paths.name) ?? null;
   if (path === null) return null;
-  if (volumes?.devicePath(paths.name) !== path)
-    throw new AppError("driver_unavailable", {
-      detail: `What the slice wrote is on ${path}, and this agent was not told of such volumes: give it the --disks that it had.`,
-    });
+  const volumes = volumesOf(deps, paths, path);
   if (!(await volumes.open(paths.name, disk.signal))) return null;
   const erasure = disk.isEncrypted
     ? {
@@ -175,4 +173,12 @@ async function eraseVolume(
     : await eraseDevice(path, disk.signal);
   await volumes.remove(paths.name, disk.signal);
   return erasure;
+}
+
+/** Throws where the disk's volume is of a kind that this agent knows nothing of: what is not found there may be all the same. */
+function volumesOf({ volumes }: DiskDeps, paths: SlicePaths, device: string): Volumes {
+  if (volumes?.devicePath(paths.name) === device) return volumes;
+  throw new AppError("driver_unavailable", {
+    detail: `What the slice wrote is on ${device}, and this agent was not told of such volumes: give it the --disks that it had.`,
+  });
 }
