@@ -9,7 +9,8 @@ import type { FinishedCommand } from "../ports/command-log.ts";
 import type { ProcessPlacement, ProcessState, ProcessSupervisor } from "../ports/process-supervisor.ts";
 import { formatCpuList } from "./compute/cpu-list.ts";
 import { readBootId } from "./facts.ts";
-import { findProgram, type FindProgram } from "./find-program.ts";
+import { findProgram, searchFolders, type FindProgram } from "./find-program.ts";
+import { locateProgram } from "./locate-program.ts";
 import { isMissing, missingProgram, programEnvironment } from "./host-commands.ts";
 import { memoryLockPrefix } from "./memory-lock.ts";
 import { startTimeOf } from "./process-start-time.ts";
@@ -107,7 +108,7 @@ async function found(find: FindProgram, name: string): Promise<string> {
   return program;
 }
 
-/** The kernel looks through PATH for it, but behind another program nobody would tell that it is missing. */
+/** Behind another program nobody would tell that it is missing: there it is looked for first. */
 async function commandOf(
   find: FindProgram | undefined,
   argv: readonly [string, ...string[]],
@@ -116,7 +117,7 @@ async function commandOf(
   const [name, ...args] = argv;
   const before = await placedBy(find ?? findProgram, placement);
   const isFirst = find === undefined && before.length === 0;
-  return [...before, isFirst ? name : await found(find ?? findProgram, name), ...args];
+  return [...before, isFirst ? locateProgram(name, searchFolders()) : await found(find ?? findProgram, name), ...args];
 }
 
 /** Programs that set their own limits and then become the one that follows, under the same pid. */

@@ -52,7 +52,7 @@ const KILL_GRACE_MS = 2000;
 
 /**
  * Programs of this host, each with a deadline that ends its children too. `run`: how they are started; as our own children unless
- * given. `find`: where they are; the kernel looks through PATH unless given. `note` is told of each, however it ended.
+ * given. `find`: where they are; the first of PATH unless given. `note` is told of each, however it ended.
  */
 export function makeHostCommands(deps: {
   readonly clock: Clock;
@@ -191,7 +191,7 @@ async function killGroup(clock: Clock, running: RunningProgram): Promise<Program
   return null;
 }
 
-/** What the operating system says of a program that is gone, or whose interpreter is, or that may not be run. */
+/** What the operating system says of a program that is gone, or whose interpreter is. */
 export function isMissing(error: unknown): boolean {
-  return error instanceof Error && "code" in error && (error.code === "ENOENT" || error.code === "EACCES");
+  return error instanceof Error && "code" in error && error.code === "ENOENT";
 }

@@ -1,5 +1,7 @@
 import { spawn, type ChildProcess } from "node:child_process";
 import { constants } from "node:os";
+import { delimiter } from "node:path";
+import { locateProgram } from "./locate-program.ts";
 
 /** One run of a program, as data: it may travel to another process. */
 export interface ProgramRun {
@@ -37,7 +39,8 @@ export type RunProgram = (run: ProgramRun) => RunningProgram;
 /** Runs it as a child of this process, in a group of its own, so that an end reaches its children too. */
 export const runProgram: RunProgram = ({ program, args, env, input, outputBytesMax }) => {
   const stdin = input === null ? "ignore" : "pipe";
-  const child = spawn(program, args, { detached: true, stdio: [stdin, "pipe", "pipe"], env });
+  const located = locateProgram(program, (env["PATH"] ?? "").split(delimiter));
+  const child = spawn(located, args, { detached: true, stdio: [stdin, "pipe", "pipe"], env });
   const stdout = collect(child.stdout, outputBytesMax);
   const stderr = collect(child.stderr, outputBytesMax);
   // A program that ends without reading its input is judged by its exit code.
