@@ -8,6 +8,7 @@ await runNamedSuite("bench", {
   "dispatch-profile": async () => (await import("./dispatch/profile.ts")).dispatchProfileSuite,
   "held-xmin": async () => (await import("./held-xmin.ts")).heldXminSuite,
   heartbeats: async () => (await import("./heartbeats/heartbeats.ts")).heartbeatsSuite,
+  mig: async () => (await import("./mig.ts")).migSuite,
   provision: async () => (await import("./provision/provision.ts")).provisionSuite,
   pki: async () => (await import("./pki.ts")).pkiSuite,
 });
