@@ -55,8 +55,13 @@ try {
   else answerOther(name);
 } catch (error) {
   process.exitCode = 1;
-  const remedy = error instanceof AppError ? `${ERRORS[error.code].remedy} (${error.code})` : "";
+  const remedy = error instanceof AppError ? `${remedyOf(error)} (${error.code})` : "";
   process.stderr.write(`hostler-agent: ${describeError(error)}\n${remedy}\n`);
+}
+
+/** What cannot be read here is a command line, and no body of a request. */
+function remedyOf({ code }: AppError): string {
+  return code === "malformed_request" ? "All commands and flags: hostler-agent help" : ERRORS[code].remedy;
 }
 
 function answerOther(word: string): void {
