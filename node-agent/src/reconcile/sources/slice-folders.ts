@@ -1,9 +1,9 @@
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { isShortName, shortName } from "@hostler/shared/ids.ts";
+import { isShortName } from "@hostler/shared/ids.ts";
 import * as z from "zod";
 import type { SliceReference } from "../../ports/slice-driver.ts";
-import { type HostSource, thing } from "../host-source.ts";
+import { claimOf, type HostSource, thing } from "../host-source.ts";
 import type { HostThing } from "../model.ts";
 import { namesIn } from "./names-in.ts";
 
@@ -51,9 +51,7 @@ async function ownerOf(
   if (text === null) return { slice: null, fault: null };
   const parsed = ownerSchema.safeParse(readJson(text));
   if (!parsed.success) return { slice: null, fault: "Its owner.json cannot be read." };
-  const slice = { allocationId: parsed.data.allocationId, generation: parsed.data.generation };
-  if (shortName(slice.allocationId, slice.generation) === name) return { slice, fault: null };
-  return { slice: null, fault: `It has the name of one slice and belongs to ${slice.allocationId}.` };
+  return claimOf(name, { allocationId: parsed.data.allocationId, generation: parsed.data.generation });
 }
 
 function readJson(text: string): unknown {
