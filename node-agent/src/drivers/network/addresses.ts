@@ -7,7 +7,7 @@ import type { HostCommands } from "../../ports/host-commands.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
 import type { StateFiles } from "../../ports/state-files.ts";
 import { choosePorts, portLedgerSchema, readPortsInUse, type PortLedger, type PortMapping } from "./host-ports.ts";
-import { readHostRoutes, SLICE_RANGE } from "./host-routes.ts";
+import { readHostRoutes, SLICE_RANGE, type HostRoutes } from "./host-routes.ts";
 import { ipv6EndsOf, type Ipv6Ends, type Ipv6Prefix } from "./ipv6.ts";
 import { DEFAULT_NETWORK_POLICY, type PortRange } from "./network-policy.ts";
 
@@ -60,9 +60,9 @@ export function makeAddressPool(deps: {
   readonly portsInUse?: typeof readPortsInUse;
 }): AddressPool {
   const { portRange: range = DEFAULT_NETWORK_POLICY.portRange, portsInUse = readPortsInUse, ipv6Prefix = null } = deps;
-  const addressesAt = async (index: number, signal: AbortSignal): Promise<SliceAddresses> => {
-    const hasIpv6 = ipv6Prefix !== null && (await readHostRoutes(deps.commands, signal)).forwardsIpv6;
-    return { ...addressesOf(index), ipv6: hasIpv6 ? ipv6EndsOf(ipv6Prefix, index) : null };
+  const addressesAt = (index: number, routes: HostRoutes | null): SliceAddresses => {
+    const ipv6 = ipv6Prefix !== null && routes?.forwardsIpv6 === true ? ipv6EndsOf(ipv6Prefix, index) : null;
+    return { ...addressesOf(index), ipv6 };
   };
   const read = async (): Promise<z.infer<typeof ledgerSchema>> => {
     const text = await deps.files.read(PATH);
@@ -80,12 +80,11 @@ export function makeAddressPool(deps: {
         const ledger = await read();
         const name = shortName(slice.allocationId, slice.generation);
         const known = ledger[name];
-        if (known !== undefined) return await addressesAt(known, signal);
+        if (known !== undefined && ipv6Prefix === null) return addressesAt(known, null);
+        const routes = await readHostRoutes(deps.commands, signal);
+        if (known !== undefined) return addressesAt(known, routes);
         // Another agent, or something that is not ours, may use parts of the range on this host.
-        const taken = new Set([
-          ...Object.values(ledger),
-          ...(await readHostRoutes(deps.commands, signal)).taken.flatMap(subnetsOf),
-        ]);
+        const taken = new Set([...Object.values(ledger), ...routes.taken.flatMap(subnetsOf)]);
         const index = Array.from({ length: SUBNETS }, (_, candidate) => candidate).find(
           (candidate) => !taken.has(candidate),
         );
@@ -94,7 +93,7 @@ export function makeAddressPool(deps: {
             detail: `All ${SUBNETS} subnets of ${SLICE_RANGE} are in use on this host, by slices or by its own routes (ip route show root ${SLICE_RANGE}).`,
           });
         await deps.files.replace(PATH, JSON.stringify({ ...ledger, [name]: index }));
-        return await addressesAt(index, signal);
+        return addressesAt(index, routes);
       }),
     find: async (slice) => {
       const known = (await read())[shortName(slice.allocationId, slice.generation)];
