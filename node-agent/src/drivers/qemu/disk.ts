@@ -6,7 +6,7 @@ import type { HostCommands } from "../../ports/host-commands.ts";
 import type { CreateContext, DiskErasure, DiskObject, SliceReference } from "../../ports/slice-driver.ts";
 import type { ImageCache } from "../images/image-cache.ts";
 import { eraseDevice } from "../slices/erase-device.ts";
-import { eraseFile } from "../slices/erase-file.ts";
+import { eraseFile, KEY_IS_GONE } from "../slices/erase-file.ts";
 import { closeSliceFolder, openSliceFolder, translateNoSpace } from "../slices/slice-folder.ts";
 import { slicePaths, type QemuPlaces, type SlicePaths } from "../slices/slice-paths.ts";
 import type { Volumes } from "../volumes/volumes.ts";
@@ -166,10 +166,7 @@ async function eraseVolume(
   const volumes = volumesOf(deps, paths, path);
   if (!(await volumes.open(paths.name, disk.signal))) return null;
   const erasure = disk.isEncrypted
-    ? {
-        method: VOLUME_KEY_ERASURE,
-        readBack: "the key is gone; unproven: pages of memory that the host had swapped out",
-      }
+    ? { method: VOLUME_KEY_ERASURE, readBack: KEY_IS_GONE }
     : await eraseDevice(path, disk.signal);
   await volumes.remove(paths.name, disk.signal);
   return erasure;

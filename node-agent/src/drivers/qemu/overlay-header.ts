@@ -4,7 +4,9 @@ const QCOW2_MAGIC = 0x514649fb;
 const HEADER_BYTES = 104;
 /** What the format allows. */
 const BACKING_NAME_BYTES_MAX = 1023;
-const EXTENSION_DATA_FILE = 0x44415441;
+/** The feature, and the extension of the header that names the file. */
+export const HAS_DATA_FILE = 4n;
+export const EXTENSION_DATA_FILE = 0x44415441;
 /** The first cluster: extensions end in it. */
 const EXTENSIONS_END = 65_536;
 
@@ -46,7 +48,7 @@ export async function readOverlay(path: string): Promise<Overlay | null> {
 
 /** Extensions follow the header: a kind and a length of four bytes each, then the content in steps of eight. The kind 0 ends them. */
 async function readDataFile(file: FileHandle, header: Buffer): Promise<string | null> {
-  const hasDataFile = (header.readBigUInt64BE(72) & 4n) !== 0n;
+  const hasDataFile = (header.readBigUInt64BE(72) & HAS_DATA_FILE) !== 0n;
   const head = Buffer.alloc(8);
   for (let at = header.readUInt32BE(100); hasDataFile && at < EXTENSIONS_END;) {
     await file.read(head, 0, head.length, at);

@@ -1,5 +1,6 @@
 import { open } from "node:fs/promises";
 import { LUKS_HEADER_BYTES, makeLuksHeader } from "./luks-header.ts";
+import { EXTENSION_DATA_FILE, HAS_DATA_FILE } from "./overlay-header.ts";
 
 /** A disk that has nothing of its own yet. */
 export interface NewOverlay {
@@ -21,8 +22,6 @@ const ENTRY_BYTES = 8;
 const BYTES_PER_L1_ENTRY = (CLUSTER_BYTES / ENTRY_BYTES) * CLUSTER_BYTES;
 const EXTENSION_BACKING_FORMAT = 0xe2792aca;
 const EXTENSION_ENCRYPTION = 0x0537be77;
-const EXTENSION_DATA_FILE = 0x44415441;
-const HAS_DATA_FILE = 4n;
 const ENCRYPTED_WITH_LUKS = 2;
 /** What the format allows. */
 const BACKING_NAME_BYTES_MAX = 1023;

@@ -1,12 +1,10 @@
 import { constants } from "node:fs";
 import { open, readFile, stat, type FileHandle } from "node:fs/promises";
 import type { DiskErasure } from "../../ports/slice-driver.ts";
-import { CHUNK_BYTES, requireZeros, writeZeros } from "./erase-file.ts";
-import type { Extent } from "./file-extents.ts";
+import { chunksOf, requireZeros, UNPROVEN, writeZeros } from "./erase-file.ts";
 
 /** What `eraseDevice` does to a volume whose blocks are not encrypted, as receipts name it. */
 export const DEVICE_ERASURE = "overwrite with zeros, remove the volume";
-const UNPROVEN = "unproven: blocks that the guest itself had discarded, and copies that the drive keeps";
 const SECTOR_BYTES = 512;
 
 /**
@@ -16,7 +14,7 @@ const SECTOR_BYTES = 512;
 export async function eraseDevice(path: string, signal: AbortSignal): Promise<DiskErasure> {
   const bytes = await sizeOf(path);
   await withDevice(path, constants.O_RDWR, async (file) => {
-    for (const chunk of chunksOf(bytes)) {
+    for (const chunk of chunksOf({ offset: 0, bytes })) {
       signal.throwIfAborted();
       await writeZeros(file, chunk);
     }
@@ -24,7 +22,7 @@ export async function eraseDevice(path: string, signal: AbortSignal): Promise<Di
   });
   // The kernel forgets what it remembers of a device when nobody has it open: this reads the device.
   await withDevice(path, constants.O_RDONLY, async (file) => {
-    for (const chunk of chunksOf(bytes)) {
+    for (const chunk of chunksOf({ offset: 0, bytes })) {
       signal.throwIfAborted();
       await requireZeros(file, path, chunk);
     }
@@ -39,11 +37,6 @@ async function withDevice(path: string, flags: number, work: (file: FileHandle) 
   } finally {
     await file.close();
   }
-}
-
-function* chunksOf(bytes: number): Generator<Extent> {
-  for (let offset = 0; offset < bytes; offset += CHUNK_BYTES)
-    yield { offset, bytes: Math.min(CHUNK_BYTES, bytes - offset) };
 }
 
 /** A block device has none in its metadata; the kernel shows it in sectors, under the device's two numbers. */

@@ -11,11 +11,13 @@ export const FILE_ERASURE = "overwrite with zeros, truncate and unlink";
 /** A file whose only key is gone says nothing to nobody. */
 export const KEY_ERASURE = "destroy the key, truncate and unlink";
 
+export const KEY_IS_GONE = "the key is gone; unproven: pages of memory that the host had swapped out";
+/** What no erasure by overwriting proves. */
+export const UNPROVEN = "unproven: blocks that the guest itself had discarded, and copies that the drive keeps";
+
 /** File systems that write where the old bytes lie: ext2 to ext4, and XFS, whose shared blocks are the image's. */
 const WRITES_IN_PLACE = new Set([0xef53, 0x58465342]);
-const UNPROVEN = "unproven: blocks that the guest itself had discarded, and copies that the drive keeps";
-/** Read, and written, at once. */
-export const CHUNK_BYTES = 1024 ** 2;
+const CHUNK_BYTES = 1024 ** 2;
 const BLOCK_BYTES = 4096;
 /** Written and read back before the file is cut by it: an erasure that was interrupted goes on there. */
 const STEP_BYTES = 256 * 1024 ** 2;
@@ -38,7 +40,7 @@ export async function eraseFile(commands: HostCommands, path: string, options: E
   let erasure: DiskErasure;
   try {
     erasure = options.isCiphertext
-      ? { method: KEY_ERASURE, readBack: "the key is gone; unproven: pages of memory that the host had swapped out" }
+      ? { method: KEY_ERASURE, readBack: KEY_IS_GONE }
       : await overwrite(commands, { file, path, signal: options.signal });
     await file.truncate(0);
     await file.sync();
@@ -106,13 +108,13 @@ async function extentsOf(commands: HostCommands, { path, signal }: Erasing, size
   return (exitCode === 0 ? parseExtents(stdout, size) : null) ?? [{ offset: 0, bytes: size }];
 }
 
-/** Last one first. */
-function chunksOf({ offset, bytes }: Extent): readonly Extent[] {
-  const count = Math.ceil(bytes / CHUNK_BYTES);
-  return Array.from({ length: count }, (_, index) => {
-    const at = (count - 1 - index) * CHUNK_BYTES;
-    return { offset: offset + at, bytes: Math.min(CHUNK_BYTES, bytes - at) };
-  });
+/** What is read, and written, at once; the last one first. */
+export function* chunksOf({ offset, bytes }: Extent): Generator<Extent> {
+  for (let left = bytes; left > 0;) {
+    const at = Math.floor((left - 1) / CHUNK_BYTES) * CHUNK_BYTES;
+    yield { offset: offset + at, bytes: left - at };
+    left = at;
+  }
 }
 
 const ZEROS = Buffer.alloc(CHUNK_BYTES);
