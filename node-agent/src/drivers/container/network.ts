@@ -2,7 +2,6 @@ import { rm } from "node:fs/promises";
 import { AppError } from "@hostler/shared/errors.ts";
 import type { HostObject, SliceReference } from "../../ports/slice-driver.ts";
 import {
-  aliasOf,
   applyRules,
   hasRules,
   isOursOrUnnamed,
@@ -15,6 +14,7 @@ import {
 } from "../network/host-links.ts";
 import { prepareRules, type RuleDeps } from "../network/prepare-rules.ts";
 import { exists } from "../../host/exists.ts";
+import { aliasOf } from "../slices/owner-mark.ts";
 import { closeSliceFolder, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
 import { containerPaths, type ContainerPlaces } from "./container-paths.ts";
 

@@ -4,6 +4,7 @@ import * as z from "zod";
 import { parseAnswer, requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
+import { ownerOf } from "../slices/owner-mark.ts";
 import type { SliceAddresses } from "./addresses.ts";
 import { deletionOf, TABLE_FAMILIES } from "./network-rules.ts";
 
@@ -21,11 +22,6 @@ export const TABLE_PREFIX = "hostler_";
 /** Name of the slice's interface on the host; 15 bytes are all that the kernel gives. */
 export const tapName = (name: string): string => `${TAP_PREFIX}${name}`;
 export const tableName = (name: string): string => `${TABLE_PREFIX}${name}`;
-
-/** What an interface carries as its owner: the driver's word, and the slice. */
-export function aliasOf(owner: string, slice: SliceReference): string {
-  return `${owner}:${slice.allocationId}:${slice.generation}`;
-}
 
 /** A locally administered address that follows from the slice, so that it is the same after a rebuild. */
 export function macOf(slice: SliceReference): string {
@@ -46,13 +42,6 @@ export async function listLinkSlices(
     const found = ownerOf(ifalias);
     return found?.word === owner ? [found.slice] : [];
   });
-}
-
-/** What an alias of ours says; null when it is not one. */
-export function ownerOf(alias: string): { readonly word: string; readonly slice: SliceReference } | null {
-  const [, word, allocationId, generation] = /^([a-z-]+):(alc_[0-9a-f-]+):(\d+)$/.exec(alias) ?? [];
-  if (word === undefined || allocationId === undefined) return null;
-  return { word, slice: { allocationId, generation: Number(generation) } };
 }
 
 export interface Link {

@@ -2,7 +2,8 @@ import { AppError } from "@hostler/shared/errors.ts";
 import { shortName } from "@hostler/shared/ids.ts";
 import { expect, onTestFinished, test } from "vitest";
 import { isRoot, makeSpec, makeTestNetwork, never } from "../testing.ts";
-import { aliasOf, tableName, tapName } from "./host-links.ts";
+import { aliasOf } from "../slices/owner-mark.ts";
+import { tableName, tapName } from "./host-links.ts";
 import { listNetworkObjects } from "./list-objects.ts";
 
 if (!isRoot) process.stderr.write("skipped: network objects are not listed here (not root)\n");

@@ -3,7 +3,8 @@ import { isShortName } from "@hostler/shared/ids.ts";
 import { requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { SliceReference } from "../../ports/slice-driver.ts";
-import { linksSchema, ownerOf, TABLE_PREFIX, TAP_PREFIX } from "./host-links.ts";
+import { ownerOf } from "../slices/owner-mark.ts";
+import { linksSchema, TABLE_PREFIX, TAP_PREFIX } from "./host-links.ts";
 
 /** An interface or a table of rules on this host whose name is one of ours. */
 export interface NetworkObject {

@@ -5,7 +5,6 @@ import * as z from "zod";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { CreateContext, Facts, HostObject, SliceReference } from "../../ports/slice-driver.ts";
 import {
-  aliasOf,
   applyRules,
   hasRules,
   isOursOrUnnamed,
@@ -19,6 +18,7 @@ import {
 } from "../network/host-links.ts";
 import { preparePorts, prepareRules, requirePorts, type RuleDeps } from "../network/prepare-rules.ts";
 import { exists } from "../../host/exists.ts";
+import { aliasOf } from "../slices/owner-mark.ts";
 import { closeSliceFolder, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
 import { slicePaths, type QemuPlaces } from "../slices/slice-paths.ts";
 

@@ -3,7 +3,7 @@ import * as z from "zod";
 import { parseAnswer, requireSuccess } from "../../host/host-commands.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import { isSameSlice } from "../../ports/slice-driver.ts";
-import { aliasOf, ownerOf } from "../network/host-links.ts";
+import { aliasOf, ownerOf } from "../slices/owner-mark.ts";
 import type { ThinPool } from "./thin-pool.ts";
 import type { Volume, Volumes } from "./volumes.ts";
 
