@@ -9,10 +9,15 @@ import { startTestCloud, type TestCloud } from "../support/cloud.ts";
 
 const run = promisify(execFile);
 const NAMESPACE = `hostler-test-${process.pid}`;
-/** A link of our own (addresses from the range for benchmarks, RFC 2544) between this test and the host that it plays. */
+/**
+ * A link of our own between this test and the host that it plays, with addresses from the range for benchmarks (RFC 2544): others
+ * for each process, so that what a killed run left is not in the way.
+ */
 const LINK = { outer: `hto${process.pid % 100_000}`, inner: `hti${process.pid % 100_000}` };
-const OUTER_ADDRESS = "198.18.77.1";
-const INNER_ADDRESS = "198.18.77.2";
+const SUBNET = `198.19.${(process.pid >> 6) & 0xff}`;
+const FIRST = (process.pid & 0x3f) * 4;
+const OUTER_ADDRESS = `${SUBNET}.${FIRST + 1}`;
+const INNER_ADDRESS = `${SUBNET}.${FIRST + 2}`;
 const isRoot = process.getuid?.() === 0;
 let cloud: TestCloud;
 

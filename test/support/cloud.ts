@@ -44,10 +44,29 @@ export interface TestCloudOptions {
   readonly agentPrefix?: readonly string[];
 }
 
+/** Rejects with nothing left running when a program does not start or the host cannot enrol. */
 export async function startTestCloud(options: TestCloudOptions): Promise<TestCloud> {
   const folder = await mkdtemp(join(tmpdir(), "hostler-e2e-"));
   await chmod(folder, 0o755);
   const programs: Program[] = [];
+  const close = async (): Promise<void> => {
+    for (const program of programs.toReversed()) await program.stop();
+    await endMachines(folder);
+    await unmountAll(folder);
+    await rm(folder, { recursive: true, force: true });
+  };
+  try {
+    return await startPrograms(options, { folder, programs, close });
+  } catch (error) {
+    await close();
+    throw error;
+  }
+}
+
+async function startPrograms(
+  options: TestCloudOptions,
+  { folder, programs, close }: { folder: string; programs: Program[]; close: () => Promise<void> },
+): Promise<TestCloud> {
   const plane = { stateDir: join(folder, "control-plane"), logPath: join(folder, "control-plane.log") };
   let controlPlane = await startControlPlaneProgram({ ...plane, env: options.controlPlaneEnv ?? {} });
   programs.push(controlPlane.program);
@@ -91,12 +110,7 @@ export async function startTestCloud(options: TestCloudOptions): Promise<TestClo
       controlPlane = await startControlPlaneProgram({ ...plane, env: { ...options.controlPlaneEnv, ...listen } });
       programs.push(controlPlane.program);
     },
-    close: async () => {
-      for (const program of programs.toReversed()) await program.stop();
-      await endMachines(folder);
-      await unmountAll(folder);
-      await rm(folder, { recursive: true, force: true });
-    },
+    close,
   };
 }
 
