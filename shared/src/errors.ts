@@ -241,6 +241,11 @@ export const ERRORS = {
     "See the serial log in the detail; check the image.",
     true,
   ),
+  gpu_not_in_guest: entry(
+    500,
+    "The guest does not see its GPU",
+    "Try another image: its kernel must find what is on its PCI bus; the detail names what is missing.",
+  ),
   gpu_unavailable: entry(
     500,
     "A GPU of the task is not usable",

@@ -60,7 +60,7 @@ export const AGENT_CASES: Readonly<Record<string, AgentCase>> = {
     return {};
   },
 
-  /** The machine says that it is ready only when it has found the card on its own bus. */
+  /** The machine says that it is ready, and what it sees, only when it has found the card on its own bus. */
   agent_slice: async (lab) => {
     const { guest, operator, projectId } = lab;
     const begunMs = performance.now();
@@ -70,6 +70,8 @@ export const AGENT_CASES: Readonly<Record<string, AgentCase>> = {
     await followOperation(operator, id, { timeoutMs: SLICE_TIMEOUT_MS });
     const readyMs = Math.round(performance.now() - begunMs);
     demand((await readAllocation(operator, id)).state === "active", "it is not active");
+    const phases = JSON.stringify(await readPhases(operator, id));
+    demand(phases.includes("Seen from inside: 8086:10d3."), `nothing of the card in the guest: ${phases}`);
     demand((await driverOf(lab)) === VFIO_DRIVER, `the card has the driver ${await driverOf(lab)}`);
     const unit = await machineUnit(lab);
     await guest.run("systemctl restart hostler-agent");

@@ -1,4 +1,4 @@
-import { access, readFile, stat, writeFile } from "node:fs/promises";
+import { access, mkdtemp, readFile, rm, stat, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import { afterAll, beforeAll, expect, onTestFinished, test } from "vitest";
@@ -115,7 +115,8 @@ test.skipIf(!isUsable)(
       files: [{ source: "/etc/debian_version", target: "/usr/lib/driver:1" }],
     };
     await build(driver, spec, "1", { bind: given });
-    await driver.machine.waitReady(spec, makeContext());
+    const ready = await driver.machine.waitReady(spec, makeContext({ facts: { bind: given } }));
+    expect(ready).toMatchObject({ devices: ["/dev/full"], devicesInGuest: "seen" });
     const lines = ["echo x >/dev/full", "cat /usr/lib/driver:1", "echo x >/usr/lib/driver:1", "ls /dev/fuse /dev/kmsg"];
     const { text } = await inGuest(driver, spec, lines.join("\n"));
     expect(text).toContain("No space left on device");
@@ -123,6 +124,29 @@ test.skipIf(!isUsable)(
     expect(text).toContain("Read-only file system");
     expect(text).toContain("/dev/fuse: No such file");
     expect(text).toContain("/dev/kmsg: No such file");
+    await removeAll(driver, spec);
+    expect(await host.leftovers(spec)).toEqual([]);
+  },
+  60_000,
+);
+
+test.skipIf(!isUsable)(
+  "a container that cannot open a node of its GPU is not handed over, and the message names the node",
+  async () => {
+    const driver = host.makeDriver();
+    const spec = host.makeSpec({ gpuUuids: ["GPU-1"] });
+    // A device that only root of the host itself may open.
+    const folder = await mkdtemp("/var/tmp/hostler-node-");
+    onTestFinished(async () => await rm(folder, { recursive: true, force: true }));
+    const node = join(folder, "shut");
+    await host.commands.run(["mknod", "--mode=0600", node, "c", "1", "7"], { timeoutMs: 5000, signal: never });
+    const given = { gpuUuids: ["GPU-1"], deviceNodes: ["/dev/full", node] };
+    await build(driver, spec, "1", { bind: given });
+    await expect(driver.machine.waitReady(spec, makeContext({ facts: { bind: given } }))).rejects.toMatchObject({
+      code: "gpu_unavailable",
+      detail: expect.stringContaining(`cannot open ${node},`),
+      facts: { gpuUuids: ["GPU-1"] },
+    });
     await removeAll(driver, spec);
     expect(await host.leftovers(spec)).toEqual([]);
   },

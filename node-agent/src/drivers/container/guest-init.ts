@@ -61,6 +61,12 @@ first=no
 [ "$($b cat $state/instance 2>/dev/null)" = "$(value INSTANCE_ID)" ] || first=yes
 value INSTANCE_ID >$state/instance || fail "the disk cannot be written"
 
+# What a program of the tenant would do first with a GPU. Its nodes are the arguments of this init.
+seen=
+for node in "$@"; do
+  (: <"$node") 2>/dev/null && seen="$seen $node"
+done
+[ $# -gt 0 ] && printf '\\nHOSTLER-SEES %s%s .' "$(value READY_TOKEN)" "$seen"
 printf '\\nHOSTLER-READY %s\\n' "$(value READY_TOKEN)"
 exec </dev/null >/dev/null 2>&1
 

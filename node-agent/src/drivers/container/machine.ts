@@ -18,13 +18,14 @@ import {
 } from "../../ports/slice-driver.ts";
 import { tapName } from "../network/host-links.ts";
 import { exitedError, waitForReadyLine } from "../slices/guest-console.ts";
+import { missingOf, tellSeen } from "../slices/promised-devices.ts";
 import { exists } from "../../host/exists.ts";
 import { closeSliceFolder, openSliceFolder, removeFolderIfEmpty, replaceFile } from "../slices/slice-folder.ts";
 import { containerPaths, firstIdOf, type ContainerPaths } from "./container-paths.ts";
 import { GUEST_LINK } from "./guest-init.ts";
 import { deviceOfMount, mountDisk, unmountDisk } from "./mounts.ts";
 import { hasOwnLink, isLinkUp, raiseLink, requireNoForeignLink, type NetworkDeps } from "./network.ts";
-import type { ContainerRuntime, ContainerSettings } from "./runtime.ts";
+import { provenDevices, type ContainerRuntime, type ContainerSettings } from "./runtime.ts";
 import { findLeader, killContainer, sliceOfProcess } from "./slice-processes.ts";
 import { terminalCommand } from "./terminal-command.ts";
 
@@ -236,12 +237,24 @@ async function waitForStart(
 async function waitReady(deps: MachineDeps, paths: ContainerPaths, context: CreateContext): Promise<Facts> {
   const { clock, supervisor } = deps;
   const startedMs = clock.monotonicMs();
-  await waitForReadyLine(clock, paths, {
+  const given = provenDevices(givenDevices(context).devices);
+  const seen = await waitForReadyLine(clock, paths, {
     timeoutMs: deps.readyTimeoutMs ?? READY_TIMEOUT_MS,
     signal: context.signal,
+    wantsDevices: given.length > 0,
     isRunning: async () => (await supervisor.inspect(paths.name)).state === "running",
   });
-  return { readyAfterMs: Math.round(clock.monotonicMs() - startedMs) };
+  return { readyAfterMs: Math.round(clock.monotonicMs() - startedMs), ...requireOpened(context, given, seen) };
+}
+
+/** Our own init tried them, before anything of the tenant ran: what it could not open is a fault of the host or the GPU. */
+function requireOpened(context: CreateContext, given: readonly string[], seen: readonly string[] | null): Facts {
+  const missing = missingOf(given, seen ?? []);
+  if (missing.length === 0) return tellSeen(context, given, seen);
+  throw new AppError("gpu_unavailable", {
+    detail: `The container cannot open ${missing.join(", ")}, which its GPUs are used by. Try it as root: head -c0 ${missing[0]}; if that works, the host keeps containers from it.`,
+    facts: { gpuUuids: context.facts["bind"]?.["gpuUuids"] },
+  });
 }
 
 /** One SIGTERM makes the runtime ask the container's init; a second one would end it at once. */

@@ -215,6 +215,15 @@ test.skipIf(!isUsable)(
     await driver.machine.create(spec, makeContext({ facts }));
     const { text } = await host.inTerminal(driver, spec, `id -Gn; [ -r ${node} ] && [ -w ${node} ] && echo open`);
     expect(text).toContain(`${user} video\nopen`);
+    expect(await driver.machine.waitReady(spec, makeContext({ facts }))).toMatchObject({
+      devices: [node, "/dev/null"],
+      devicesInGuest: "seen",
+    });
+    await chmod(node, 0o600);
+    await expect(driver.machine.waitReady(spec, makeContext({ facts }))).rejects.toMatchObject({
+      code: "gpu_unavailable",
+      detail: expect.stringContaining(`cannot open ${node}.`),
+    });
     await removeAll(driver, spec);
     await expectNothingLeft(driver, spec);
     expect(await readFile(join(host.places.etcDir, "group"), "utf8")).not.toContain(user);

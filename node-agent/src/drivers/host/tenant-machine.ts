@@ -6,7 +6,8 @@ import * as z from "zod";
 import { exists } from "../../host/exists.ts";
 import { prefixed, type HostScope } from "../../host/host-scope.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
-import type { CreateContext, Machine, SliceReference, TerminalCommand } from "../../ports/slice-driver.ts";
+import type { CreateContext, Facts, Machine, SliceReference, TerminalCommand } from "../../ports/slice-driver.ts";
+import { tellSeen } from "../slices/promised-devices.ts";
 import { belongsToAnother, closeSliceFolder, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
 import { SCRIPT } from "./home.ts";
 import { tenantOf, type Tenant } from "./tenant-account.ts";
@@ -77,8 +78,7 @@ async function makeLogin(
     // What an interrupted start or an earlier tenant of the same number left.
     await endProcesses(deps, tenant.uid, signal);
   await makeAccount(deps, tenant, { slice: spec, fence, signal });
-  const grant = grantSchema.safeParse(context.facts["bind"]).data;
-  await joinGroups(deps, { tenant, deviceNodes: grant?.deviceNodes ?? [] }, signal);
+  await joinGroups(deps, { tenant, deviceNodes: givenNodes(context) }, signal);
   if (hostAccessOf(spec.labels) === "root") await giveRoot(tenant);
   if (spec.userData !== null && !(await exists(tenant.scriptMark))) {
     // Before the start: a script that ran twice may do more harm than one that did not run.
@@ -92,23 +92,34 @@ async function makeLogin(
   await replaceFile(tenant.machine, JSON.stringify({ fence }));
 }
 
-/** A login shell of the tenant, by the same way as a terminal: what it prints is known, and it ends. */
-async function provesLogin(
-  deps: MachineDeps,
-  spec: SliceSpec,
-  context: CreateContext,
-): Promise<{ user: string; access: string }> {
+function givenNodes({ facts }: CreateContext): readonly string[] {
+  return grantSchema.safeParse(facts["bind"]).data?.deviceNodes ?? [];
+}
+
+/** As the tenant: its number, and each node that it cannot open. The nodes are arguments, never a part of the script. */
+const PROOF = 'id -u; for node in "$@"; do (: <"$node") 2>/dev/null || echo "shut $node"; done';
+
+/** A login of the tenant, by the same way as a terminal: what it prints is known, and it ends. */
+async function provesLogin(deps: MachineDeps, spec: SliceSpec, context: CreateContext): Promise<Facts> {
   const tenant = tenantOf(deps.places, spec);
-  const argv = ["runuser", "--login", tenant.user, "--command", "id -u"] as const;
+  const nodes = givenNodes(context);
+  const argv = ["runuser", "--login", tenant.user, "--command", PROOF, "sh", ...nodes] as const;
   const { exitCode, stdout, stderr } = await deps.commands.run(argv, {
     timeoutMs: LOGIN_TIMEOUT_MS,
     signal: context.signal,
   });
-  if (exitCode !== 0 || !stdout.split("\n").includes(String(tenant.uid)))
+  const lines = stdout.split("\n");
+  if (exitCode !== 0 || !lines.includes(String(tenant.uid)))
     throw new AppError("guest_not_ready", {
-      detail: `${tenant.user} cannot log in: ${(stderr || stdout).trim().slice(-500)}. Try by hand: ${argv.join(" ")}`,
+      detail: `${tenant.user} cannot log in: ${(stderr || stdout).trim().slice(-500)}. Try by hand: runuser --login ${tenant.user} --command "id -u"`,
     });
-  return { user: tenant.user, access: hostAccessOf(spec.labels) };
+  const shut = nodes.filter((node) => lines.includes(`shut ${node}`));
+  if (shut.length > 0)
+    throw new AppError("gpu_unavailable", {
+      detail: `${tenant.user} cannot open ${shut.join(", ")}. Try it as root: head -c0 ${shut[0]}; if that works, the node's mode or group is in the way.`,
+      facts: { gpuUuids: spec.gpuUuids },
+    });
+  return { user: tenant.user, access: hostAccessOf(spec.labels), ...tellSeen(context, nodes, nodes) };
 }
 
 async function removeLogin(deps: MachineDeps, slice: SliceReference, signal: AbortSignal): Promise<void> {

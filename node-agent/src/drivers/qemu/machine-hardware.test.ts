@@ -2,11 +2,12 @@ import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { expect, onTestFinished, test } from "vitest";
+import { makeHost } from "../../host/pci/test-sysfs.ts";
 import { slicePaths } from "../slices/slice-paths.ts";
 import { makeSpec } from "../testing.ts";
 import { machineArgv } from "./machine-argv.ts";
 import { type Hardware, PLAIN_HARDWARE } from "./machine-hardware.ts";
-import { passedThrough, windowMib } from "./pass-through.ts";
+import { passedThrough, requireInGuest, windowMib } from "./pass-through.ts";
 
 const spec = makeSpec({ vcpus: 4, memoryMib: 2049 });
 const paths = slicePaths({ stateDir: "/var/lib/hostler-agent", runDir: "/run/hostler-agent" }, spec);
@@ -95,4 +96,51 @@ test("the room for BARs is a power of two with twice what they take, from what t
   expect(await windowMib(sysfs, [])).toBe(null);
   expect(await windowMib(sysfs, ["0000:99:00.0"])).toBe(32_768);
   expect(await windowMib(sysfs, addresses)).toBe(1_048_576);
+});
+
+test("a slice is handed over when its guest finds every function that it was given, or says nothing of them", async () => {
+  const made = await makeHost([
+    { address: "0000:86:00.0" },
+    { address: "0000:87:00.0" },
+    { address: "0000:87:00.1", device: "0x22a3" },
+    { address: "0000:88:00.0", config: Buffer.alloc(64, 0xff) },
+  ]);
+  onTestFinished(made.close);
+  const { sysfs } = made.roots;
+  const told: string[] = [];
+  const given = (...pciAddresses: string[]) => ({
+    facts: { bind: { gpuUuids: ["GPU-1", "GPU-2"], pciAddresses } },
+    report: (message: string) => void told.push(message),
+  });
+  const both = given("0000:86:00.0", "0000:87:00.0", "0000:87:00.1");
+  const devices = ["10de:2330", "10de:2330", "10de:22a3"];
+
+  expect(await requireInGuest(sysfs, { ...both, facts: {} }, null)).toEqual({});
+  expect(await requireInGuest(sysfs, both, null)).toEqual({ devices, devicesInGuest: "unproven" });
+  const found = ["8086:29c0", ...devices.toReversed(), "8086:2918"];
+  expect(await requireInGuest(sysfs, both, found)).toEqual({ devices, devicesInGuest: "seen" });
+
+  expect(told).toEqual([
+    "The guest said nothing of its devices: that it sees 10de:2330 10de:2330 10de:22a3 is unproven.",
+    "Seen from inside: 10de:2330 10de:2330 10de:22a3.",
+  ]);
+
+  // One of two cards of a kind: the card answers the host, so the guest's word costs the slice and not the card.
+  await expect(requireInGuest(sysfs, both, ["10de:2330", "10de:22a3"])).rejects.toMatchObject({
+    code: "gpu_not_in_guest",
+    detail: expect.stringMatching(/Missing: 10de:2330\. The guest found: 10de:2330 10de:22a3\. On the host/),
+  });
+  await expect(requireInGuest(sysfs, both, [])).rejects.toThrow("The guest found: nothing.");
+  const facts = { gpuUuids: ["GPU-1", "GPU-2"], addresses: ["0000:88:00.0"] };
+  await expect(requireInGuest(sysfs, given("0000:88:00.0"), [])).rejects.toMatchObject({
+    code: "gpu_unavailable",
+    detail: expect.stringContaining("0000:88:00.0 does not answer"),
+    facts,
+  });
+  await made.unplug("0000:88:00.0");
+  await expect(requireInGuest(sysfs, given("0000:88:00.0"), null)).rejects.toMatchObject({
+    code: "gpu_unavailable",
+    detail: expect.stringContaining("not on the PCI bus any more"),
+    facts,
+  });
 });

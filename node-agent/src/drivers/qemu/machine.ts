@@ -17,7 +17,7 @@ import type { Hardware } from "./machine-hardware.ts";
 import type { MachineWatch } from "./machine-watch.ts";
 import type { NetworkMode } from "./network.ts";
 import { readOverlay } from "./overlay-header.ts";
-import { passedThrough, windowMib } from "./pass-through.ts";
+import { passedThrough, requireInGuest, windowMib } from "./pass-through.ts";
 import { pinProcessors } from "./pin-processors.ts";
 import { firmwareCode, makeFirmwareVars, platformOf, removePlatform, type PlatformDefaults } from "./platform.ts";
 import { openQmp, withQmp, type Qmp } from "./qmp.ts";
@@ -237,15 +237,17 @@ async function waitReady(deps: MachineDeps, paths: SlicePaths, context: CreateCo
   const startedMs = clock.monotonicMs();
   const record = await readRecord(paths);
   if (record === null) throw await exitedError(paths);
-  await waitForReadyLine(clock, paths, {
+  const seen = await waitForReadyLine(clock, paths, {
     timeoutMs: deps.readyTimeoutMs ?? READY_TIMEOUT_MS[record.accelerator],
     signal: context.signal,
+    wantsDevices: passedThrough(context.facts).length > 0,
     isRunning: async () => (await supervisor.inspect(paths.name)).state === "running",
   });
   // From now on the tenant can write to the console as fast as it likes: QEMU keeps the end of it, and our disk none.
   const backend = { type: "ringbuf", data: { size: CONSOLE_KEPT_BYTES } };
   await withQmp(paths.qmp, clock, async (qmp) => await qmp.run("chardev-change", { id: SERIAL_ID, backend }));
-  return { readyAfterMs: Math.round(clock.monotonicMs() - startedMs) };
+  const readyAfterMs = Math.round(clock.monotonicMs() - startedMs);
+  return { readyAfterMs, ...(await requireInGuest(deps.sysfs, context, seen)) };
 }
 
 async function powerDown(

@@ -2,8 +2,12 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { AppError } from "@hostler/shared/errors.ts";
 import * as z from "zod";
-import { functionFolder, isPciAddress } from "../../host/pci/pci-roots.ts";
-import type { Facts } from "../../ports/slice-driver.ts";
+import { requireAnswering } from "../../host/pci/answering.ts";
+import { requireDevice } from "../../host/pci/pci-deps.ts";
+import { functionFolder, isDeviceFault, isPciAddress } from "../../host/pci/pci-roots.ts";
+import type { PciFunction } from "../../host/pci/read-devices.ts";
+import type { CreateContext, Facts } from "../../ports/slice-driver.ts";
+import { missingOf, tellSeen } from "../slices/promised-devices.ts";
 
 const factsSchema = z.looseObject({ pciAddresses: z.array(z.string()).default([]) });
 const MIB = 1024 * 1024;
@@ -36,6 +40,39 @@ export async function windowMib(sysfs: string, addresses: readonly string[]): Pr
   const sizes = (await Promise.all(texts)).flatMap(largeRegionsMib);
   const neededMib = 2 * sizes.reduce((sum, size) => sum + size, 0);
   return Math.max(WINDOW_MIB_MIN, 2 ** Math.ceil(Math.log2(Math.max(1, neededMib))));
+}
+
+/**
+ * Compares what the guest found on its bus (`vendor:device`; null when it named nothing) with the functions that phase `bind`
+ * gave it. Rejects with `gpu_unavailable` when one that it misses does not answer the host either, and with `gpu_not_in_guest`
+ * when it does: a guest's word alone takes no card out of service, for a tenant can make a guest say anything.
+ */
+export async function requireInGuest(
+  sysfs: string,
+  context: Pick<CreateContext, "facts" | "report">,
+  seen: readonly string[] | null,
+): Promise<Facts> {
+  const roots = { sysfs, dev: "", proc: "" };
+  const addresses = passedThrough(context.facts);
+  try {
+    const given = await Promise.all(addresses.map(async (address) => await requireDevice({ roots }, address)));
+    const ids = given.map(idOf);
+    const missing = seen === null ? [] : missingOf(ids, seen);
+    for (const device of given) if (missing.includes(idOf(device))) await requireAnswering(roots, device);
+    if (missing.length === 0) return tellSeen(context, ids, seen);
+    throw new AppError("gpu_not_in_guest", {
+      detail: `Given: ${ids.join(" ")}. Missing: ${missing.join(" ")}. The guest found: ${seen?.join(" ") || "nothing"}. On the host they answer.`,
+    });
+  } catch (error) {
+    if (!isDeviceFault(error)) throw error;
+    const { gpuUuids } = context.facts["bind"] ?? {};
+    throw new AppError(error.code, { detail: error.message, facts: { ...error.facts, gpuUuids }, cause: error });
+  }
+}
+
+/** As an operating system names it: `10de:2330`. */
+function idOf({ vendor, device }: PciFunction): string {
+  return [vendor, device].map((word) => word.slice("0x".length)).join(":");
 }
 
 /** One line a region: first address, last address, flags. */

@@ -94,6 +94,11 @@ test("a slice is built, proves itself, gives terminals with exit codes, shuts do
     expect(await object.inspect(spec, never)).toBe("present");
   expect(await driver.listSlices(never)).toContainEqual({ allocationId: spec.allocationId, generation: 1 });
 
+  // What the guest finds on its bus, here the board's own: `pass-through.ts` compares it with what was given.
+  const token = (await readFile(slicePaths(places, spec).readyToken, "utf8")).trim();
+  const said = await readFile(slicePaths(places, spec).serialLog, "latin1");
+  expect(said).toMatch(new RegExp(`HOSTLER-SEES ${token} 8086:29c0( [0-9a-f]{4}:[0-9a-f]{4})* \\.\r?\n`));
+
   // A later grant adopts the machine instead of starting a second one; an earlier grant is refused.
   const { name, serialLog } = slicePaths(places, spec);
   const before = await supervisor.inspect(name);

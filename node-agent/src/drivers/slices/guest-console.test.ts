@@ -19,8 +19,13 @@ async function makeConsole(text: string): Promise<SlicePaths> {
   return here;
 }
 
-async function wait(paths: SlicePaths, timeoutMs: number): Promise<void> {
-  await waitForReadyLine(systemClock, paths, { timeoutMs, signal: never, isRunning: async () => true });
+async function wait(
+  paths: SlicePaths,
+  timeoutMs: number,
+  { wantsDevices = false } = {},
+): Promise<readonly string[] | null> {
+  const isRunning = async (): Promise<boolean> => true;
+  return await waitForReadyLine(systemClock, paths, { timeoutMs, signal: never, wantsDevices, isRunning });
 }
 
 test.each([
@@ -41,6 +46,38 @@ test("a token that comes in pieces, and after much else, is found", async () => 
   await systemClock.sleep(120, never);
   await appendFile(paths.serialLog, "598b58ec0644eaa071f7eb\r\n");
   await waiting;
+});
+
+const SEES = `HOSTLER-SEES ${TOKEN}`;
+const READY = `HOSTLER-READY ${TOKEN}`;
+
+test.each([
+  [
+    "the list before it",
+    `${SEES} 8086:2918 10de:2330 10de:2330 .\r\n${READY}\r\n`,
+    ["8086:2918", "10de:2330", "10de:2330"],
+  ],
+  ["an empty list", `${SEES} .\r\n${READY}\r\n`, []],
+  [
+    "the second list, when the kernel cut the first",
+    `${SEES} 8086:29[    4.1] x\r\n18 .\r\n${READY}\r\n${SEES} 8086:2918 .\r\n${READY}\r\n`,
+    ["8086:2918"],
+  ],
+  ["nothing from a list of another slice", `HOSTLER-SEES ${"e".repeat(32)} 10de:2330 .\r\n${READY}\r\n`, null],
+  ["nothing from a list without its end", `${SEES} 10de:2330\r\n${READY}\r\n`, null],
+])("what a guest says of its devices: %s", async (_what, text, devices) => {
+  expect(await wait(await makeConsole(text), 5000, { wantsDevices: true })).toEqual(devices);
+});
+
+test("a list is waited for where devices were promised, and not for ever; elsewhere nobody waits", async () => {
+  const paths = await makeConsole(`${READY}\r\n`);
+  expect(await wait(paths, 5000)).toBe(null);
+  const waiting = wait(paths, 5000, { wantsDevices: true });
+  await systemClock.sleep(300, never);
+  await appendFile(paths.serialLog, `${SEES} 10de:23`);
+  await systemClock.sleep(120, never);
+  await appendFile(paths.serialLog, "30 .\r\n");
+  expect(await waiting).toEqual(["10de:2330"]);
 });
 
 test("another slice's token is not this one's, and the message has the end of the console", async () => {

@@ -17,7 +17,7 @@ export interface PciDeps {
 }
 
 /** Rejects with `gpu_unavailable` when the function left the bus. */
-export async function requireDevice(deps: PciDeps, address: string): Promise<PciFunction> {
+export async function requireDevice(deps: Pick<PciDeps, "roots">, address: string): Promise<PciFunction> {
   const device = await readDevice(deps.roots, address);
   if (device === null)
     throw deviceFault(

@@ -1,15 +1,12 @@
-import { open, readlink } from "node:fs/promises";
-import { join } from "node:path";
+import { requireAnswering } from "./answering.ts";
 import { VFIO_DRIVER } from "./bind-driver.ts";
 import { requireDevice, requireNoHolder, writeAttribute, type PciDeps } from "./pci-deps.ts";
-import { deviceFault, functionFolder, type PciRoots } from "./pci-roots.ts";
+import { deviceFault } from "./pci-roots.ts";
 import type { PciFunction } from "./read-devices.ts";
 
 /** Strongest first: a reset of the bus also clears what a function's own reset leaves in a GPU's security processor. */
 const ORDER: readonly string[] = ["bus", "device_specific", "flr", "af_flr", "acpi", "pm"];
 const TIMEOUT_MS = 60_000;
-/** What every PCI function has, whatever its kind. */
-const HEADER_BYTES = 64;
 
 export interface Reset {
   readonly kind: string;
@@ -69,41 +66,4 @@ async function restoreOrder(deps: PciDeps, device: PciFunction): Promise<void> {
       device.address,
       `The reset methods of ${device.address} were ${before} and cannot be set back: ${result.message}`,
     );
-}
-
-/**
- * A device that is lost, or that did not come back from a reset, answers every read with ones. A virtual function shows ones
- * as its vendor by its standard (SR-IOV, 3.4.1.1), and something else behind it.
- */
-async function requireAnswering(roots: PciRoots, device: PciFunction): Promise<void> {
-  const header = await readHeader(roots, device.address);
-  const vendor = header === null ? "nothing" : `0x${header.readUInt16LE(0).toString(16).padStart(4, "0")}`;
-  if (vendor === device.vendor) return;
-  const isVirtual = vendor === "0xffff" && (await isVirtualFunction(roots, device.address));
-  if (isVirtual && header?.subarray(4).some((byte) => byte !== 0xff) === true) return;
-  throw deviceFault(
-    device.address,
-    `${device.address} does not answer: its configuration reads ${vendor} instead of ${device.vendor}. It fell off the bus; restart the host.`,
-  );
-}
-
-async function isVirtualFunction(roots: PciRoots, address: string): Promise<boolean> {
-  return await readlink(join(functionFolder(roots, address), "physfn")).then(
-    () => true,
-    () => false,
-  );
-}
-
-async function readHeader(roots: PciRoots, address: string): Promise<Buffer | null> {
-  const file = await open(join(functionFolder(roots, address), "config")).catch(() => null);
-  if (file === null) return null;
-  try {
-    const { bytesRead, buffer } = await file.read(Buffer.alloc(HEADER_BYTES), 0, HEADER_BYTES, 0);
-    return bytesRead === HEADER_BYTES ? buffer : null;
-  } catch {
-    // The device left the bus between open and read; no answer is what this reports.
-    return null;
-  } finally {
-    await file.close();
-  }
 }

@@ -1,6 +1,6 @@
-# The smallest guest that proves something: a boot sector that looks for a card on its own PCI bus, and only with the card says that
-# it is ready, with the token of its seed. It switches itself off when its power button is pressed. So a machine within an emulated
-# machine is up in seconds, where a kernel takes minutes.
+# The smallest guest that proves something: a boot sector that looks for a card on its own PCI bus, and only with the card says what
+# it saw and that it is ready, with the token of its seed. It switches itself off when its power button is pressed. So a machine
+# within an emulated machine is up in seconds, where a kernel takes minutes.
 #
 # Assembled into boot-sector.ts with:
 #   as boot-sector.S -o b.o && ld -Ttext 0x7c00 --oformat binary -o b.bin b.o && base64 -w0 b.bin
@@ -72,14 +72,14 @@ _start:
 found:
   push %es
   pop %fs
-  mov $ready, %si
+  push %di
+  mov $sees, %si
+  call print_token
+  mov $card, %si
   call print
-4:
-  mov %fs:(%di), %al
-  inc %di
-  call put
-  cmp $10, %al
-  jne 4b
+  pop %di
+  mov $ready, %si
+  call print_token
 
   # A pressed power button shows itself only where it is asked for.
   mov $PM_ENABLE, %dx
@@ -102,6 +102,17 @@ found:
 stop:
   call print
   jmp 6b
+
+# The text at %si, up to its zero, and the token at %fs:%di, up to the end of its line.
+print_token:
+  call print
+4:
+  mov %fs:(%di), %al
+  inc %di
+  cmp $10, %al
+  je 7f
+  call put
+  jmp 4b
 
 # The text at %si, up to its zero.
 print:
@@ -128,6 +139,10 @@ reads:
 name:
   .ascii "READY_TOKEN="
 .set NAME_BYTES, . - name
+sees:
+  .asciz "\nHOSTLER-SEES "
+card:
+  .asciz " 8086:10d3 .\n"
 ready:
   .asciz "\nHOSTLER-READY "
 no_card:
