@@ -5,8 +5,8 @@ import { exists } from "../../host/exists.ts";
 import type { HostCommands } from "../../ports/host-commands.ts";
 import type { CreateContext, DiskErasure, DiskObject, SliceReference } from "../../ports/slice-driver.ts";
 import type { ImageCache } from "../images/image-cache.ts";
-import { eraseDevice } from "../slices/erase-device.ts";
-import { eraseFile, KEY_IS_GONE } from "../slices/erase-file.ts";
+import { DEVICE_ERASURE, eraseDevice } from "../slices/erase-device.ts";
+import { eraseFile, FILE_ERASURE, KEY_ERASURE, KEY_IS_GONE } from "../slices/erase-file.ts";
 import { closeSliceFolder, openSliceFolder, translateNoSpace } from "../slices/slice-folder.ts";
 import { slicePaths, type QemuPlaces, type SlicePaths } from "../slices/slice-paths.ts";
 import type { Volumes } from "../volumes/volumes.ts";
@@ -16,6 +16,12 @@ import { writeOverlay } from "./write-overlay.ts";
 
 const GIB = 1024 ** 3;
 const VOLUME_KEY_ERASURE = "destroy the key, remove the volume";
+
+/** How the disks of an agent with these settings are erased, as receipts name it. */
+export function erasureMethod(disks: { readonly areEncrypted: boolean; readonly onVolumes: boolean }): string {
+  if (disks.onVolumes) return disks.areEncrypted ? VOLUME_KEY_ERASURE : DEVICE_ERASURE;
+  return disks.areEncrypted ? KEY_ERASURE : FILE_ERASURE;
+}
 
 interface DiskDeps {
   readonly places: QemuPlaces;

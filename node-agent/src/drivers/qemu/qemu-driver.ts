@@ -15,7 +15,7 @@ import type { DriverCapability, Facts, SliceDriver, SliceReference, SliceSurvey 
 import type { StateFiles } from "../../ports/state-files.ts";
 import { decideAccelerator, type Accelerator, type AcceleratorVerdict } from "./accelerator.ts";
 import { makeAddressPool, type AddressPool } from "../network/addresses.ts";
-import { makeDisk } from "./disk.ts";
+import { erasureMethod, makeDisk } from "./disk.ts";
 import { makeHostImages } from "./host-images.ts";
 import { requireDiskRoom } from "../images/disk-room.ts";
 import { refused } from "../images/image-header.ts";
@@ -27,8 +27,6 @@ import type { NetworkPolicy } from "../network/network-policy.ts";
 import { listTapSlices, makeNetwork, requireNetwork, type NetworkMode } from "./network.ts";
 import { checkFirmware, FIRMWARE_FOLDER, PLAIN_PLATFORM, platformOf, type PlatformDefaults } from "./platform.ts";
 import { makeSeed } from "./seed.ts";
-import { DEVICE_ERASURE } from "../slices/erase-device.ts";
-import { FILE_ERASURE, KEY_ERASURE } from "../slices/erase-file.ts";
 import { listSliceFolders } from "../slices/slice-folder.ts";
 import { slicePaths, type QemuPlaces } from "../slices/slice-paths.ts";
 import type { Volumes } from "../volumes/volumes.ts";
@@ -111,7 +109,7 @@ export function makeQemuDriver(deps: QemuDriverDeps): SliceDriver {
       create: async (spec, { signal, report }) => ({ ...(await images.fetch(spec.image, { signal, report })) }),
     },
     disk,
-    diskErasure: areEncrypted ? KEY_ERASURE : volumes === null ? FILE_ERASURE : DEVICE_ERASURE,
+    diskErasure: erasureMethod({ areEncrypted, onVolumes: volumes !== null }),
     seed: makeSeed({ places, commands, addresses, mode: deps.network }),
     network: makeNetwork({ places, commands, addresses, policy: deps.policy, mode: deps.network }),
     machine,
