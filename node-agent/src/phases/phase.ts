@@ -26,6 +26,8 @@ export interface Phase<Context> {
   apply(context: Context): Promise<Facts>;
   /** Rejects when the host does not show what `apply` reported. */
   verify(context: Context): Promise<void>;
+  /** Provision only: what of a done phase's facts its watchers should read; null where they need not. */
+  summary?(facts: Facts): string | null;
   undo(context: Context): Promise<void>;
 }
 

@@ -27,6 +27,7 @@ async function setUp(applies: Partial<Record<PhaseName, Apply>>, unneeded: reado
     probe: async () => (unneeded.includes(name) ? notNeeded("nothing to do") : NEEDED),
     apply: applies[name] ?? (async () => ({})),
     verify: nothing,
+    summary: ({ size = null }) => (size === null ? null : `It is ${String(size)}.`),
     undo: async () => void undone.push(name),
   });
   const events: NewEvent[] = [];
@@ -108,4 +109,11 @@ test("an effect comes after its begin, and what is not needed never began and is
   expect((await reopen())?.provision["seed"]?.status).toBe("not_needed");
   expect(await undoPhases(run)).toEqual([]);
   expect(undone).toEqual(["compute", "network", "disk"]);
+});
+
+test("what a done phase found is told in a sentence where it has one", async () => {
+  const { run, events } = await setUp({ disk: async () => ({ size: "small" }) });
+  await applyPhases(run);
+  const told = events.filter(({ status }) => status === "done").map(({ phase, message }) => [phase, message]);
+  expect(Object.fromEntries(told)).toMatchObject({ image: null, disk: "It is small.", compute: null });
 });

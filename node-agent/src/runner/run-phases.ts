@@ -145,7 +145,7 @@ async function applyPhase<Context>(run: PhaseRun<Context>, phase: Phase<Context>
     const facts = await effect(run, phase, "apply", attempt, async (context) => await phase.apply(context));
     await effect(run, phase, "apply", attempt, async (context) => await phase.verify(context));
     await end("done", facts);
-    return { status: "done", message: null };
+    return { status: "done", message: phase.summary?.(facts) ?? null };
   });
 }
 

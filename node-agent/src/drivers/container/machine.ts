@@ -18,7 +18,7 @@ import {
 } from "../../ports/slice-driver.ts";
 import { tapName } from "../network/host-links.ts";
 import { exitedError, waitForReadyLine } from "../slices/guest-console.ts";
-import { missingOf, tellSeen } from "../slices/promised-devices.ts";
+import { factsOfSeen, missingOf } from "../slices/promised-devices.ts";
 import { exists } from "../../host/exists.ts";
 import { closeSliceFolder, openSliceFolder, removeFolderIfEmpty, replaceFile } from "../slices/slice-folder.ts";
 import { containerPaths, firstIdOf, type ContainerPaths } from "./container-paths.ts";
@@ -248,12 +248,12 @@ async function waitReady(deps: MachineDeps, paths: ContainerPaths, context: Crea
 }
 
 /** Our own init tried them, before anything of the tenant ran: what it could not open is a fault of the host or the GPU. */
-function requireOpened(context: CreateContext, given: readonly string[], seen: readonly string[] | null): Facts {
+function requireOpened({ facts }: CreateContext, given: readonly string[], seen: readonly string[] | null): Facts {
   const missing = missingOf(given, seen ?? []);
-  if (missing.length === 0) return tellSeen(context, given, seen);
+  if (missing.length === 0) return factsOfSeen(given, seen);
   throw new AppError("gpu_unavailable", {
     detail: `The container cannot open ${missing.join(", ")}, which its GPUs are used by. Try it as root: head -c0 ${missing[0]}; if that works, the host keeps containers from it.`,
-    facts: { gpuUuids: context.facts["bind"]?.["gpuUuids"] },
+    facts: { gpuUuids: facts["bind"]?.["gpuUuids"] },
   });
 }
 

@@ -7,7 +7,7 @@ import { exists } from "../../host/exists.ts";
 import { prefixed, type HostScope } from "../../host/host-scope.ts";
 import type { ProcessSupervisor } from "../../ports/process-supervisor.ts";
 import type { CreateContext, Facts, Machine, SliceReference, TerminalCommand } from "../../ports/slice-driver.ts";
-import { tellSeen } from "../slices/promised-devices.ts";
+import { factsOfSeen } from "../slices/promised-devices.ts";
 import { belongsToAnother, closeSliceFolder, openSliceFolder, replaceFile } from "../slices/slice-folder.ts";
 import { SCRIPT } from "./home.ts";
 import { tenantOf, type Tenant } from "./tenant-account.ts";
@@ -119,7 +119,7 @@ async function provesLogin(deps: MachineDeps, spec: SliceSpec, context: CreateCo
       detail: `${tenant.user} cannot open ${shut.join(", ")}. Try it as root: head -c0 ${shut[0]}; if that works, the node's mode or group is in the way.`,
       facts: { gpuUuids: spec.gpuUuids },
     });
-  return { user: tenant.user, access: hostAccessOf(spec.labels), ...tellSeen(context, nodes, nodes) };
+  return { user: tenant.user, access: hostAccessOf(spec.labels), ...factsOfSeen(nodes, nodes) };
 }
 
 async function removeLogin(deps: MachineDeps, slice: SliceReference, signal: AbortSignal): Promise<void> {

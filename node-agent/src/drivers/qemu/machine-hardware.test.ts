@@ -107,23 +107,14 @@ test("a slice is handed over when its guest finds every function that it was giv
   ]);
   onTestFinished(made.close);
   const { sysfs } = made.roots;
-  const told: string[] = [];
-  const given = (...pciAddresses: string[]) => ({
-    facts: { bind: { gpuUuids: ["GPU-1", "GPU-2"], pciAddresses } },
-    report: (message: string) => void told.push(message),
-  });
+  const given = (...pciAddresses: string[]) => ({ bind: { gpuUuids: ["GPU-1", "GPU-2"], pciAddresses } });
   const both = given("0000:86:00.0", "0000:87:00.0", "0000:87:00.1");
   const devices = ["10de:2330", "10de:2330", "10de:22a3"];
 
-  expect(await requireInGuest(sysfs, { ...both, facts: {} }, null)).toEqual({});
+  expect(await requireInGuest(sysfs, {}, null)).toEqual({});
   expect(await requireInGuest(sysfs, both, null)).toEqual({ devices, devicesInGuest: "unproven" });
   const found = ["8086:29c0", ...devices.toReversed(), "8086:2918"];
   expect(await requireInGuest(sysfs, both, found)).toEqual({ devices, devicesInGuest: "seen" });
-
-  expect(told).toEqual([
-    "The guest said nothing of its devices: that it sees 10de:2330 10de:2330 10de:22a3 is unproven.",
-    "Seen from inside: 10de:2330 10de:2330 10de:22a3.",
-  ]);
 
   // One of two cards of a kind: the card answers the host, so the guest's word costs the slice and not the card.
   await expect(requireInGuest(sysfs, both, ["10de:2330", "10de:22a3"])).rejects.toMatchObject({

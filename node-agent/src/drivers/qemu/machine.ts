@@ -247,7 +247,7 @@ async function waitReady(deps: MachineDeps, paths: SlicePaths, context: CreateCo
   const backend = { type: "ringbuf", data: { size: CONSOLE_KEPT_BYTES } };
   await withQmp(paths.qmp, clock, async (qmp) => await qmp.run("chardev-change", { id: SERIAL_ID, backend }));
   const readyAfterMs = Math.round(clock.monotonicMs() - startedMs);
-  return { readyAfterMs, ...(await requireInGuest(deps.sysfs, context, seen)) };
+  return { readyAfterMs, ...(await requireInGuest(deps.sysfs, context.facts, seen)) };
 }
 
 async function powerDown(

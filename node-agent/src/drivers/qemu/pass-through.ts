@@ -6,8 +6,8 @@ import { requireAnswering } from "../../host/pci/answering.ts";
 import { requireDevice } from "../../host/pci/pci-deps.ts";
 import { functionFolder, isDeviceFault, isPciAddress } from "../../host/pci/pci-roots.ts";
 import type { PciFunction } from "../../host/pci/read-devices.ts";
-import type { CreateContext, Facts } from "../../ports/slice-driver.ts";
-import { missingOf, tellSeen } from "../slices/promised-devices.ts";
+import type { Facts } from "../../ports/slice-driver.ts";
+import { factsOfSeen, missingOf } from "../slices/promised-devices.ts";
 
 const factsSchema = z.looseObject({ pciAddresses: z.array(z.string()).default([]) });
 const MIB = 1024 * 1024;
@@ -49,23 +49,23 @@ export async function windowMib(sysfs: string, addresses: readonly string[]): Pr
  */
 export async function requireInGuest(
   sysfs: string,
-  context: Pick<CreateContext, "facts" | "report">,
+  facts: Readonly<Record<string, Facts>>,
   seen: readonly string[] | null,
 ): Promise<Facts> {
   const roots = { sysfs, dev: "", proc: "" };
-  const addresses = passedThrough(context.facts);
+  const addresses = passedThrough(facts);
   try {
     const given = await Promise.all(addresses.map(async (address) => await requireDevice({ roots }, address)));
     const ids = given.map(idOf);
     const missing = seen === null ? [] : missingOf(ids, seen);
     for (const device of given) if (missing.includes(idOf(device))) await requireAnswering(roots, device);
-    if (missing.length === 0) return tellSeen(context, ids, seen);
+    if (missing.length === 0) return factsOfSeen(ids, seen);
     throw new AppError("gpu_not_in_guest", {
       detail: `Given: ${ids.join(" ")}. Missing: ${missing.join(" ")}. The guest found: ${seen?.join(" ") || "nothing"}. On the host they answer.`,
     });
   } catch (error) {
     if (!isDeviceFault(error)) throw error;
-    const { gpuUuids } = context.facts["bind"] ?? {};
+    const { gpuUuids } = facts["bind"] ?? {};
     throw new AppError(error.code, { detail: error.message, facts: { ...error.facts, gpuUuids }, cause: error });
   }
 }

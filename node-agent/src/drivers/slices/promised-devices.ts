@@ -1,4 +1,4 @@
-import type { CreateContext, Facts } from "../../ports/slice-driver.ts";
+import type { Facts } from "../../ports/slice-driver.ts";
 
 /** What was promised and is not in the list; two devices of one kind are two. */
 export function missingOf(promised: readonly string[], seen: readonly string[]): readonly string[] {
@@ -10,21 +10,7 @@ export function missingOf(promised: readonly string[], seen: readonly string[]):
   });
 }
 
-/**
- * Tells the tenant and the journal what came of the devices that were promised; nothing where none were. `unproven`: the guest
- * said nothing of its devices, which an image of the tenant's own need not.
- */
-export function tellSeen(
-  { report }: Pick<CreateContext, "report">,
-  promised: readonly string[],
-  seen: readonly string[] | null,
-): Facts {
-  if (promised.length === 0) return {};
-  const list = promised.join(" ");
-  report(
-    seen === null
-      ? `The guest said nothing of its devices: that it sees ${list} is unproven.`
-      : `Seen from inside: ${list}.`,
-  );
-  return { devices: promised, devicesInGuest: seen === null ? "unproven" : "seen" };
+/** For the journal and the tenant; nothing where nothing was promised. A guest that said nothing of its devices proves nothing. */
+export function factsOfSeen(promised: readonly string[], seen: readonly string[] | null): Facts {
+  return promised.length === 0 ? {} : { devices: promised, devicesInGuest: seen === null ? "unproven" : "seen" };
 }
