@@ -13,7 +13,7 @@ import {
 } from "../../../deploy/demo/journey.ts";
 import { waitFor } from "../../support/wait-for.ts";
 import type { Guest } from "./boot-guest.ts";
-import { demand } from "./guest/lab.ts";
+import { demand, DRIVE, POOL_MIB, THIN_POOL } from "./guest/lab.ts";
 import { BOOT_SECTOR } from "./nested/boot-sector.ts";
 
 /** What the agent in the guest is watched by: the control plane's API, and a shell beside it. */
@@ -35,12 +35,20 @@ export type AgentCase = (lab: AgentLab) => Promise<Readonly<Record<string, numbe
 const IMAGE = "boot-sector";
 const HOLDER = "/opt/hostler/test/chaos/vfio/guest/hold-device.pl";
 const CARD_DRIVER = "e1000e";
+/** Nothing in this guest makes device nodes but the kernel, and lvm2 itself where it is told to. */
+const MAKE_POOL = [
+  "echo 'activation { udev_sync = 0 udev_rules = 0 }' >/etc/lvm/lvmlocal.conf",
+  `truncate --size 160M ${DRIVE}`,
+  `vgcreate --yes ${THIN_POOL.group} $(losetup --find --show ${DRIVE})`,
+  `lvcreate --yes --type thin-pool --size ${POOL_MIB}M --name ${THIN_POOL.pool} ${THIN_POOL.group}`,
+];
 /** Two emulations, one in the other. */
 const SLICE_TIMEOUT_MS = 240_000;
 
 /** The agent itself as its unit runs it. In their order: each goes on where the one before it ended, and the last leaves the card with the host. */
 export const AGENT_CASES: Readonly<Record<string, AgentCase>> = {
   agent_joins: async (lab) => {
+    for (const line of MAKE_POOL) await lab.guest.run(line);
     const token = await lab.operator.post(
       "/api/ops/v1/bootstrap-tokens",
       { ttlSeconds: 900 },
@@ -73,6 +81,8 @@ export const AGENT_CASES: Readonly<Record<string, AgentCase>> = {
     const phases = JSON.stringify(await readPhases(operator, id));
     demand(phases.includes("Seen from inside: 8086:10d3."), `nothing of the card in the guest: ${phases}`);
     demand((await driverOf(lab)) === VFIO_DRIVER, `the card has the driver ${await driverOf(lab)}`);
+    const volumes = await volumesOf(lab);
+    demand(/^hostler_\S+ 1\.00g$/.test(volumes), `what it writes is not on a volume: ${volumes}`);
     const unit = await machineUnit(lab);
     await guest.run("systemctl restart hostler-agent");
     await waitFor("the agent is back", async () => (await nodeOf(lab))?.online, { timeoutMs: 60_000 });
@@ -103,8 +113,11 @@ export const AGENT_CASES: Readonly<Record<string, AgentCase>> = {
     });
     demand((await driverOf(lab)) === CARD_DRIVER, `the card went back to ${await driverOf(lab)}`);
     demand((await machineUnit(lab)) === "", "the machine's unit is still there");
+    demand((await volumesOf(lab)) === "", "the volume is still there");
     demand((await slotOf(lab))?.state === "available", `its slot is ${JSON.stringify(await slotOf(lab))}`);
     const { items } = await operator.get(`/api/tenant/v1/allocations/${id}/receipts`, receiptListSchema);
+    const { readBack = "" } = items[0]?.disk ?? {};
+    demand(readBack.includes(`all ${1024 ** 3} bytes read back as zeros`), `the disk was erased so: ${readBack}`);
     demand(items[0]?.signature === "verified" && items[0].gpus[0]?.gpuUuid === lab.uuid, JSON.stringify(items));
     await presence.stop();
     return { holder_told_ms: toldMs };
@@ -122,6 +135,12 @@ async function slotOf(lab: AgentLab): Promise<Node["slots"][number] | undefined>
 
 async function driverOf({ guest, address }: AgentLab): Promise<string> {
   return await guest.run(`basename $(readlink /sys/bus/pci/devices/${address}/driver)`);
+}
+
+/** The volumes of slices, a name and a size each. */
+async function volumesOf({ guest }: AgentLab): Promise<string> {
+  const options = "--noheadings --separator ' ' --units g --options lv_name,lv_size";
+  return (await guest.run(`lvs ${options} --select 'lv_name=~^hostler_' ${THIN_POOL.group}`)).trim();
 }
 
 /** Name and process of the slice's machine; empty when there is none. */

@@ -8,13 +8,13 @@ import { clientFor, prepareTenancy, startControlPlaneProgram } from "../../../de
 import { AGENT_CASES, type AgentLab } from "./agent-cases.ts";
 import { bootGuest } from "./boot-guest.ts";
 import { writeGpuAnswers } from "./gpu-answers.ts";
-import { CARDS, uuidOf } from "./guest/lab.ts";
+import { CARDS, THIN_POOL, uuidOf } from "./guest/lab.ts";
 import { prepareGuestBoot, ROOT } from "./guest-boot.ts";
 
 /** The cases that must have run; see `agent-cases.ts`, and `cases.ts`, `volume-cases.ts` and `hard-cases.ts` in `guest/`, for what each shows. */
 const CASES_EXPECTED = 16;
 /** How often one card is given and taken back; `--runs` asks for another number. */
-const CYCLES = 10;
+const CYCLES = 8;
 const BEAT_GAP_MS_MAX = 1250;
 const WHOLE_RUN_S_MAX = 300;
 
@@ -22,6 +22,9 @@ const WHOLE_RUN_S_MAX = 300;
 const HOST_FROM_GUEST = "10.0.2.2";
 /** The card that stands for the GPU that slices get. */
 const AGENT_CARD = { address: CARDS.driven, uuid: uuidOf(CARDS.driven) };
+
+/** What slices write goes to thin volumes, whose kernel only this guest has. */
+const DISKS = `lvm:${THIN_POOL.group}/${THIN_POOL.pool}`;
 
 /** Runs in the guest, which has this repository too. */
 const GUEST_PROGRAM = new URL("./guest/main.ts", import.meta.url);
@@ -66,7 +69,7 @@ async function actVfio(options: SuiteOptions): Promise<SuiteOutcome> {
     const plane = await startPlane(workDir);
     closing.push(plane.close);
     const boot = await prepareGuestBoot(workDir, {
-      agentArgs: ["--drivers", "qemu", "--network", "user", "--accelerator", "tcg"],
+      agentArgs: ["--drivers", "qemu", "--network", "user", "--accelerator", "tcg", "--disks", DISKS],
       overlay: async (root) => await writeGpuAnswers(root, workDir, AGENT_CARD),
     });
     options.say("booting it, emulated");

@@ -22,6 +22,11 @@ export const CARDS = {
   beside: "0000:82:00.0",
 } as const;
 
+/** A file of the guest that is a drive, and the pool of thin volumes on it. */
+export const DRIVE = "/var/lib/hostler-agent/drive";
+export const THIN_POOL = { group: "lab", pool: "slices" } as const;
+export const POOL_MIB = 64;
+
 export type Figures = Readonly<Record<string, number | string>>;
 
 /** What a case is given: the agent's own code on this machine's own kernel. */

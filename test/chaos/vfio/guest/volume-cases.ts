@@ -1,17 +1,13 @@
-import { open, truncate, writeFile } from "node:fs/promises";
+import { open } from "node:fs/promises";
 import { eraseDevice } from "@hostler/node-agent/drivers/slices/erase-device.ts";
 import { makeLvmVolumes } from "@hostler/node-agent/drivers/volumes/lvm-volumes.ts";
 import { requireSuccess } from "@hostler/node-agent/host/host-commands.ts";
 import type { Case } from "./cases.ts";
-import { demand, refusalOf, timed, type Lab } from "./lab.ts";
+import { demand, DRIVE, POOL_MIB, refusalOf, THIN_POOL, timed, type Lab } from "./lab.ts";
 
 const never = new AbortController().signal;
 const MIB = 1024 ** 2;
-const DRIVE = "/var/lib/hostler-agent/drive";
-const DRIVE_BYTES = 160 * MIB;
-const POOL_MIB = 64;
 const VOLUME_BYTES = 128 * MIB;
-const THIN_POOL = { group: "lab", pool: "slices" };
 const CANARY = "canary of the tenant on a volume";
 const ONE = { allocationId: "alc_00000000-0000-7000-8000-000000000001", generation: 1 };
 const OTHER = { allocationId: "alc_00000000-0000-7000-8000-000000000002", generation: 1 };
@@ -19,7 +15,6 @@ const OTHER = { allocationId: "alc_00000000-0000-7000-8000-000000000002", genera
 /** The kernel's own thin volumes, which this repository's other tests have no kernel for. */
 export const VOLUME_CASES: Readonly<Record<string, Case>> = {
   thin_volumes: async (lab) => {
-    await makePool(lab);
     const volumes = makeLvmVolumes({ commands: lab.commands, thinPool: THIN_POOL });
     await volumes.requireRoom(never);
     const [, makeMs] = await timed(volumes.create("one", { bytes: VOLUME_BYTES, owner: ONE }, never));
@@ -57,17 +52,6 @@ export const VOLUME_CASES: Readonly<Record<string, Case>> = {
     return { make_ms: makeMs, erase_ms: eraseMs, refusal_full: full, refusal_none: none };
   },
 };
-
-async function makePool(lab: Lab): Promise<void> {
-  // Nothing in this guest makes device nodes but the kernel, and lvm2 itself where it is told to.
-  await writeFile("/etc/lvm/lvmlocal.conf", "activation { udev_sync = 0 udev_rules = 0 }\n");
-  await writeFile(DRIVE, "");
-  await truncate(DRIVE, DRIVE_BYTES);
-  const device = (await run(lab, ["losetup", "--find", "--show", DRIVE])).trim();
-  await run(lab, ["vgcreate", "--yes", THIN_POOL.group, device]);
-  const pool = ["--type", "thin-pool", "--size", `${POOL_MIB}M`, "--name", THIN_POOL.pool, THIN_POOL.group];
-  await run(lab, ["lvcreate", "--yes", ...pool]);
-}
 
 async function run(lab: Lab, argv: readonly [string, ...string[]]): Promise<string> {
   return requireSuccess(argv, await lab.commands.run(argv, { timeoutMs: 60_000, signal: never })).stdout;
