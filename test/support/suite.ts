@@ -1,5 +1,6 @@
 import { parseArgs } from "node:util";
 import { describeError } from "@hostler/shared/errors.ts";
+import { endWithChildren } from "./end-with-children.ts";
 
 /** A benchmark or a fault suite: what `pnpm bench NAME` and `pnpm chaos NAME` run. */
 export interface Suite {
@@ -52,6 +53,7 @@ export async function runNamedSuite(
   const seed = Number(values.seed);
   const say = (line: string): void => void process.stderr.write(`${kind} ${name}: ${line}\n`);
   say(`seed ${seed}`);
+  endWithChildren(say);
   try {
     const suite = await load();
     const outcome = await suite.run({ runs: values.runs === undefined ? null : Number(values.runs), seed, say });

@@ -1,0 +1,49 @@
+import { systemClock } from "@hostler/shared/clock.ts";
+import { childrenOf } from "./child-processes.ts";
+
+const GRACE_MS = 15_000;
+/** A suite that goes on in the meantime may start another program. */
+const QUIET_MS = 500;
+const POLL_MS = 100;
+const CALLED_OFF = 130;
+
+/**
+ * A suite that is called off (SIGINT, SIGTERM) takes along what it started, each in its own order: control planes stop their
+ * PostgreSQL, agents leave their machines running. A second signal ends it at once.
+ */
+export function endWithChildren(say: (line: string) => void): void {
+  let isEnding = false;
+  const end = (signal: NodeJS.Signals): void => {
+    if (isEnding) process.exit(CALLED_OFF);
+    isEnding = true;
+    say(`${signal}: ending what was started; machines that agents started stay`);
+    void endChildren().finally(() => process.exit(CALLED_OFF));
+  };
+  process.on("SIGINT", end);
+  process.on("SIGTERM", end);
+}
+
+/** Each is asked once; what is left after the grace is killed. */
+async function endChildren(): Promise<void> {
+  const asked = new Set<number>();
+  const startedMs = systemClock.monotonicMs();
+  let quietSinceMs = startedMs;
+  for (;;) {
+    const nowMs = systemClock.monotonicMs();
+    const children = await childrenOf(process.pid);
+    if (children.length > 0) quietSinceMs = nowMs;
+    else if (nowMs - quietSinceMs > QUIET_MS) return;
+    const isOver = nowMs - startedMs > GRACE_MS;
+    for (const pid of children) if (isOver || !asked.has(pid)) send(pid, isOver ? "SIGKILL" : "SIGINT");
+    for (const pid of children) asked.add(pid);
+    await systemClock.sleep(POLL_MS, new AbortController().signal);
+  }
+}
+
+function send(pid: number, signal: NodeJS.Signals): void {
+  try {
+    process.kill(pid, signal);
+  } catch {
+    // It ended by itself.
+  }
+}
