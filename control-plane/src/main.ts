@@ -19,6 +19,8 @@ if (values.help === true) {
 }
 
 async function run(readyFile: string | undefined): Promise<void> {
+  // Who read what we say may end before us; dying of it would leave our own PostgreSQL running.
+  process.stderr.on("error", () => undefined);
   let running: RunningControlPlane;
   try {
     const config = readConfig();
