@@ -1,6 +1,7 @@
 import { constants } from "node:fs";
 import { open, readFile, stat, type FileHandle } from "node:fs/promises";
 import type { DiskErasure } from "../../ports/slice-driver.ts";
+import type { Extent } from "./file-extents.ts";
 import { chunksOf, requireZeros, UNPROVEN, writeZeros } from "./erase-file.ts";
 
 /** What `eraseDevice` does to a volume whose blocks are not encrypted, as receipts name it. */
@@ -8,21 +9,24 @@ export const DEVICE_ERASURE = "overwrite with zeros, remove the volume";
 const SECTOR_BYTES = 512;
 
 /**
- * Overwrites whatever a block device holds, and reads all of it back. Blocks of a thin volume that were never written read as zeros and
- * take no space; they are left so. May be interrupted anywhere: what is zero already is not written again.
+ * Reads all of a block device, overwrites what says something, and reads that again. Blocks of a thin volume that were never written
+ * read as zeros and take no space; they are left so. May be interrupted anywhere: what is zero already is not written again.
  */
 export async function eraseDevice(path: string, signal: AbortSignal): Promise<DiskErasure> {
   const bytes = await sizeOf(path);
+  // The kernel forgets what it remembers of a device when nobody has it open: what an erasure that was interrupted had written goes to
+  // the device first, so that each of the passes below reads the device.
+  await withDevice(path, constants.O_RDWR, async (file) => await file.sync());
+  const written: Extent[] = [];
   await withDevice(path, constants.O_RDWR, async (file) => {
     for (const chunk of chunksOf({ offset: 0, bytes })) {
       signal.throwIfAborted();
-      await writeZeros(file, chunk);
+      if (await writeZeros(file, chunk)) written.push(chunk);
     }
     await file.sync();
   });
-  // The kernel forgets what it remembers of a device when nobody has it open: this reads the device.
   await withDevice(path, constants.O_RDONLY, async (file) => {
-    for (const chunk of chunksOf({ offset: 0, bytes })) {
+    for (const chunk of written) {
       signal.throwIfAborted();
       await requireZeros(file, path, chunk);
     }

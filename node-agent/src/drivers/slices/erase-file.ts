@@ -125,15 +125,14 @@ const ZEROS = Buffer.alloc(CHUNK_BYTES);
  */
 export async function writeZeros(file: FileHandle, chunk: Extent): Promise<boolean> {
   const buffer = await readChunk(file, chunk);
-  let hasWritten = false;
+  if (isZero(buffer)) return false;
   for (let at = 0; at < buffer.length; at += BLOCK_BYTES) {
     const bytes = Math.min(BLOCK_BYTES, buffer.length - at);
     if (isZero(buffer.subarray(at, at + bytes))) continue;
     for (let done = 0; done < bytes;)
       done += (await file.write(ZEROS, 0, bytes - done, chunk.offset + at + done)).bytesWritten;
-    hasWritten = true;
   }
-  return hasWritten;
+  return true;
 }
 
 /** Throws `command_failed` unless the bytes read as zeros. */
