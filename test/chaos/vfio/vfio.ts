@@ -14,7 +14,7 @@ import { prepareGuestBoot, ROOT } from "./guest-boot.ts";
 /** The cases that must have run; see `agent-cases.ts`, and `cases.ts`, `volume-cases.ts` and `hard-cases.ts` in `guest/`, for what each shows. */
 const CASES_EXPECTED = 16;
 /** How often one card is given and taken back; `--runs` asks for another number. */
-const CYCLES = 8;
+const CYCLES = 6;
 const BEAT_GAP_MS_MAX = 1250;
 const WHOLE_RUN_S_MAX = 300;
 
