@@ -10,6 +10,8 @@ import { startProgram, waitForProgram, type Program } from "./program.ts";
 const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const CONTROL_PLANE = join(ROOT, "control-plane/src/main.ts");
 const AGENT = join(ROOT, "node-agent/src/main.ts");
+/** As deploy/systemd/hostler-control-plane.service has it. */
+const CONTROL_PLANE_NODE_OPTIONS = ["--max-semi-space-size=2"];
 
 const readySchema = z.object({
   publicUrl: z.string(),
@@ -38,7 +40,7 @@ export async function startControlPlaneProgram(options: {
   const startedAt = Date.now();
   const program = startProgram({
     name: "control plane",
-    args: [CONTROL_PLANE, "--ready-file", readyFile],
+    args: [...CONTROL_PLANE_NODE_OPTIONS, CONTROL_PLANE, "--ready-file", readyFile],
     env: {
       HOSTLER_STATE_DIR: options.stateDir,
       HOSTLER_PUBLIC_LISTEN: "127.0.0.1:0",

@@ -20,7 +20,7 @@ export interface Program {
 
 export interface ProgramOptions {
   readonly name: string;
-  /** Arguments for Node, the script first. */
+  /** Arguments for Node: options of its own, the script, and what is for the script. */
   readonly args: readonly string[];
   readonly env: Readonly<Record<string, string>>;
   readonly logPath: string;
