@@ -38,7 +38,7 @@ test(
     await waitFor("it is ready", async () => await readFile(readyFile, "utf8").catch(() => undefined), {
       timeoutMs: 45_000,
     });
-    const children = await childrenOf(program.pid ?? 0);
+    const children = childrenOf(program.pid ?? 0);
     expect(children.length).toBeGreaterThan(0);
     program.stderr.destroy();
     program.kill("SIGTERM");

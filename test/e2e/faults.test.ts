@@ -108,7 +108,7 @@ test("a PostgreSQL that stands still for 10 s loses nothing", { timeout: 90_000 
   await waitForPhase(slice.id, "seed");
   const pidFile = join(cloud.folder, "control-plane/postgres/data/postmaster.pid");
   const postmaster = Number((await readFile(pidFile, "utf8")).split("\n")[0]);
-  const processes = [postmaster, ...(await childrenOf(postmaster))];
+  const processes = [postmaster, ...childrenOf(postmaster)];
   for (const pid of processes) process.kill(pid, "SIGSTOP");
   await systemClock.sleep(10_000, new AbortController().signal);
   for (const pid of processes) process.kill(pid, "SIGCONT");

@@ -116,7 +116,7 @@ test("a control plane that was stopped, and a database that was, call nobody dow
   await passGrace();
   const pidFile = join(fleet.folder, "plane/postgres/data/postmaster.pid");
   const postmaster = Number((await readFile(pidFile, "utf8")).split("\n")[0]);
-  const processes = [postmaster, ...(await childrenOf(postmaster))];
+  const processes = [postmaster, ...childrenOf(postmaster)];
   for (const pid of processes) process.kill(pid, "SIGSTOP");
   // Longer than a flush may be late.
   await systemClock.sleep(12_000, never);

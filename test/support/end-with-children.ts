@@ -2,9 +2,7 @@ import { systemClock } from "@hostler/shared/clock.ts";
 import { childrenOf } from "./child-processes.ts";
 
 const GRACE_MS = 15_000;
-/** A suite that goes on in the meantime may start another program. */
-const QUIET_MS = 500;
-const POLL_MS = 100;
+const POLL_MS = 50;
 const CALLED_OFF = 130;
 
 /**
@@ -17,23 +15,23 @@ export function endWithChildren(say: (line: string) => void): void {
     if (isEnding) process.exit(CALLED_OFF);
     isEnding = true;
     say(`${signal}: ending what was started; machines that agents started stay`);
-    void endChildren().finally(() => process.exit(CALLED_OFF));
+    void endChildren();
   };
   process.on("SIGINT", end);
   process.on("SIGTERM", end);
 }
 
-/** Each is asked once; what is left after the grace is killed. */
-async function endChildren(): Promise<void> {
+/**
+ * Each is asked once; what is left after the grace is killed. A suite goes on meanwhile and may start another program, or a server that
+ * ended again: so the process ends in the very moment in which it has no children.
+ */
+async function endChildren(): Promise<never> {
   const asked = new Set<number>();
   const startedMs = systemClock.monotonicMs();
-  let quietSinceMs = startedMs;
   for (;;) {
-    const nowMs = systemClock.monotonicMs();
-    const children = await childrenOf(process.pid);
-    if (children.length > 0) quietSinceMs = nowMs;
-    else if (nowMs - quietSinceMs > QUIET_MS) return;
-    const isOver = nowMs - startedMs > GRACE_MS;
+    const children = childrenOf(process.pid);
+    if (children.length === 0) process.exit(CALLED_OFF);
+    const isOver = systemClock.monotonicMs() - startedMs > GRACE_MS;
     for (const pid of children) if (isOver || !asked.has(pid)) send(pid, isOver ? "SIGKILL" : "SIGINT");
     for (const pid of children) asked.add(pid);
     await systemClock.sleep(POLL_MS, new AbortController().signal);

@@ -60,7 +60,7 @@ export async function startKilledPostgres(options: {
   const end = async (signal: NodeJS.Signals): Promise<void> => {
     const pid = await postmasterIn(data);
     if (server === null || pid === null) return;
-    const processes = [pid, ...(await childrenOf(pid))];
+    const processes = [pid, ...childrenOf(pid)];
     const ended = server.exitCode === null && server.signalCode === null ? once(server, "exit") : null;
     process.kill(pid, signal);
     await ended;

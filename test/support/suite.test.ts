@@ -33,7 +33,7 @@ await runNamedSuite("test", { endless: async () => ({ about: "", run }) });
 test.each(["SIGINT", "SIGTERM"] as const)("a suite that gets %s takes along what it started", async (signal) => {
   const suite = spawn(process.execPath, ["--no-warnings", "--input-type=module", "--eval", SUITE, "--", "endless"]);
   const children = await waitFor("its programs", async () => {
-    const found = await childrenOf(suite.pid ?? 0);
+    const found = childrenOf(suite.pid ?? 0);
     return found.length === 2 && found;
   });
   suite.kill(signal);

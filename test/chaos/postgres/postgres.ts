@@ -54,7 +54,7 @@ export async function killOverAndOver(options: KillOptions): Promise<SuiteOutcom
   let tenants: Tenants | null = null;
   try {
     const effectLogs = await startAgents(planes, agents, options.agents);
-    const processes = await watchProcesses(planes, agents);
+    const processes = watchProcesses(planes, agents);
     tenants = startTenants(planes, options.tenants);
     const { slices, problems: refusals } = tenants;
     await waitFor("the first slice", async () => refusals.length > 0 || slices.some((slice) => slice.isActive));
@@ -131,26 +131,17 @@ async function startAgents(planes: SuitePlanes, agents: Program[], count: number
 }
 
 /** The programs and what they started: signers are processes of their own. */
-async function watchProcesses(
-  planes: SuitePlanes,
-  agents: readonly Program[],
-): Promise<{ ended(): readonly string[] }> {
+function watchProcesses(planes: SuitePlanes, agents: readonly Program[]): { ended(): readonly string[] } {
   const programs = [
     ...planes.replicas.map((replica, index) => ({ name: `replica ${index}`, pid: replica.pid() })),
     ...agents.map((agent, index) => ({ name: `agent ${index}`, pid: agent.pid })),
   ];
-  const watched = await Promise.all(
-    programs.map(async ({ name, pid }) => [
-      { name, pid },
-      ...(await childrenOf(pid)).map((child) => ({ name: `a child of ${name}`, pid: child })),
-    ]),
-  );
+  const watched = programs.flatMap(({ name, pid }) => [
+    { name, pid },
+    ...childrenOf(pid).map((child) => ({ name: `a child of ${name}`, pid: child })),
+  ]);
   return {
-    ended: () =>
-      watched
-        .flat()
-        .filter(({ pid }) => !existsSync(`/proc/${pid}`))
-        .map(({ name }) => `${name} ended`),
+    ended: () => watched.filter(({ pid }) => !existsSync(`/proc/${pid}`)).map(({ name }) => `${name} ended`),
   };
 }
 
