@@ -117,6 +117,11 @@ test.skipIf(!isUsable)(
     await build(driver, spec, "1", { bind: given });
     const ready = await driver.machine.waitReady(spec, makeContext({ facts: { bind: given } }));
     expect(ready).toMatchObject({ devices: ["/dev/full"], devicesInGuest: "seen" });
+    // As one that was started before its init tried anything.
+    const { serialLog } = host.pathsOf(spec);
+    await writeFile(serialLog, (await readFile(serialLog, "utf8")).replace(/HOSTLER-SEES.*/, ""));
+    const older = await driver.machine.waitReady(spec, makeContext({ facts: { bind: given } }));
+    expect(older).toMatchObject({ devicesInGuest: "unproven" });
     const lines = ["echo x >/dev/full", "cat /usr/lib/driver:1", "echo x >/usr/lib/driver:1", "ls /dev/fuse /dev/kmsg"];
     const { text } = await inGuest(driver, spec, lines.join("\n"));
     expect(text).toContain("No space left on device");

@@ -247,9 +247,12 @@ async function waitReady(deps: MachineDeps, paths: ContainerPaths, context: Crea
   return { readyAfterMs: Math.round(clock.monotonicMs() - startedMs), ...requireOpened(context, given, seen) };
 }
 
-/** Our own init tried them, before anything of the tenant ran: what it could not open is a fault of the host or the GPU. */
+/**
+ * Our own init tried them, before anything of the tenant ran: what it could not open is a fault of the host or the GPU. A container that
+ * an older agent started tried nothing.
+ */
 function requireOpened({ facts }: CreateContext, given: readonly string[], seen: readonly string[] | null): Facts {
-  const missing = missingOf(given, seen ?? []);
+  const missing = seen === null ? [] : missingOf(given, seen);
   if (missing.length === 0) return factsOfSeen(given, seen);
   throw new AppError("gpu_unavailable", {
     detail: `The container cannot open ${missing.join(", ")}, which its GPUs are used by. Try it as root: head -c0 ${missing[0]}; if that works, the host keeps containers from it.`,
