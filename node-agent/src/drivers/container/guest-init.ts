@@ -82,6 +82,19 @@ while :; do
 done
 `;
 
+/**
+ * The nodes that the init has to be able to open before the slice is handed over. Those of displays are for a group of the host's
+ * own, and computing does without them.
+ */
+export function provenDevices(devices: readonly string[]): readonly string[] {
+  return devices.filter((device) => !device.startsWith("/dev/dri/"));
+}
+
+/** Runs the init, whatever the runtime. `devices`: all device nodes that the container gets. */
+export function initArgv(devices: readonly string[]): readonly string[] {
+  return [GUEST_BUSYBOX, "sh", `${GUEST_SEED}/init`, ...provenDevices(devices)];
+}
+
 /** A terminal's shell: root's own if the image has it, ours if the image has none at all. */
 export const TERMINAL_SCRIPT = `b=${GUEST_BUSYBOX}
 shell=$($b sed -n 's/^root:.*://p' /etc/passwd 2>/dev/null)

@@ -22,10 +22,10 @@ import { factsOfSeen, missingOf } from "../slices/promised-devices.ts";
 import { exists } from "../../host/exists.ts";
 import { closeSliceFolder, openSliceFolder, removeFolderIfEmpty, replaceFile } from "../slices/slice-folder.ts";
 import { containerPaths, firstIdOf, type ContainerPaths } from "./container-paths.ts";
-import { GUEST_LINK } from "./guest-init.ts";
+import { GUEST_LINK, provenDevices } from "./guest-init.ts";
 import { deviceOfMount, mountDisk, unmountDisk } from "./mounts.ts";
 import { hasOwnLink, isLinkUp, raiseLink, requireNoForeignLink, type NetworkDeps } from "./network.ts";
-import { provenDevices, type ContainerRuntime, type ContainerSettings } from "./runtime.ts";
+import type { ContainerRuntime, ContainerSettings } from "./runtime.ts";
 import { findLeader, killContainer, sliceOfProcess } from "./slice-processes.ts";
 import { terminalCommand } from "./terminal-command.ts";
 

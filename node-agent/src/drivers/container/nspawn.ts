@@ -1,7 +1,7 @@
 import { tapName } from "../network/host-links.ts";
 import { IDS_PER_SLICE, machineNameOf } from "./container-paths.ts";
-import { GUEST_BUSYBOX, GUEST_LINK, GUEST_SEED } from "./guest-init.ts";
-import { DROPPED_CAPABILITIES, PROCESSES_MAX, provenDevices, type ContainerRuntime } from "./runtime.ts";
+import { GUEST_BUSYBOX, GUEST_LINK, GUEST_SEED, initArgv } from "./guest-init.ts";
+import { DROPPED_CAPABILITIES, PROCESSES_MAX, type ContainerRuntime } from "./runtime.ts";
 import { markOf } from "./slice-processes.ts";
 
 /** Locks are ours: the supervisor's name, the slice's folder. Those of nspawn would outlive a kill. */
@@ -36,8 +36,7 @@ export const nspawnRuntime: ContainerRuntime = {
     ...devices.map((device) => `--bind=${escaped(device)}`),
     ...files.map(({ source, target }) => `--bind-ro=${escaped(source)}:${escaped(target)}`),
     // Signal 37 is what systemd takes as a request to halt; our init takes it too.
-    ...["--console=pipe", "--kill-signal=RTMIN+3", "--", GUEST_BUSYBOX, "sh", `${GUEST_SEED}/init`],
-    ...provenDevices(devices),
+    ...["--console=pipe", "--kill-signal=RTMIN+3", "--", ...initArgv(devices)],
   ],
   probeArgv: ({ root, busybox }) => [
     ...ENVIRONMENT,

@@ -1,6 +1,6 @@
 import { IDS_PER_SLICE, machineNameOf } from "./container-paths.ts";
-import { GUEST_BUSYBOX, GUEST_SEED } from "./guest-init.ts";
-import { DROPPED_CAPABILITIES, PROCESSES_MAX, provenDevices, type ContainerRuntime } from "./runtime.ts";
+import { GUEST_BUSYBOX, GUEST_SEED, initArgv } from "./guest-init.ts";
+import { DROPPED_CAPABILITIES, PROCESSES_MAX, type ContainerRuntime } from "./runtime.ts";
 import { markOf } from "./slice-processes.ts";
 
 const CONFINED = [
@@ -34,8 +34,7 @@ export const podmanRuntime: ContainerRuntime = {
     ...[`--volume=${paths.seed}:${GUEST_SEED}:ro`, `--volume=${busybox}:${GUEST_BUSYBOX}:ro`],
     ...devices.map((device) => `--device=${device}`),
     ...files.map(({ source, target }) => `--volume=${source}:${target}:ro`),
-    ...["--rootfs", `${paths.root}:idmap`, GUEST_BUSYBOX, "sh", `${GUEST_SEED}/init`],
-    ...provenDevices(devices),
+    ...["--rootfs", `${paths.root}:idmap`, ...initArgv(devices)],
   ],
   probeArgv: ({ root, busybox }) => [
     "podman",

@@ -27,14 +27,6 @@ export interface ContainerRuntime {
   probeArgv(probe: { readonly root: string; readonly busybox: string }): readonly [string, ...string[]];
 }
 
-/**
- * The nodes that our init has to be able to open before the slice is handed over, as its arguments. Those of displays are for a
- * group of the host's own, and computing does without them.
- */
-export function provenDevices(devices: readonly string[]): readonly string[] {
-  return devices.filter((device) => !device.startsWith("/dev/dri/"));
-}
-
 /** Processes and threads of one container: what keeps a fork bomb from the host where no cgroup does. */
 export const PROCESSES_MAX = 32_768;
 
