@@ -3,6 +3,7 @@ import { rename, writeFile } from "node:fs/promises";
 import { parseArgs } from "node:util";
 import { AppError, ERRORS } from "@hostler/shared/errors.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
+import { stopOnSignal } from "@hostler/shared/stop-on-signal.ts";
 import { readConfig } from "./config.ts";
 import { openLog } from "./log.ts";
 import { startControlPlane, type RunningControlPlane } from "./start-control-plane.ts";
@@ -36,7 +37,13 @@ async function run(readyFile: string | undefined): Promise<void> {
     process.exitCode = 1;
     return;
   }
-  stopOnSignal(running);
+  stopOnSignal({
+    stop: async (signal) => {
+      process.stderr.write(`hostler: ${signal}, stopping\n`);
+      await running.close();
+    },
+    onFailure: (error) => void process.stderr.write(`hostler: ${String(error)}\n`),
+  });
   if (readyFile !== undefined) await writeReadyFile(readyFile, running);
   process.stderr.write(
     `hostler: console and API ${running.publicUrl}\nhostler: hosts enrol at ${running.enrolUrl} and poll at ${running.nodeUrl}\n`,
@@ -46,25 +53,6 @@ async function run(readyFile: string | undefined): Promise<void> {
       `\n  The first operator's key, shown this once:\n\n    ${running.firstOperatorKey}\n\n  Sign in with: hostler login --url ${running.publicUrl} --key <key>\n\n`,
     );
   }
-}
-
-function stopOnSignal(running: RunningControlPlane): void {
-  let stopping = false;
-  const stop = (signal: NodeJS.Signals): void => {
-    // A second signal means now.
-    if (stopping) process.exit(130);
-    stopping = true;
-    process.stderr.write(`hostler: ${signal}, stopping\n`);
-    running.close().then(
-      () => process.exit(0),
-      (error: unknown) => {
-        process.stderr.write(`hostler: ${String(error)}\n`);
-        process.exit(1);
-      },
-    );
-  };
-  process.on("SIGTERM", stop);
-  process.on("SIGINT", stop);
 }
 
 async function writeReadyFile(path: string, running: RunningControlPlane): Promise<void> {

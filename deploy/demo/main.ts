@@ -131,10 +131,13 @@ async function stayUp(): Promise<void> {
   const folder = demoFolder();
   await mkdir(folder, { recursive: true, mode: 0o755 });
   const cloud = await startCloud({ folder, listen: fixedPorts() });
+  const stopping = new AbortController();
   const stop = async (): Promise<void> => {
+    if (stopping.signal.aborted) return;
+    stopping.abort();
     say("stopping; slices and data stay for the next start");
     await stopAll();
-    process.exit(0);
+    process.exit();
   };
   process.on("SIGINT", () => void stop());
   process.on("SIGTERM", () => void stop());
@@ -153,6 +156,8 @@ async function stayUp(): Promise<void> {
   Ctrl-C stops; slices and data stay in ${folder}.
 `);
   await Promise.race(running.map(async (program) => await program.exited));
+  // Those that are stopped end, of course.
+  if (stopping.signal.aborted) return;
   say("a program ended; see the logs");
   process.exitCode = 1;
   await stop();

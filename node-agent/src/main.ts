@@ -4,6 +4,7 @@ import { parseArgs } from "node:util";
 import { systemClock } from "@hostler/shared/clock.ts";
 import { keyThumbprint } from "@hostler/pki";
 import { AppError, describeError, ERRORS } from "@hostler/shared/errors.ts";
+import { stopOnSignal } from "@hostler/shared/stop-on-signal.ts";
 import { readRunConfig, RUN_OPTIONS, runDirOf, stateDirOf } from "./config.ts";
 import { doctor as runDoctor } from "./doctor/doctor.ts";
 import { makeCommandLog } from "./host/command-log/command-log.ts";
@@ -96,21 +97,10 @@ async function key(): Promise<void> {
 
 async function run(words: readonly string[]): Promise<void> {
   const agent = await startAgent(readRunConfig(words));
-  let isStopping = false;
-  const stop = (): void => {
-    // A second signal means now.
-    if (isStopping) process.exit(130);
-    isStopping = true;
-    agent.stop().then(
-      () => process.exit(0),
-      (error: unknown) => {
-        process.stderr.write(`hostler-agent: ${describeError(error)}\n`);
-        process.exit(1);
-      },
-    );
-  };
-  process.on("SIGTERM", stop);
-  process.on("SIGINT", stop);
+  stopOnSignal({
+    stop: async () => await agent.stop(),
+    onFailure: (error) => void process.stderr.write(`hostler-agent: ${describeError(error)}\n`),
+  });
 }
 
 async function status(): Promise<void> {
