@@ -58,6 +58,7 @@ import { reconciliationNodeRoutes } from "./reconciliation/node-routes.ts";
 import { reconciliationRoutes } from "./reconciliation/routes.ts";
 import { startSigner } from "./signer/start-signer.ts";
 import { makeDispatch } from "./tasks/dispatch.ts";
+import { makeHandOver } from "./tasks/hand-over.ts";
 import { runTaskLoop } from "./tasks/loops.ts";
 import { scanWaiting } from "./tasks/scan-waiting.ts";
 import { receiptRoutes } from "./tasks/receipt-routes.ts";
@@ -177,6 +178,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
   };
   const imageFiles = makeImageFiles(config.stateDir);
   const requestCounts = makeRequestCounts();
+  const handOver = makeHandOver({ ...deps, pki });
   const forPeople = publicApp({
     deps,
     publicUrl: config.publicUrl ?? "/",
@@ -191,7 +193,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       incidentRoutes(deps),
       pkiRoutes({ ...deps, pki, applyTrust: () => applyTrust(parts) }),
       imageRoutes({ ...deps, imageFiles }),
-      allocationRoutes(deps),
+      allocationRoutes({ ...deps, handOver }),
       operationRoutes(deps),
       taskRoutes(deps),
       receiptRoutes(deps),
@@ -221,6 +223,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
         liveness,
         liveSockets,
         dispatch: makeDispatch({ ...deps, wakeSql, pki, random: Math.random }),
+        handOver,
         closing: parts.closing.signal,
       }),
       reconciliationNodeRoutes(deps),

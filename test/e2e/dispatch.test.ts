@@ -2,6 +2,8 @@ import type { ApiClient } from "@hostler/cli/api-client.ts";
 import type { Sql } from "@hostler/control-plane/db/sql.ts";
 import type { Allocation } from "@hostler/shared/api/allocations.ts";
 import { imageSchema } from "@hostler/shared/api/nodes.ts";
+import { systemClock } from "@hostler/shared/clock.ts";
+import { PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ownedSlots, readAllocation, requestRelease, requestSlice } from "../../deploy/demo/journey.ts";
 import { openEmbeddedDatabase } from "../support/embedded-database.ts";
@@ -62,6 +64,54 @@ async function giveBack(allocation: Allocation): Promise<void> {
   await node.send(task.claims.jti, await node.resultOf(task, "succeeded"));
   expect((await readAllocation(operator, allocation.id)).state).toBe("released");
 }
+
+describe("a poll that waits", () => {
+  test("is answered by the request that makes its task, in that transaction and under a lease", async () => {
+    // Nothing outside of the process shows that a poll waits.
+    for (const pauseMs of [200, 1000, 5000]) {
+      const polled = node.poll({ credit: 1, waitMs: 20_000, number: 1 });
+      await systemClock.sleep(pauseMs, never);
+      const allocation = await request();
+      const jws = (await polled).tasks[0]?.jws ?? "";
+      const claims = await node.identity.verifyTask(jws);
+      expect(claims).toMatchObject({ kind: "slice.vm_provision", attempt: 1 });
+      const [row] = await sql<{ isOneTransaction: boolean; isLeased: boolean }[]>`
+        select t.xmin = a.xmin as "isOneTransaction", t.lease_until > now() as "isLeased"
+        from tasks t
+        join allocations a on a.id = t.target_id
+        where t.id = ${claims.jti}
+      `;
+      await node.send(claims.jti, await node.resultOf({ jws, claims }, "succeeded"));
+      await giveBack(allocation);
+      expect(row?.isLeased).toBe(true);
+      if (row?.isOneTransaction === true) return;
+    }
+    throw new Error("its task was granted in a transaction of its own, three times");
+  });
+
+  test("and whose host is gone leaves its task to the next", async () => {
+    const gone = new AbortController();
+    const lost = node.client.poll(
+      {
+        protocolVersion: PROTOCOL_VERSION,
+        agentInstance: "alpha",
+        ackedRevision: 0,
+        waitMs: 20_000,
+        credit: 1,
+        running: [],
+      },
+      gone.signal,
+    );
+    lost.catch(() => "gone");
+    await systemClock.sleep(200, never);
+    gone.abort();
+    const allocation = await request();
+    const task = await node.takeTask();
+    await node.send(task.claims.jti, await node.resultOf(task, "succeeded"));
+    expect((await readAllocation(operator, allocation.id)).state).toBe("active");
+    await giveBack(allocation);
+  });
+});
 
 describe("a lease", () => {
   test("that lapses is handed out again with a higher fence, and its former holder is refused", async () => {

@@ -1,4 +1,8 @@
-import { createAllocation, createAllocationGroup } from "@hostler/control-plane/allocations/create-allocation.ts";
+import {
+  createAllocation,
+  createAllocationGroup,
+  type CreateDeps,
+} from "@hostler/control-plane/allocations/create-allocation.ts";
 import { releaseAllocation } from "@hostler/control-plane/allocations/release-allocation.ts";
 import type { Deps } from "@hostler/control-plane/deps.ts";
 import type { AuthenticatedNode } from "@hostler/control-plane/http/node-env.ts";
@@ -19,6 +23,7 @@ import { reconcileNode } from "@hostler/control-plane/reconciliation/reconcile-n
 import { runTaskLoop } from "@hostler/control-plane/tasks/loops.ts";
 import { makeDispatch, type Dispatch } from "@hostler/control-plane/tasks/dispatch.ts";
 import { gatherPolls } from "@hostler/control-plane/tasks/gather-polls.ts";
+import { makeHandOver } from "@hostler/control-plane/tasks/hand-over.ts";
 import { pollTasks, type PollDeps } from "@hostler/control-plane/tasks/poll-tasks.ts";
 import { scanWaiting } from "@hostler/control-plane/tasks/scan-waiting.ts";
 import type { Clock } from "@hostler/shared/clock.ts";
@@ -107,6 +112,7 @@ export function startReplica(parts: ReplicaParts): Replica {
     parts.onGrant(claims);
     return await Promise.resolve(JSON.stringify(claims));
   };
+  const handOver = makeHandOver({ ...deps, pki: { signTask } });
   const pollDeps: EdgeDeps = {
     ...deps,
     liveness,
@@ -114,6 +120,7 @@ export function startReplica(parts: ReplicaParts): Replica {
     outages: watchOutages({ ...deps, closing: new AbortController().signal }),
     ...gatherPolls({ sql, wakeSql: sql }, LEASE_TTL_MS),
     dispatch: makeDispatch({ ...deps, pki: { signTask } }),
+    handOver,
     pki: {
       trust: { bundle: { version: 1 } } as PollDeps["pki"]["trust"],
       authority: { generation: 1 } as PollDeps["pki"]["authority"],
@@ -124,7 +131,7 @@ export function startReplica(parts: ReplicaParts): Replica {
   void runTaskLoop({ ...deps, clock: lateClock(clock, parts.lateness) }, loop);
   void scanWaiting({ ...deps, clock: lateClock(clock, 4 * parts.lateness) }, loop);
   void runNodeSweeper({ ...deps, clock: lateClock(clock, parts.lateness) }, loop);
-  return { actor, wake, forNodes: nodeEdge(pollDeps, parts.variant), forTenants: tenantEdge(deps) };
+  return { actor, wake, forNodes: nodeEdge(pollDeps, parts.variant), forTenants: tenantEdge({ ...deps, handOver }) };
 }
 
 /** What some use cases take from the process when nobody gives it to them, and no seed would repeat. */
@@ -179,7 +186,7 @@ function nodeEdge(deps: EdgeDeps, variant: ReplicaVariant): NodeEdge {
   };
 }
 
-function tenantEdge(deps: Deps): TenantEdge {
+function tenantEdge(deps: Deps & CreateDeps): TenantEdge {
   return {
     create: async (request) => await createAllocation(deps, request),
     createGroup: async (request) => await createAllocationGroup(deps, request),

@@ -11,7 +11,6 @@ import type { SliceSpec } from "@hostler/shared/tasks.ts";
 import { recordChanges, type Change } from "../audit/record-change.ts";
 import { isUniqueViolation } from "../db/pool.ts";
 import { nodeTopic } from "../db/wake-bus.ts";
-import { inTransaction } from "../db/transaction.ts";
 import type { Tx } from "../db/sql.ts";
 import type { Deps } from "../deps.ts";
 import type { Once } from "../http/idempotency.ts";
@@ -19,6 +18,7 @@ import { requireInProject, type Principal } from "../identity/permissions.ts";
 import { requireImage, type ImageRow } from "../images/require-image.ts";
 import { openOperations } from "../operations/operations.ts";
 import { enqueueTasks } from "../tasks/enqueue-task.ts";
+import type { HandOver } from "../tasks/hand-over.ts";
 import { PROVISION_EXPIRES_MS, slotsOf } from "./own-placement.ts";
 import { place, type Placement } from "./placement.ts";
 import { networkOf, unhosted } from "./ports.ts";
@@ -35,9 +35,11 @@ interface Asked {
   readonly once: Once;
 }
 
-type CreateDeps = Pick<Deps, "sql" | "clock" | "wake">;
+export interface CreateDeps extends Pick<Deps, "clock" | "wake"> {
+  readonly handOver: Pick<HandOver, "inTransaction">;
+}
 
-/** Places a slice and writes everything about it in one transaction, then wakes its node. */
+/** Places a slice and writes everything about it in one transaction, which grants its task to the node's poll or wakes the node. */
 export async function createAllocation(
   deps: CreateDeps,
   request: Asked & { readonly wish: AllocationCreate },
@@ -76,10 +78,9 @@ async function createTogether<Answer>(
 ): Promise<Answer> {
   requireInProject(asked.principal, "compute.allocation.create", asked.projectId);
   const nodeIds = new Set<string>();
-  const answer = await inTransaction(
-    deps.sql,
-    async (tx) =>
-      await asked.once.run(tx, async () => {
+  const answer = await deps.handOver
+    .inTransaction(async (tx, grant) => {
+      const answered = await asked.once.run(tx, async () => {
         const written = await writeTogether(tx, deps, asked, gang);
         for (const { nodeId } of written) nodeIds.add(nodeId);
         return answerWith(
@@ -88,8 +89,13 @@ async function createTogether<Answer>(
             written.map(({ id }) => id),
           ),
         );
-      }),
-  ).catch(refuseTakenName);
+      });
+      // A gang holds several nodes, and nobody waits for one of its slices.
+      if (gang.wishes.length > 1) return answered;
+      for (const nodeId of nodeIds) if (await grant(nodeId)) nodeIds.delete(nodeId);
+      return answered;
+    })
+    .catch(refuseTakenName);
   for (const nodeId of nodeIds) deps.wake.wake(nodeTopic(nodeId));
   return answer;
 }

@@ -19,7 +19,7 @@ import {
 } from "../http/api-route.ts";
 import type { PublicEnv } from "../http/env.ts";
 import { requireInProject } from "../identity/permissions.ts";
-import { createAllocationGroup } from "./create-allocation.ts";
+import { createAllocationGroup, type CreateDeps } from "./create-allocation.ts";
 import { explainPlacement } from "./explain-placement.ts";
 import { releaseGroup, type makeReleases } from "./release-allocation.ts";
 
@@ -27,7 +27,7 @@ const project = `${API_PREFIX.tenant}/projects/{projectId}`;
 const tags = ["compute"];
 const params = z.object({ projectId: idSchema("project") });
 
-type GroupDeps = Pick<Deps, "sql" | "clock" | "wake"> & { readonly release: ReturnType<typeof makeReleases> };
+type GroupDeps = Pick<Deps, "sql"> & CreateDeps & { readonly release: ReturnType<typeof makeReleases> };
 
 /** Slices that are placed together and given back together, and why a request is not placed. */
 export function addGroups(api: OpenAPIHono<PublicEnv>, deps: GroupDeps): void {

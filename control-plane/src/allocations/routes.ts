@@ -23,7 +23,7 @@ import { readPage } from "../http/pagination.ts";
 import { requireInProject } from "../identity/permissions.ts";
 import { getOperation } from "../operations/operations.ts";
 import { readOperationEvents } from "../tasks/read-phase-events.ts";
-import { createAllocation } from "./create-allocation.ts";
+import { createAllocation, type CreateDeps } from "./create-allocation.ts";
 import { addGroups } from "./group-routes.ts";
 import { addQuotas } from "./quota-routes.ts";
 import { phaseViews } from "./model.ts";
@@ -31,7 +31,7 @@ import { getAllocation, requireAllocation } from "./read-allocation.ts";
 import { makeReleases } from "./release-allocation.ts";
 import { readAllocationViews } from "./store.ts";
 
-type AllocationDeps = Pick<Deps, "sql" | "clock" | "wake">;
+type AllocationDeps = Pick<Deps, "sql"> & CreateDeps;
 
 const { tenant, common } = API_PREFIX;
 const tags = ["compute"];

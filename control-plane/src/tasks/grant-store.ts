@@ -17,17 +17,24 @@ export interface ClaimedTask {
 
 /**
  * Takes up to `limit` waiting tasks of each node, the most urgent and then the oldest first: a fence above every one before it,
- * a lease in database time, the node's next sequence numbers. One statement for however many nodes ask. Its commit does not wait for
- * the disk: nobody hears of a grant before it was saved, and that commit, which comes later in the log, does.
+ * a lease in database time, the node's next sequence numbers. One statement for however many nodes ask. Outside of a transaction its
+ * commit does not wait for the disk: nobody hears of a grant before it was saved, and that commit, which comes later in the log, does.
  */
 export async function claimTasks(
   db: Queryable,
   claims: readonly { readonly nodeId: string; readonly limit: number; readonly poll: number | null }[],
-  leaseMs: number,
+  {
+    leaseMs,
+    isInTransaction = false,
+  }: {
+    readonly leaseMs: number;
+    /** The statement is one of others, whose commit is theirs. */
+    readonly isInTransaction?: boolean;
+  },
 ): Promise<ClaimedTask[]> {
   return await db<ClaimedTask[]>`
     with unhurried as materialized (
-      select set_config('synchronous_commit', 'off', true)
+      select case when not ${isInTransaction} then set_config('synchronous_commit', 'off', true) end
     ), asked as materialized (
       select given.*, ${liveFrom(db, db`given.node_id`)} as live_from
       from unnest(${claims.map((claim) => claim.nodeId)}::text[], ${claims.map((claim) => claim.limit)}::int[],
@@ -98,6 +105,12 @@ export async function saveGrants(
       'fence', fence::text, 'attempt', attempt, 'grantDigest', grant_digest)
     from granted
   `;
+}
+
+/** Whether a later start of the agent was heard of: nothing more is given to this one. */
+export async function isSessionEnded(db: Queryable, nodeId: string, session: number): Promise<boolean> {
+  const rows = await db`select from nodes where id = ${nodeId} and session_confirmed and session > ${session}`;
+  return rows.length > 0;
 }
 
 /** The next sequence number of the node lies above the given one. */

@@ -36,7 +36,7 @@ async function enqueue(db: Queryable, id: string, priority: number, nodeId = NOD
 }
 
 async function claim(limit: number, nodeId = NODE): Promise<string[]> {
-  const claimed = await claimTasks(database.sql, [{ nodeId, limit, poll: null }], 30_000);
+  const claimed = await claimTasks(database.sql, [{ nodeId, limit, poll: null }], { leaseMs: 30_000 });
   return claimed.map(({ id }) => id).toSorted();
 }
 

@@ -6,9 +6,11 @@ import type { AuthenticatedNode } from "../http/node-env.ts";
 import type { LiveSockets } from "../nodes/live-sockets.ts";
 import type { Liveness, Seen } from "../nodes/liveness.ts";
 import type { Pki } from "../pki/open-pki.ts";
-import type { Dispatch, Granted } from "./dispatch.ts";
-import { endForgottenLeases, endLostGrants } from "./lose-holders.ts";
+import type { Dispatch } from "./dispatch.ts";
 import type { PollReads } from "./gather-polls.ts";
+import type { Granted } from "./grant-claims.ts";
+import type { HandOver, Offer } from "./hand-over.ts";
+import { endForgottenLeases, endLostGrants } from "./lose-holders.ts";
 import type { NodeProgress } from "./store.ts";
 
 /**
@@ -20,6 +22,7 @@ const RENEW_WITHIN_MS = { least: 2000, perConnection: 10 };
 export interface PollDeps extends PollReads, Pick<Deps, "sql" | "clock" | "wake" | "log" | "leaseTtlMs"> {
   readonly pki: Pick<Pki, "trust" | "authority">;
   readonly dispatch: Pick<Dispatch, "take">;
+  readonly handOver: Pick<HandOver, "offer">;
   readonly liveness: Liveness;
   readonly liveSockets: Pick<LiveSockets, "size">;
 }
@@ -31,7 +34,8 @@ const TIMER_SLACK_MS = 2;
 /**
  * Answers one poll: heartbeat, lease renewal and new tasks in one. It answers at once when there is something to tell (a task,
  * a lost lease, a cancellation), else it waits for a wake-up up to the time that the agent asked for. What it answers comes from
- * the tables, never from the hint; `scan-waiting.ts` brings back hints that were lost.
+ * the tables, never from the hint; `scan-waiting.ts` brings back hints that were lost. A task that is made at this replica while the poll
+ * waits is granted where it is made (`hand-over.ts`).
  */
 export async function pollTasks(
   deps: PollDeps,
@@ -78,11 +82,26 @@ async function answerPoll(deps: PollDeps, node: AuthenticatedNode, poll: Poll): 
     woken.catch(() => "thrown where it is awaited");
     const look = await lookFor(deps, node, { body: poll.body, wakening });
     if (look.hasNews || leftMs <= 0) return answerOf(deps, node, look);
-    wakening = await woken;
+    const offer = offerTo(deps, node, poll.body);
+    try {
+      wakening = await woken;
+      const given = await offer.end();
+      if (given !== null)
+        return answerOf(deps, node, { ...look, tasks: [...given.tasks], revision: given.revision ?? look.revision });
+    } finally {
+      offer.withdraw();
+    }
     // Nobody woke it: there is no more to tell than there was, unless leases are to be renewed, and the next poll looks at once.
     const isOver = deadlineMs - deps.clock.monotonicMs() < TIMER_SLACK_MS;
     if (isOver && poll.body.running.length === 0) return answerOf(deps, node, look);
   }
+}
+
+const NO_OFFER: Offer = { end: async () => await Promise.resolve(null), withdraw: () => undefined };
+
+/** A poll that takes tasks may be given one by the request that makes it. */
+function offerTo({ handOver }: PollDeps, node: AuthenticatedNode, body: PollRequest): Offer {
+  return body.credit > 0 ? handOver.offer({ node, credit: body.credit, poll: body.number ?? null }) : NO_OFFER;
 }
 
 /** What the tables tell a poll. */

@@ -42,6 +42,7 @@ async function measureDispatch({ runs, say }: SuiteOptions): Promise<SuiteOutcom
       await load.span(WARM_UP_S / 2);
       const singles = await measureLoad(planes, load, Math.min(runs ?? SECONDS, SECONDS_SINGLE));
       figures["tasks_per_second_single_requests"] = singles.tasks_per_second;
+      say(`single requests: ${singles.tasks_per_second} tasks/s`);
       await load.drain(120_000);
       const wrong = await checkOutcome(planes.sql, load);
       say(`checked ${load.created} slices and ${load.done} tasks: ${JSON.stringify(wrong)}`);
