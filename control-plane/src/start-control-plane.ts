@@ -5,18 +5,15 @@ import type { Clock } from "@hostler/shared/clock.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
 import type { Hono } from "hono";
 import type { Logger } from "pino";
+import { makeReleases } from "./allocations/release-allocation.ts";
 import { allocationRoutes } from "./allocations/routes.ts";
 import { openAuditSigner, type AuditSigner } from "./audit/audit-signer.ts";
 import { auditRoutes } from "./audit/routes.ts";
 import { runAuditSealer } from "./audit/run-audit-sealer.ts";
 import type { Config } from "./config.ts";
-import { startEmbeddedPostgres } from "./db/embedded-postgres.ts";
-import { migrate } from "./db/migrate.ts";
+import { openDatabase, type Database } from "./db/open-database.ts";
 import { watchOutages } from "./db/outages.ts";
 import { keepEvents, maintainPartitions } from "./db/partitions.ts";
-import { openPool, openServicePool } from "./db/pool.ts";
-import type { Sql } from "./db/sql.ts";
-import { openWakeBus } from "./db/wake-bus.ts";
 import type { Deps } from "./deps.ts";
 import { openEvents, type Events } from "./events/open-events.ts";
 import { consoleFiles } from "./http/console-files.ts";
@@ -104,7 +101,7 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
   const { config, log } = options;
   const clock = options.clock ?? systemClock;
   await mkdir(config.stateDir, { recursive: true, mode: 0o755 });
-  const { deps, wakeSql } = await openDatabase(options, clock, closers);
+  const { deps, busySql, wakeSql } = await openDatabase(options, clock, closers);
   const { pki, sessions } = await openKeys(config, deps, closers);
   const firstOperatorKey = await ensureFirstOperator(deps);
   await maintainPartitions(deps.sql, clock.now(), keepEvents(config.eventKeepDays));
@@ -113,6 +110,7 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
   const parts: Parts = {
     config,
     deps,
+    busySql,
     wakeSql,
     pki,
     auditSigner: await openAuditSigner({ stateDir: config.stateDir, passphrase: config.caPassphrase }),
@@ -149,11 +147,8 @@ async function start(options: StartOptions, closers: (() => Promise<void>)[]): P
 }
 
 /** Everything that features, listeners and loops are made of. */
-interface Parts {
+interface Parts extends Database {
   readonly config: Config;
-  readonly deps: Deps;
-  /** For what lies between a wake-up and its answer. */
-  readonly wakeSql: Sql;
   readonly pki: Pki;
   readonly auditSigner: AuditSigner;
   readonly closers: (() => Promise<void>)[];
@@ -168,7 +163,7 @@ interface Parts {
 }
 
 async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, Pick<Hono, "fetch">>>> {
-  const { config, deps, wakeSql, pki, addresses, liveness, liveTerminals, liveSockets, sessions } = parts;
+  const { config, deps, busySql, wakeSql, pki, addresses, liveness, liveTerminals, liveSockets, sessions } = parts;
   const enrolment = {
     ...deps,
     pki,
@@ -178,7 +173,8 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
   };
   const imageFiles = makeImageFiles(config.stateDir);
   const requestCounts = makeRequestCounts();
-  const handOver = makeHandOver({ ...deps, pki });
+  const busy = { ...deps, sql: busySql };
+  const handOver = makeHandOver({ ...busy, pki });
   const forPeople = publicApp({
     deps,
     publicUrl: config.publicUrl ?? "/",
@@ -193,7 +189,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
       incidentRoutes(deps),
       pkiRoutes({ ...deps, pki, applyTrust: () => applyTrust(parts) }),
       imageRoutes({ ...deps, imageFiles }),
-      allocationRoutes({ ...deps, handOver }),
+      allocationRoutes({ ...deps, handOver, release: makeReleases(busy) }),
       operationRoutes(deps),
       taskRoutes(deps),
       receiptRoutes(deps),
@@ -207,7 +203,7 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
   const forNodes = nodeApp({
     deps,
     authenticateNode: authenticateNode({
-      ...deps,
+      ...busy,
       authority: pki.authority,
       liveSockets,
       sessions,
@@ -217,12 +213,12 @@ async function composeApps(parts: Parts): Promise<Readonly<Record<ListenerName, 
     features: [
       nodeNodeRoutes(enrolment),
       taskNodeRoutes({
-        ...deps,
+        ...busy,
         wakeSql,
         pki,
         liveness,
         liveSockets,
-        dispatch: makeDispatch({ ...deps, wakeSql, pki, random: Math.random }),
+        dispatch: makeDispatch({ ...busy, wakeSql, pki, random: Math.random }),
         handOver,
         closing: parts.closing.signal,
       }),
@@ -281,46 +277,6 @@ async function openKeys(
     signer,
   });
   return { pki, sessions: makeSessionTokens(Buffer.from(sessionKey, "base64")) };
-}
-
-/** Two at most are in use at a time, a claim and a lookup, and whoever is used all the time has its plans ready. */
-const WAKE_CONNECTIONS = 2;
-
-async function openDatabase(
-  options: StartOptions,
-  clock: Clock,
-  closers: (() => Promise<void>)[],
-): Promise<{ readonly deps: Deps; readonly wakeSql: Sql }> {
-  const { config, log } = options;
-  let url = config.databaseUrl;
-  if (url === null) {
-    const server = await startEmbeddedPostgres({ stateDir: config.stateDir, clock, onProgress: options.onProgress });
-    closers.push(server.stop);
-    url = server.url;
-  }
-  const sql = await openServicePool({ url, applicationName: "hostler control plane" });
-  closers.push(async () => await sql.end({ timeout: 5 }));
-  const wakeSql = await openServicePool({
-    url,
-    applicationName: "hostler wake-ups",
-    connectionsMax: WAKE_CONNECTIONS,
-    hasSteadyPlans: true,
-  });
-  closers.push(async () => await wakeSql.end({ timeout: 5 }));
-  // A migration may take as long as the table is large.
-  const migrations = openPool({
-    url,
-    applicationName: "hostler migrations",
-    connectionsMax: 1,
-    silentMsMax: Number.POSITIVE_INFINITY,
-  });
-  closers.push(async () => await migrations.end({ timeout: 5 }));
-  const applied = await migrate(migrations);
-  if (applied.length > 0) options.onProgress(`migrated the database: ${applied.join(", ")}`);
-  const replicaId = randomBytes(8).toString("hex");
-  const wake = openWakeBus({ url, replicaId, clock, log });
-  closers.push(wake.close);
-  return { deps: { sql, clock, log, wake, replicaId, leaseTtlMs: config.leaseTtlMs }, wakeSql };
 }
 
 function startLoops(parts: Parts): void {

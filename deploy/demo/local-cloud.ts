@@ -11,7 +11,7 @@ const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 const CONTROL_PLANE = join(ROOT, "control-plane/src/main.ts");
 const AGENT = join(ROOT, "node-agent/src/main.ts");
 /** As deploy/systemd/hostler-control-plane.service has it. */
-const CONTROL_PLANE_NODE_OPTIONS = ["--max-semi-space-size=1"];
+const CONTROL_PLANE_NODE_OPTIONS = ["--max-semi-space-size=8"];
 
 const readySchema = z.object({
   publicUrl: z.string(),

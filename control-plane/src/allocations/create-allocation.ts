@@ -153,38 +153,34 @@ interface Placed {
 
 /** Allocations, slots, operations, tasks, events and audit rows: one statement for each kind, however large the gang. */
 async function writeAll(tx: Tx, deps: Pick<Deps, "clock">, slices: readonly Placed[]): Promise<void> {
-  await openOperations(
-    tx,
-    slices.map(({ asked, allocationId, operationId }) => ({
-      id: operationId,
-      kind: "allocation.provision",
-      targetId: allocationId,
-      projectId: asked.projectId,
-      phasesTotal: PROVISION_PHASE_NAMES.length,
-    })),
-  );
-  await insertAllocations(tx, slices.map(allocationOf));
-  await ownSlots(
-    tx,
-    slices.map(({ allocationId, placement: { nodeId, gpus } }) => ({
-      nodeId,
-      uuids: gpus.map((gpu) => gpu.uuid),
-      allocationId,
-    })),
-  );
-  await enqueueTasks(
-    tx,
-    deps,
-    slices.map((slice) => ({
-      nodeId: slice.placement.nodeId,
-      kind: "slice.vm_provision",
-      params: specOf(slice),
-      targetId: slice.allocationId,
-      operationId: slice.operationId,
-      expiresInMs: PROVISION_EXPIRES_MS,
-    })),
-  );
-  await recordChanges(tx, deps.clock, slices.map(changeOf));
+  const operations = slices.map(({ asked, allocationId, operationId }) => ({
+    id: operationId,
+    kind: "allocation.provision" as const,
+    targetId: allocationId,
+    projectId: asked.projectId,
+    phasesTotal: PROVISION_PHASE_NAMES.length,
+  }));
+  const slots = slices.map(({ allocationId, placement: { nodeId, gpus } }) => ({
+    nodeId,
+    uuids: gpus.map((gpu) => gpu.uuid),
+    allocationId,
+  }));
+  const tasks = slices.map((slice) => ({
+    nodeId: slice.placement.nodeId,
+    kind: "slice.vm_provision" as const,
+    params: specOf(slice),
+    targetId: slice.allocationId,
+    operationId: slice.operationId,
+    expiresInMs: PROVISION_EXPIRES_MS,
+  }));
+  // Sent at once and done one after the other: the nodes are held until all is written.
+  await Promise.all([
+    openOperations(tx, operations),
+    insertAllocations(tx, slices.map(allocationOf)),
+    ownSlots(tx, slots),
+    enqueueTasks(tx, deps, tasks),
+    recordChanges(tx, deps.clock, slices.map(changeOf)),
+  ]);
 }
 
 function allocationOf(placed: Placed): NewAllocation {

@@ -1,5 +1,5 @@
 import type { Gpu } from "@hostler/shared/node-protocol.ts";
-import { idSet, type Queryable, type Tx } from "../db/sql.ts";
+import type { Queryable, Tx } from "../db/sql.ts";
 import type { Candidate, PlacementWish } from "./choose-nodes.ts";
 
 /** Which nodes are read: those of the ids, or the first so many that have room for a slice; all that there are with neither. */
@@ -15,32 +15,19 @@ export async function listCandidates(
   among: Among,
 ): Promise<Candidate[]> {
   const { wish, projectId } = request;
+  const driver = driverIn(db, wish);
   const isAmong = (column: "node_id" | "n.id") =>
-    among !== "all" && "ids" in among ? db`${db(column)} in ${idSet(db, among.ids)}` : db`true`;
-  const fitting =
-    among !== "all" && "fittingMax" in among
-      ? db`
-        where state = 'ready' and "isOnline" and "isDriverUsable" and "protocolVersion" >= ${wish.protocolVersion} and labels @> ${db.json(wish.nodeSelector)}
-          and (${wish.driver !== "host"} or ("isEmpty" and cards = ${db.json({ total: wish.gpus.count, divided: 0 })}))
-          and "freeVcpus" >= ${wish.vcpus} and "freeMemoryMib" >= ${wish.memoryMib} and "freeGpus" >= ${wish.gpus.count}`
-      : db``;
-  // Filtered when it is joined: PostgreSQL takes so many conditions for one row, and joins each node with each slot then.
+    among !== "all" && "ids" in among ? db`${db(column)} = any(${[...among.ids]})` : db`true`;
+  // Filtered when it is joined: PostgreSQL takes so many conditions for one row, and joins each node with each slot then. JSON is looked
+  // at last, and made only of what is answered.
   return await db<Candidate[]>`
-    with candidates as materialized (
-      select n.id, n.name, n.state, n.labels,
+    with joined as materialized (
+      select n.id, n.name, n.state, n.labels, n.drivers, n.protocol_version as "protocolVersion",
         coalesce(l.last_seen_at > now() - interval '45 seconds', false) as "isOnline",
-        n.drivers @> ${db.json([{ name: wish.driver, usable: true, ...(wish.access === "root" ? { access: "root" } : {}) }])} as "isDriverUsable", n.protocol_version as "protocolVersion",
         n.vcpus_total - coalesce(u.vcpus, 0) as "freeVcpus", n.memory_mib_total - coalesce(u.memory_mib, 0) as "freeMemoryMib",
         coalesce(s.free, 0) + coalesce(m.free, 0) as "freeGpus",
         coalesce(u.vcpus, 0) = 0 and coalesce(u.memory_mib, 0) = 0 and not coalesce(c.taken, false) as "isEmpty",
-        jsonb_build_object('total', coalesce(c.total, 0), 'divided', coalesce(c.divided, 0)) as cards,
-        case when m.cards is not null then jsonb_build_object('cards', m.cards, 'largestFree', (
-          select c.profile from mig_capacity c where c.node_id = n.id and c.free > 0 order by c.size desc, c.profile limit 1
-        )) end as mig,
-        case when ${wish.spreadBy}::text is not null then (
-          select min(a.name) from allocations a
-          where a.node_id = n.id and a.project_id = ${projectId} and a.spread_by = ${wish.spreadBy} and a.ended_at is null
-        ) end as "spreadWith"
+        coalesce(c.total, 0) as total, coalesce(c.divided, 0) as divided, m.cards as "migCards"
       from nodes n
       left join node_liveness l on l.node_id = n.id
       -- These page by page: by an index, every version of a row that nobody could clean away would be fetched on its own.
@@ -70,13 +57,39 @@ export async function listCandidates(
         group by node_id
       ) as m on m.node_id = n.id
       where n.state not in ('revoked', 'retired') and ${isAmong("n.id")}
+    ), chosen as materialized (
+      select *
+      from joined
+      ${among !== "all" && "fittingMax" in among ? fitting(db, wish) : db``}
+      order by "freeGpus", "freeMemoryMib", id
+      limit ${among !== "all" && "fittingMax" in among ? among.fittingMax : null}
     )
-    select *
-    from candidates
-    ${fitting}
+    select id, name, state, labels, "isOnline", drivers @> ${driver} as "isDriverUsable", "protocolVersion", "freeVcpus", "freeMemoryMib",
+      "freeGpus", "isEmpty", jsonb_build_object('total', total, 'divided', divided) as cards,
+      case when "migCards" is not null then jsonb_build_object('cards', "migCards", 'largestFree', (
+        select c.profile from mig_capacity c where c.node_id = chosen.id and c.free > 0 order by c.size desc, c.profile limit 1
+      )) end as mig,
+      case when ${wish.spreadBy}::text is not null then (
+        select min(a.name) from allocations a
+        where a.node_id = chosen.id and a.project_id = ${projectId} and a.spread_by = ${wish.spreadBy} and a.ended_at is null
+      ) end as "spreadWith"
+    from chosen
     order by "freeGpus", "freeMemoryMib", id
-    limit ${among !== "all" && "fittingMax" in among ? among.fittingMax : null}
   `;
+}
+
+/** Those of the joined nodes that have room for one slice. */
+function fitting(db: Queryable, wish: PlacementWish) {
+  return db`
+    where state = 'ready' and "isOnline" and "protocolVersion" >= ${wish.protocolVersion}
+      and "freeVcpus" >= ${wish.vcpus} and "freeMemoryMib" >= ${wish.memoryMib} and "freeGpus" >= ${wish.gpus.count}
+      and (${wish.driver !== "host"} or ("isEmpty" and total = ${wish.gpus.count} and divided = 0))
+      and drivers @> ${driverIn(db, wish)} and labels @> ${db.json(wish.nodeSelector)}`;
+}
+
+/** What a node that can run the slice has among its drivers. */
+function driverIn(db: Queryable, { driver, access }: PlacementWish) {
+  return db.json([{ name: driver, usable: true, ...(access === "root" ? { access } : {}) }]);
 }
 
 /** Holds that many of the nodes until the commit, the first of the list first. A node that another transaction holds is passed over. */

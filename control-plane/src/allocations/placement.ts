@@ -24,8 +24,8 @@ export interface Placement {
 
 /** The candidates are read anew after each lost race; whoever won one has its slices, so losing often means a full cloud. */
 const ATTEMPTS_MAX = 20;
-/** So many nodes with room are looked at first: more than the largest gang needs, and few of a large fleet. */
-const LIKELY_MAX = 128;
+/** So many nodes with room are looked at first: more than the request and those beside it need, and few of a large fleet. */
+const LIKELY = { forEach: 16, least: 32, most: 128 } as const;
 /** So many nodes are named in a sentence, and in the facts of a refusal. */
 const NAMED_MAX = 20;
 export const NODES_SHOWN_MAX = 500;
@@ -47,7 +47,8 @@ export interface PlacementRequest {
  * in line.
  */
 export async function place(tx: Tx, request: PlacementRequest): Promise<Placement[]> {
-  const likely = await readCandidates(tx, request, { fittingMax: LIKELY_MAX });
+  const fittingMax = Math.min(Math.max(LIKELY.least, LIKELY.forEach * request.count), LIKELY.most);
+  const likely = await readCandidates(tx, request, { fittingMax });
   const atOnce = await orGiveBack(tx, async (inner) => await placeAtOnce(inner, request, likely));
   if (atOnce !== null) return atOnce;
   let candidates: Candidate[] = [];

@@ -28,10 +28,10 @@ import { addGroups } from "./group-routes.ts";
 import { addQuotas } from "./quota-routes.ts";
 import { phaseViews } from "./model.ts";
 import { getAllocation, requireAllocation } from "./read-allocation.ts";
-import { makeReleases } from "./release-allocation.ts";
+import type { makeReleases } from "./release-allocation.ts";
 import { readAllocationViews } from "./store.ts";
 
-type AllocationDeps = Pick<Deps, "sql"> & CreateDeps;
+type AllocationDeps = Pick<Deps, "sql"> & CreateDeps & { readonly release: ReturnType<typeof makeReleases> };
 
 const { tenant, common } = API_PREFIX;
 const tags = ["compute"];
@@ -43,9 +43,8 @@ export function allocationRoutes(deps: AllocationDeps): OpenAPIHono<PublicEnv> {
   const api = newApi();
   addCreate(api, deps);
   addReads(api, deps);
-  const releaseTogether = makeReleases(deps);
-  addRelease(api, releaseTogether);
-  addGroups(api, { ...deps, release: releaseTogether });
+  addRelease(api, deps.release);
+  addGroups(api, deps);
   addQuotas(api, deps);
   return api;
 }

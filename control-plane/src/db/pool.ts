@@ -9,12 +9,13 @@ export interface PoolOptions {
   readonly connectionsMax?: number;
   /** Whether the server knows `transaction_timeout`; one that does not would refuse the connection. */
   readonly hasTransactionTimeout?: boolean;
-  /** Each statement is planned once for all its values, by indexes: for small statements, whose planning takes longer than they do. */
-  readonly hasSteadyPlans?: boolean;
+  /** `each`, unless given. */
+  readonly plans?: keyof typeof PLANS;
   /** A connection on which nothing came for this long is dead; more than any statement may take. Infinite where they take as they like. */
   readonly silentMsMax?: number;
 }
 
+const CONNECTIONS_MAX = 20;
 const STATEMENT_MS_MAX = 30_000;
 /** Milliseconds, for every session of ours. */
 const TIMEOUTS = { statement_timeout: STATEMENT_MS_MAX, idle_in_transaction_session_timeout: 10_000 } as const;
@@ -22,8 +23,16 @@ const TRANSACTION_TIMEOUT_MS = 60_000;
 /** What is worked on is in memory or on flash. Taken for a disk with a head, as PostgreSQL does, whole tables are read for a few rows. */
 const PLANNING = { random_page_cost: 1.1 } as const;
 
-/** A plan that stays must not be one that was made while a table was empty. */
-const STEADY_PLANS = { plan_cache_mode: "force_generic_plan", enable_seqscan: "off" } as const;
+/**
+ * How statements are planned. `each`: for its values, where PostgreSQL thinks that they matter. `once`: for all values, as long as
+ * the tables have about the same size: for statements that come all the time, whose planning takes as long as they do. `once by indexes`:
+ * also for the first minute of a table that was empty, where nothing may be slow.
+ */
+const PLANS = {
+  each: {},
+  once: { plan_cache_mode: "force_generic_plan" },
+  "once by indexes": { plan_cache_mode: "force_generic_plan", enable_seqscan: "off" },
+} as const;
 
 /** The settings of a session that no pool made, by a statement that works on every version. */
 export const SESSION_TIMEOUTS = `select set_config(name, value, false)
@@ -59,7 +68,7 @@ export function openPool(options: PoolOptions): Sql {
   const silentMsMax = options.silentMsMax ?? SILENT_MS_MAX;
   const settings = {
     ...(Number.isFinite(silentMsMax) ? { socket: (target: Target) => openSocket(target, silentMsMax) } : {}),
-    max: options.connectionsMax ?? 20,
+    max: options.connectionsMax ?? CONNECTIONS_MAX,
     connect_timeout: 5,
     // In seconds. The driver's own waits up to 20 s, and counts every connection of the pool as another failure.
     backoff: () => RECONNECT_S.least + RECONNECT_S.jitter * Math.random(),
@@ -70,7 +79,7 @@ export function openPool(options: PoolOptions): Sql {
       application_name: options.applicationName,
       ...TIMEOUTS,
       ...PLANNING,
-      ...(options.hasSteadyPlans === true ? STEADY_PLANS : {}),
+      ...PLANS[options.plans ?? "each"],
       ...(options.hasTransactionTimeout === true ? { transaction_timeout: TRANSACTION_TIMEOUT_MS } : {}),
     },
   };

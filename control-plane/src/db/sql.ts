@@ -8,8 +8,8 @@ export type Tx = postgres.TransactionSql;
 export type Queryable = Sql | Tx;
 
 /**
- * The ids of a batch as a set: `id in ${idSet(db, ids)}`, for statements of every request. PostgreSQL sees how long an array is and so
- * plans a statement with one anew at each execution, which takes longer than to look up what it asks for.
+ * The ids of a batch as a set: `id in ${idSet(db, ids)}`, where statements are planned each time. PostgreSQL sees how long an array is and
+ * so plans a statement with one anew at each execution, which takes longer than to look up what it asks for.
  */
 export function idSet(db: Queryable, ids: readonly string[]) {
   return db`(select jsonb_array_elements_text(${db.json([...ids])}))`;

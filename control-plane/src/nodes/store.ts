@@ -8,7 +8,7 @@ import {
   type NodeState,
   type SlotState,
 } from "@hostler/shared/states.ts";
-import { idSet, type Queryable, type Tx } from "../db/sql.ts";
+import type { Queryable, Tx } from "../db/sql.ts";
 import type { IssuedCertificate } from "../pki/certificate-authority.ts";
 import type { SessionRecord } from "./judge-session.ts";
 
@@ -80,7 +80,7 @@ export async function findJudgements(
       ) as "replacesOlder"
     from node_certificates c
     join nodes n on n.id = c.node_id
-    where c.serial in ${idSet(db, serials)}
+    where c.serial = any(${[...serials]})
   `;
   return new Map(
     rows.map(({ serial, session, from, confirmed, ...rest }) => [

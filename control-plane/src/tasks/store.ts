@@ -1,6 +1,6 @@
 import type { TaskKind } from "@hostler/shared/tasks.ts";
 import type postgres from "postgres";
-import { idSet, type Queryable, type Tx } from "../db/sql.ts";
+import type { Queryable, Tx } from "../db/sql.ts";
 
 /**
  * The live tasks: those that wait for their node and those that one holds. The table stays as small as the work in progress;
@@ -242,7 +242,7 @@ export async function readProgressOfNodes(
       from tasks t
       where t.node_id = n.id and t.tx >= ${liveFrom(db, db`n.id`)} and t.state = 'ready' and t.run_at <= now() and t.expires_at > now()
     ) as waiting
-    where n.id in ${idSet(db, nodeIds)}
+    where n.id = any(${[...nodeIds]})
   `;
   return new Map(rows.map(({ id, ...row }) => [id, { ...row, session: Number(row.session), seq: Number(row.seq) }]));
 }

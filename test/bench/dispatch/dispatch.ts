@@ -37,12 +37,12 @@ async function measureDispatch({ runs, say }: SuiteOptions): Promise<SuiteOutcom
       load.setPace(GANGS);
       await load.span(WARM_UP_S);
       figures = { ...(await measureLoad(planes, load, runs ?? SECONDS)) };
-      say(`gangs of ${GANGS.gangSize}: ${figures["tasks_per_second"]} tasks/s`);
+      say(`gangs of ${GANGS.gangSize}: ${inShort(figures)}`);
       load.setPace(SINGLES);
       await load.span(WARM_UP_S / 2);
       const singles = await measureLoad(planes, load, Math.min(runs ?? SECONDS, SECONDS_SINGLE));
       figures["tasks_per_second_single_requests"] = singles.tasks_per_second;
-      say(`single requests: ${singles.tasks_per_second} tasks/s`);
+      say(`single requests: ${inShort(singles)}`);
       await load.drain(120_000);
       const wrong = await checkOutcome(planes.sql, load);
       say(`checked ${load.created} slices and ${load.done} tasks: ${JSON.stringify(wrong)}`);
@@ -67,6 +67,12 @@ async function measureDispatch({ runs, say }: SuiteOptions): Promise<SuiteOutcom
   } finally {
     await planes.close();
   }
+}
+
+function inShort(figures: Readonly<Record<string, number>>): string {
+  const cost = (of: string): string => `${of.replace("_", " ")} ${figures[`${of}_cpu_s_per_1000_tasks`]}`;
+  const costs = ["control_plane", "postgres", "load"].map(cost).join(", ");
+  return `${figures["tasks_per_second"]} tasks/s; processor seconds for 1,000: ${costs}`;
 }
 
 /** Jobs that do nothing, added and worked off by two processes: no placement, signature, lease, phases, result, event or audit row. */

@@ -24,6 +24,17 @@ test("every session of the control plane's pool has all three timeouts, where th
   await sql.end();
 });
 
+test.each(["once", "once by indexes"] as const)("a pool plans statements %s, also those of lists", async (plans) => {
+  const sql = await openServicePool({ url: database.url, applicationName: "test", connectionsMax: 1, plans });
+  for (let length = 1; length <= 8; length += 1)
+    await sql`select id from nodes where id = any(${Array.from({ length }, (_, at) => `node_${at}`)})`;
+  const counts = await sql`
+    select custom_plans::int as custom, generic_plans::int as kept from pg_prepared_statements where statement like 'select id from nodes%'
+  `;
+  expect([...counts]).toEqual([{ custom: 0, kept: 8 }]);
+  await sql.end();
+});
+
 test("a session that no pool made gets them by one statement, which asks the server what it knows", async () => {
   const { settings } = await database.sql.begin(async (tx) => {
     await tx.unsafe(SESSION_TIMEOUTS);
