@@ -19,6 +19,7 @@ export interface ClaimedTask {
  * Takes up to `limit` waiting tasks of each node, the most urgent and then the oldest first: a fence above every one before it,
  * a lease in database time, the node's next sequence numbers. One statement for however many nodes ask. Outside of a transaction its
  * commit does not wait for the disk: nobody hears of a grant before it was saved, and that commit, which comes later in the log, does.
+ * Leases count from this statement: the node counts from its poll, and a transaction may have begun before that.
  */
 export async function claimTasks(
   db: Queryable,
@@ -73,7 +74,7 @@ export async function claimTasks(
       select fence_base() as base
     )
     update tasks t
-    set state = 'leased', fence = epoch.base + nextval('fence_seq'), lease_until = now() + make_interval(secs => ${leaseMs / 1000}),
+    set state = 'leased', fence = epoch.base + nextval('fence_seq'), lease_until = statement_timestamp() + make_interval(secs => ${leaseMs / 1000}),
       attempt = attempt + 1, seq = counted.base + chosen.place, grant_digest = null, phase = null,
       granted_poll = chosen.poll
     from chosen

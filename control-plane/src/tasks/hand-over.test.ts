@@ -1,8 +1,10 @@
 import { systemClock } from "@hostler/shared/clock.ts";
+import { LEASE_TTL_MS } from "@hostler/shared/node-protocol.ts";
 import pino from "pino";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import { recordChange } from "../audit/record-change.ts";
 import { createTestDatabase, type TestDatabase } from "../db/test-database.ts";
+import type { Tx } from "../db/sql.ts";
 import { nodeTopic } from "../db/wake-bus.ts";
 import { makeHandOver, type HandOver, type HandOverDeps, type Offer } from "./hand-over.ts";
 
@@ -52,14 +54,18 @@ async function make(
   beforeCommit: () => Promise<void> | void = () => undefined,
 ): Promise<boolean> {
   return await handOver.inTransaction(async (tx, grant) => {
-    await tx`
-      insert into tasks (id, node_id, target_id, kind, state, priority, params, params_digest, expires_at)
-      values (${id}, ${NODE.id}, ${id}, 'slice.vm_release', 'ready', 50, '{}', '', now() + interval '1 hour')
-    `;
+    await insertTask(tx, id);
     const isGranted = await grant(NODE.id);
     await beforeCommit();
     return isGranted;
   });
+}
+
+async function insertTask(tx: Tx, id: string): Promise<void> {
+  await tx`
+    insert into tasks (id, node_id, target_id, kind, state, priority, params, params_digest, expires_at)
+    values (${id}, ${NODE.id}, ${id}, 'slice.vm_release', 'ready', 50, '{}', '', now() + interval '1 hour')
+  `;
 }
 
 interface Shown {
@@ -122,6 +128,20 @@ test("a poll that is woken for something else meanwhile waits for the commit, an
   ).rejects.toThrow("refused");
   expect(await given).toBeNull();
   expect(await shown("task_2")).toBeUndefined();
+});
+
+test("a lease counts from the grant, however long its transaction waited before: the node counts from its poll", async () => {
+  const handOver = open();
+  await handOver.inTransaction(async (tx, grant) => {
+    await tx`select pg_sleep(0.5)`;
+    offer(handOver);
+    await insertTask(tx, "task_1");
+    expect(await grant(NODE.id)).toBe(true);
+  });
+  const [lease] = await database.sql<{ seconds: number }[]>`
+    select extract(epoch from lease_until - created_at)::float8 as seconds from tasks where id = 'task_1'
+  `;
+  expect(lease?.seconds).toBeGreaterThan(LEASE_TTL_MS / 1000 + 0.4);
 });
 
 test("a poll that went away before the commit costs its task nothing: it is free again at once", async () => {
