@@ -2,29 +2,18 @@ import { systemClock } from "@hostler/shared/clock.ts";
 import { LEASE_TTL_MS } from "@hostler/shared/node-protocol.ts";
 import pino from "pino";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
-import { recordChange } from "../audit/record-change.ts";
 import { createTestDatabase, type TestDatabase } from "../db/test-database.ts";
 import type { Tx } from "../db/sql.ts";
 import { nodeTopic } from "../db/wake-bus.ts";
 import { makeHandOver, type HandOver, type HandOverDeps, type Offer } from "./hand-over.ts";
+import { insertReadyNode } from "./test-node.ts";
 
 const NODE = { id: "node_1", keyThumbprint: "thumb", session: 3 };
 let database: TestDatabase;
 let woken: string[];
 beforeAll(async () => {
   database = await createTestDatabase();
-  await database.sql.begin(async (tx) => {
-    await tx`insert into nodes (id, name, state, protocol_version, agent_version) values (${NODE.id}, ${NODE.id}, 'ready', 4, 'test')`;
-    await recordChange(tx, systemClock, {
-      actor: "system:test",
-      topic: "node.ready",
-      targetId: NODE.id,
-      targetVersion: 1,
-      projectId: null,
-      requestId: null,
-      body: {},
-    });
-  });
+  await insertReadyNode(database.sql, NODE.id);
 });
 afterAll(async () => await database.close());
 beforeEach(async () => {

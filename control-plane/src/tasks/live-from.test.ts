@@ -1,29 +1,17 @@
-import { systemClock } from "@hostler/shared/clock.ts";
 import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
 import type { Queryable } from "../db/sql.ts";
 import { createTestDatabase, type TestDatabase } from "../db/test-database.ts";
-import { recordChange } from "../audit/record-change.ts";
 import { claimTasks } from "./grant-store.ts";
 import { moveToHistory, type EndedTask } from "./history-store.ts";
 import { lockForgottenLeases, readProgressOfNodes } from "./store.ts";
+import { insertReadyNode } from "./test-node.ts";
 
 const NODE = "node_1";
 const OTHER = "node_2";
 let database: TestDatabase;
 beforeAll(async () => {
   database = await createTestDatabase();
-  await database.sql.begin(async (tx) => {
-    await tx`insert into nodes (id, name, state, protocol_version, agent_version) values (${NODE}, ${NODE}, 'ready', 4, 'test')`;
-    await recordChange(tx, systemClock, {
-      actor: "system:test",
-      topic: "node.ready",
-      targetId: NODE,
-      targetVersion: 1,
-      projectId: null,
-      requestId: null,
-      body: {},
-    });
-  });
+  await insertReadyNode(database.sql, NODE);
 });
 afterAll(async () => await database.close());
 beforeEach(async () => void (await database.sql`delete from tasks`));
