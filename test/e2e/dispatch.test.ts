@@ -3,7 +3,6 @@ import type { Sql } from "@hostler/control-plane/db/sql.ts";
 import type { Allocation } from "@hostler/shared/api/allocations.ts";
 import { imageSchema } from "@hostler/shared/api/nodes.ts";
 import { systemClock } from "@hostler/shared/clock.ts";
-import { PROTOCOL_VERSION } from "@hostler/shared/node-protocol.ts";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { ownedSlots, readAllocation, requestRelease, requestSlice } from "../../deploy/demo/journey.ts";
 import { openEmbeddedDatabase } from "../support/embedded-database.ts";
@@ -91,17 +90,7 @@ describe("a poll that waits", () => {
 
   test("and whose host is gone leaves its task to the next", async () => {
     const gone = new AbortController();
-    const lost = node.client.poll(
-      {
-        protocolVersion: PROTOCOL_VERSION,
-        agentInstance: "alpha",
-        ackedRevision: 0,
-        waitMs: 20_000,
-        credit: 1,
-        running: [],
-      },
-      gone.signal,
-    );
+    const lost = node.poll({ credit: 1, waitMs: 20_000 }, gone.signal);
     lost.catch(() => "gone");
     await systemClock.sleep(200, never);
     gone.abort();

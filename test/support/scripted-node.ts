@@ -27,7 +27,7 @@ export interface ScriptedNode {
   readonly identity: NodeIdentity;
   /** What the node has on its disk, for those who talk to the listener by hand. */
   readonly stored: StoredIdentity;
-  poll(overrides?: Partial<Ask>): Promise<PollAnswer>;
+  poll(overrides?: Partial<Ask>, signal?: AbortSignal): Promise<PollAnswer>;
   /** Polls until a task comes, verified. */
   takeTask(): Promise<{ readonly jws: string; readonly claims: TaskClaims }>;
   resultOf(
@@ -57,7 +57,7 @@ export async function makeScriptedNode(options: {
   );
   const client = makeControlPlaneClient(stored);
   const identity = makeNodeIdentity({ clock: systemClock, current: () => stored });
-  const poll: ScriptedNode["poll"] = async (overrides = {}) =>
+  const poll: ScriptedNode["poll"] = async (overrides = {}, signal = never) =>
     await client.poll(
       {
         protocolVersion: PROTOCOL_VERSION,
@@ -68,7 +68,7 @@ export async function makeScriptedNode(options: {
         running: [],
         ...overrides,
       },
-      never,
+      signal,
     );
   const session = await beginSession(client, name);
   await poll();

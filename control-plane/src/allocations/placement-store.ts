@@ -16,6 +16,7 @@ export async function listCandidates(
 ): Promise<Candidate[]> {
   const { wish, projectId } = request;
   const driver = driverIn(db, wish);
+  const fittingMax = among !== "all" && "fittingMax" in among ? among.fittingMax : null;
   const isAmong = (column: "node_id" | "n.id") =>
     among !== "all" && "ids" in among ? db`${db(column)} = any(${[...among.ids]})` : db`true`;
   // Filtered when it is joined: PostgreSQL takes so many conditions for one row, and joins each node with each slot then. JSON is looked
@@ -60,9 +61,9 @@ export async function listCandidates(
     ), chosen as materialized (
       select *
       from joined
-      ${among !== "all" && "fittingMax" in among ? fitting(db, wish) : db``}
+      ${fittingMax === null ? db`` : fitting(db, wish)}
       order by "freeGpus", "freeMemoryMib", id
-      limit ${among !== "all" && "fittingMax" in among ? among.fittingMax : null}
+      limit ${fittingMax}
     )
     select id, name, state, labels, "isOnline", drivers @> ${driver} as "isDriverUsable", "protocolVersion", "freeVcpus", "freeMemoryMib",
       "freeGpus", "isEmpty", jsonb_build_object('total', total, 'divided', divided) as cards,

@@ -1,5 +1,5 @@
-import type { Clock } from "@hostler/shared/clock.ts";
 import { AppError } from "@hostler/shared/errors.ts";
+import { within } from "@hostler/shared/within.ts";
 import type { Sql, Tx } from "../db/sql.ts";
 import { inTransaction } from "../db/transaction.ts";
 import { nodeTopic } from "../db/wake-bus.ts";
@@ -27,9 +27,13 @@ import { isSessionEnded } from "./grant-store.ts";
  */
 export interface HandOver {
   /** The poll may be given tasks, until it ends the offer. */
-  offer(claim: Claim & { readonly node: Pick<AuthenticatedNode, "session"> }): Offer;
+  offer(claim: Offered): Offer;
   /** Runs `work` in one transaction, as `inTransaction` does. What it granted goes to the polls after the commit. */
   inTransaction<Result>(work: (tx: Tx, grant: GrantTo) => Promise<Result>): Promise<Result>;
+}
+
+interface Offered extends Claim {
+  readonly node: Claim["node"] & Pick<AuthenticatedNode, "session">;
 }
 
 export interface Offer {
@@ -50,7 +54,8 @@ export type HandOverDeps = GrantDeps & Pick<Deps, "wake"> & { readonly sql: Sql 
 /** The transaction holds the node and what the project may have: a signer that takes longer is waited for by the poll. */
 const SIGN_MS_MAX = 250;
 
-type Offered = Parameters<HandOver["offer"]>[0];
+const signerTooLate = (): AppError =>
+  new AppError("service_unavailable", { detail: `The task signer did not answer within ${SIGN_MS_MAX} ms.` });
 
 interface Poll {
   readonly claim: Offered;
@@ -67,7 +72,9 @@ interface Taken {
 
 export function makeHandOver(deps: HandOverDeps): HandOver {
   const polls = makePolls();
-  const inTime: GrantDeps = { ...deps, pki: { signTask: withinTime(deps) } };
+  const signTask: GrantDeps["pki"]["signTask"] = async (claims) =>
+    await within(deps.clock, SIGN_MS_MAX, async () => await deps.pki.signTask(claims), signerTooLate);
+  const inTime: GrantDeps = { ...deps, pki: { signTask } };
   return {
     offer: polls.offer,
     inTransaction: async (work) => {
@@ -167,26 +174,3 @@ async function takeBack(deps: HandOverDeps, signed: readonly Signed[]): Promise<
   }
   for (const nodeId of new Set(tasks.map((task) => task.nodeId))) deps.wake.wake(nodeTopic(nodeId));
 }
-
-function withinTime({
-  pki,
-  clock,
-}: {
-  readonly pki: GrantDeps["pki"];
-  readonly clock: Clock;
-}): GrantDeps["pki"]["signTask"] {
-  return async (claims) => {
-    const over = new AbortController();
-    const tooLate = clock.sleep(SIGN_MS_MAX, over.signal).then(() => {
-      throw new AppError("service_unavailable", { detail: `The task signer did not answer within ${SIGN_MS_MAX} ms.` });
-    });
-    tooLate.catch(() => "over");
-    try {
-      return await Promise.race([pki.signTask(claims), tooLate]);
-    } finally {
-      over.abort(SIGNED);
-    }
-  };
-}
-
-const SIGNED = new Error("signed");

@@ -101,7 +101,11 @@ const NO_OFFER: Offer = { end: async () => await Promise.resolve(null), withdraw
 
 /** A poll that takes tasks may be given one by the request that makes it. */
 function offerTo({ handOver }: PollDeps, node: AuthenticatedNode, body: PollRequest): Offer {
-  return body.credit > 0 ? handOver.offer({ node, credit: body.credit, poll: body.number ?? null }) : NO_OFFER;
+  return body.credit > 0 ? handOver.offer(claimOf(node, body)) : NO_OFFER;
+}
+
+function claimOf(node: AuthenticatedNode, body: PollRequest) {
+  return { node, credit: body.credit, poll: body.number ?? null };
 }
 
 /** What the tables tell a poll. */
@@ -135,7 +139,7 @@ async function lookFor(
   const { body, wakening } = poll;
   const isWoken = wakening !== null;
   const take = async (): Promise<Granted> =>
-    body.credit > 0 ? await deps.dispatch.take({ node, credit: body.credit, poll: body.number ?? null }) : NOTHING;
+    body.credit > 0 ? await deps.dispatch.take(claimOf(node, body)) : NOTHING;
   // A hint is nearly always a task: it is taken at once, beside the look at what else there is to tell. One for everybody is not:
   // ten thousand claims for nothing would be in the way of those for something.
   const taken = wakening === "topic" ? take() : null;

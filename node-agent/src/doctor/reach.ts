@@ -1,6 +1,7 @@
 import type { LookupAddress } from "node:dns";
 import { isIP, type Socket } from "node:net";
 import type { ConnectionOptions } from "node:tls";
+import { within } from "@hostler/shared/within.ts";
 import { Client } from "undici";
 import type { DoctorDeps } from "./doctor-deps.ts";
 import { judgeServer, type ServerVerdict, type Trust } from "./judge-server.ts";
@@ -14,7 +15,6 @@ import {
   type TcpFault,
   type TlsFault,
 } from "./sockets.ts";
-import { within } from "./within.ts";
 
 /** How far one step towards a listener came; `not_tried` when the step before it failed. */
 export type Step<Value, Fault> =
